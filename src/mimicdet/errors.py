@@ -1,0 +1,8 @@
+"""The one exception for things the user can mend."""
+
+
+class UserError(Exception):
+    """Bad input. The message is one sentence: the file, the item in it, what is wrong, the way out.
+
+    The command line prints the message without a traceback and exits with code 2.
+    """
