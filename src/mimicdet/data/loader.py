@@ -1,0 +1,287 @@
+"""Batches for training and evaluation, read by worker processes.
+
+What a batch holds is a function of the data set, the settings, the seed and the batch's (epoch, indices) alone:
+the number of workers, 0 included, changes no byte of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.context import BaseContext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from mimicdet.data.batch import Batch, Sample, collate
+from mimicdet.data.dataset import DetectionDataset, ImageRecord
+from mimicdet.data.decode import read_image
+from mimicdet.data.order import image_seed, sampling_seed
+from mimicdet.data.transform import TrainTransform, resize_for_inference
+from mimicdet.errors import UserError
+
+
+class TrainData(Dataset[Sample]):
+    """Images of a data set, augmented: item (epoch, index) -> Sample, a pure function of the two and the seed.
+
+    Raises UserError when the image file cannot be read.
+    """
+
+    def __init__(self, dataset: DetectionDataset, transform: TrainTransform, seed: int) -> None:
+        self.dataset = dataset
+        self.transform = transform
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        epoch, index = key
+        record = self.dataset.images[index]
+        seed = image_seed(self.seed, epoch, index)
+        image, boxes, labels, crowd = self.transform(
+            _read(record),
+            record.boxes,
+            record.labels,
+            record.crowd,
+            torch.Generator().manual_seed(seed),
+        )
+        return Sample(
+            image=image, boxes=boxes, labels=labels, crowd=crowd, image_id=record.id, file=str(record.file),
+            original_size=(record.height, record.width), seed=sampling_seed(seed),
+        )  # fmt: skip
+
+
+class EvalData(Dataset[Sample]):
+    """Images of a data set at inference size, without targets: item index -> Sample.
+
+    Raises UserError when the image file cannot be read.
+    """
+
+    def __init__(self, dataset: DetectionDataset, *, shorter_side: int, longer_side: int) -> None:
+        self.dataset = dataset
+        self.shorter_side = shorter_side
+        self.longer_side = longer_side
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Sample:
+        record = self.dataset.images[index]
+        return Sample(
+            image=resize_for_inference(_read(record), self.shorter_side, self.longer_side),
+            boxes=torch.zeros(0, 4),
+            labels=torch.zeros(0, dtype=torch.int64),
+            crowd=torch.zeros(0, dtype=torch.bool),
+            image_id=record.id,
+            file=str(record.file),
+            original_size=(record.height, record.width),
+            seed=0,
+        )
+
+
+def _read(record: ImageRecord) -> np.ndarray:
+    """The record's image; UserError when it cannot be read or is not of the size that its boxes belong to."""
+    image = read_image(record.file)
+    if image.shape[:2] != (record.height, record.width):
+        height, width = image.shape[:2]
+        raise UserError(
+            f"{record.file}: the image is {width}x{height} pixels but was {record.width}x{record.height} when "
+            "the data set was read; do not change files during a run, and see `mimicdet check`."
+        )
+    return image
+
+
+class TrainLoader:
+    """Training batches, epoch after epoch, from worker processes that live as long as the loader.
+
+    Workers start as fresh interpreters (see ``_start_method``): a script that trains without the ``mimicdet``
+    command needs Python's usual ``if __name__ == "__main__":`` around it, or ``workers=0``.
+    """
+
+    def __init__(
+        self,
+        dataset: DetectionDataset,
+        transform: TrainTransform,
+        *,
+        seed: int,
+        workers: int,
+        pin_memory: bool = False,
+        divisor: int = 32,
+    ) -> None:
+        self._keys = _Keys()
+        self._loader = _data_loader(
+            TrainData(dataset, transform, seed), self._keys, workers, pin_memory, divisor, persistent=True
+        )
+
+    def epoch(self, epoch: int, batches: Sequence[Sequence[int]], *, start_batch: int = 0) -> Iterator[Batch]:
+        """The batches of image indices ``batches[start_batch:]`` of ``epoch``; one epoch at a time.
+
+        Raises UserError when an image file cannot be read, in whatever process that happened.
+        """
+        self._keys.batches = [[(epoch, index) for index in batch] for batch in batches[start_batch:]]
+        return map(_open, self._loader)
+
+
+def train_loader(
+    dataset: DetectionDataset,
+    transform: TrainTransform,
+    *,
+    seed: int,
+    epoch: int,
+    batches: Sequence[Sequence[int]],
+    workers: int,
+    pin_memory: bool = False,
+    start_batch: int = 0,
+    divisor: int = 32,
+) -> Iterator[Batch]:
+    """The batches of one epoch, for who needs just one: see ``TrainLoader``."""
+    loader = TrainLoader(dataset, transform, seed=seed, workers=workers, pin_memory=pin_memory, divisor=divisor)
+    return loader.epoch(epoch, batches, start_batch=start_batch)
+
+
+class EvalLoader:
+    """Evaluation batches in the data set's order, as often as iterated over; see ``eval_loader``."""
+
+    def __init__(self, loader: DataLoader[Any], number: int) -> None:
+        self._loader = loader
+        self._number = number
+
+    def __len__(self) -> int:
+        return self._number
+
+    def __iter__(self) -> Iterator[Batch]:
+        return map(_open, self._loader)
+
+
+def eval_loader(
+    dataset: DetectionDataset,
+    *,
+    shorter_side: int,
+    longer_side: int,
+    batch_size: int,
+    workers: int,
+    rank: int = 0,
+    world_size: int = 1,
+    pin_memory: bool = False,
+    divisor: int = 32,
+) -> EvalLoader:
+    """Batches of the images ``rank, rank + world_size, ...`` at inference size, without targets (M = 0).
+
+    Every image comes once, over all ranks; ranks may differ by one image, so nothing that waits for the other
+    ranks belongs inside the loop. Raises UserError, on iteration, when an image file cannot be read.
+    """
+    indices = range(rank, len(dataset), world_size)
+    keys = _Keys([list(indices[at : at + batch_size]) for at in range(0, len(indices), batch_size)])
+    data = EvalData(dataset, shorter_side=shorter_side, longer_side=longer_side)
+    return EvalLoader(_data_loader(data, keys, workers, pin_memory, divisor, persistent=False), len(keys))
+
+
+class _Keys:
+    """A sampler whose items are whole batches of keys; exchanged between epochs."""
+
+    def __init__(self, batches: Sequence[Sequence[Any]] = ()) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Sequence[Any]]:
+        return iter(self.batches)
+
+
+@dataclass(frozen=True)
+class _Parcel:
+    """A batch on its way between processes: only the images travel as a tensor.
+
+    Each tensor sent costs an open file (shared memory) in both processes and a round trip between them, each
+    numpy array a few bytes in the pipe. Seven tensors for each batch in flight, times workers, times ranks,
+    is how "too many open files" comes about.
+    """
+
+    fields: dict[str, Any]
+
+    @staticmethod
+    def pack(batch: Batch) -> _Parcel:
+        fields = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+        return _Parcel(
+            {
+                name: value.numpy() if isinstance(value, Tensor) and name != "images" else value
+                for name, value in fields.items()
+            }
+        )
+
+    def open(self) -> Batch:
+        fields: dict[str, Any] = {
+            name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+            for name, value in self.fields.items()
+        }
+        return Batch(**fields)
+
+    def pin_memory(self) -> Batch:
+        """Called by the data loader's pinning thread."""
+        return self.open().pin_memory()
+
+
+class _BatchData(Dataset[Any]):
+    """A data set of batches: item [key, ...] -> _Parcel.
+
+    A UserError is handed over as a value, for the data loader would rebuild an exception from another process
+    with the traceback for its message.
+    """
+
+    def __init__(self, data: Dataset[Sample], divisor: int) -> None:
+        self.data = data
+        self.divisor = divisor
+
+    def __getitem__(self, keys: Sequence[Any]) -> _Parcel | UserError:
+        # One thread, in the main process (0 workers) as in a worker: more would fight over the cores, and a
+        # mean over an image's pixels, as for contrast, rounds differently when threads share the sum.
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return _Parcel.pack(collate([self.data[key] for key in keys], divisor=self.divisor))
+        except UserError as error:
+            return error
+        finally:
+            torch.set_num_threads(threads)
+
+
+def _open(item: _Parcel | Batch | UserError) -> Batch:
+    if isinstance(item, UserError):
+        raise item
+    return item.open() if isinstance(item, _Parcel) else item
+
+
+def _data_loader(
+    data: Dataset[Sample], keys: _Keys, workers: int, pin_memory: bool, divisor: int, *, persistent: bool
+) -> DataLoader[Any]:
+    return DataLoader(
+        _BatchData(data, divisor),
+        sampler=keys,
+        batch_size=None,
+        num_workers=workers,
+        multiprocessing_context=_start_method() if workers else None,
+        persistent_workers=persistent and workers > 0,
+        pin_memory=pin_memory,
+        generator=torch.Generator(),  # else every epoch would draw from the global one
+    )
+
+
+def _start_method() -> BaseContext:
+    """How workers start: forked from a clean server process, or spawned where there is none (Windows).
+
+    Not forked from this process, as Linux does by default: by then it runs threads (OpenMP, CUDA, progress
+    bars, a previous loader's), and a lock that one of them holds is never released in the child. The server
+    imports torch once (3 s on 2 cores, while the model is built), then workers start in 0.02 s.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["__main__", "mimicdet.data.loader"])
+    return context

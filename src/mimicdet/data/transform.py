@@ -1,0 +1,148 @@
+"""From a decoded image to the network's input size, varied for training.
+
+Everything stays uint8 and is resized once, by antialiased bilinear interpolation. Boxes follow by the exact
+ratio of the new to the old size of each axis. h w are an image's rows and columns, M its objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+MIN_VISIBLE = 0.3
+"""An object stays a target when at least this share of its area is left inside the crop."""
+MIN_SIDE = 1.0
+"""Objects with a side shorter than this many pixels of the network's input are no targets."""
+
+
+def resized_size(height: int, width: int, *, shorter_side: int, longer_side: int) -> tuple[int, int]:
+    """Height and width with the aspect kept, the shorter side ``shorter_side``, the longer within ``longer_side``."""
+    scale = min(shorter_side / min(height, width), longer_side / max(height, width))
+    return max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1)
+
+
+def _to_tensor(image: np.ndarray) -> Tensor:
+    """(h, w, 3) uint8 array -> (3, h, w) view; read-only and reversed arrays, which torch refuses, are copied."""
+    return torch.from_numpy(np.require(image, np.uint8, ["C", "W"])).permute(2, 0, 1)
+
+
+def _resize(image: Tensor, height: int, width: int) -> Tensor:
+    if image.shape[1:] == (height, width):
+        return image
+    return F.resize(image, [height, width], interpolation=InterpolationMode.BILINEAR, antialias=True)
+
+
+def resize_for_inference(image: np.ndarray, shorter_side: int, longer_side: int) -> Tensor:
+    """The image as the network reads it in evaluation and prediction: (h, w, 3) uint8 -> (3, h', w') uint8.
+
+    A box in the result's pixels comes back to the image's by the factors ``w / w'`` and ``h / h'``.
+    """
+    size = resized_size(*image.shape[:2], shorter_side=shorter_side, longer_side=longer_side)
+    return _resize(_to_tensor(image), *size).contiguous()
+
+
+class TrainTransform:
+    """Random size, zoom, colours and flips for one image and its boxes.
+
+    1. Size: the shorter side is one of ``shorter_side`` (or any whole number from the smallest to the largest
+       of them), the longer one at most ``longer_side``. This size is the canvas.
+    2. Zoom by a factor drawn log-uniformly from ``scale_jitter``, so that halving and doubling are equally
+       likely: above 1 a window at a random place of the image fills the canvas, below 1 the whole image lies at
+       a random place of a black canvas (the colour of batch padding).
+    3. Brightness, contrast and saturation, each by a factor within ``1 +- color_jitter``.
+    4. Mirrored and upside down with probabilities ``horizontal_flip`` and ``vertical_flip``.
+
+    Boxes are clipped to the canvas; objects and crowd regions of which less than ``MIN_VISIBLE`` of the area
+    is left, or a side under ``MIN_SIDE`` pixels, are dropped.
+    """
+
+    def __init__(
+        self,
+        *,
+        shorter_side: Sequence[int],
+        shorter_side_sampling: str,
+        longer_side: int,
+        scale_jitter: tuple[float, float],
+        horizontal_flip: float,
+        vertical_flip: float,
+        color_jitter: float,
+    ) -> None:
+        if shorter_side_sampling not in ("choice", "range"):
+            raise ValueError(f'shorter_side_sampling must be "choice" or "range", not {shorter_side_sampling!r}')
+        if not shorter_side or not 0 < scale_jitter[0] <= scale_jitter[1]:
+            raise ValueError("shorter_side needs a size, and scale_jitter two positive factors, smaller first")
+        if shorter_side_sampling == "range":
+            shorter_side = range(min(shorter_side), max(shorter_side) + 1)
+        self.shorter_sides = shorter_side
+        self.longer_side = longer_side
+        self.scale_jitter = scale_jitter
+        self.horizontal_flip = horizontal_flip
+        self.vertical_flip = vertical_flip
+        self.color_jitter = color_jitter
+
+    def __call__(
+        self,
+        image: np.ndarray,
+        boxes: np.ndarray,
+        labels: np.ndarray,
+        crowd: np.ndarray,
+        generator: torch.Generator,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Image (h, w, 3) uint8 RGB, boxes (M, 4) ``x1 y1 x2 y2`` in its pixels, labels (M,), crowd (M,) ->
+        image (3, h', w') uint8, boxes (M', 4) float32, labels (M',) int64, crowd (M',) bool.
+
+        All randomness comes from ``generator``, by the same number of draws whatever the settings are.
+        """
+        draws = torch.rand(9, generator=generator, dtype=torch.float64).tolist()
+        height, width = image.shape[:2]
+        shorter_side = self.shorter_sides[int(draws[0] * len(self.shorter_sides))]
+        canvas_h, canvas_w = resized_size(height, width, shorter_side=shorter_side, longer_side=self.longer_side)
+        low, high = self.scale_jitter
+        zoom = low * (high / low) ** draws[1]
+
+        # Zooming in cuts the window out before the one resize; zooming out resizes to less than the canvas.
+        crop_h, crop_w = (max(round(side / max(zoom, 1.0)), 1) for side in (height, width))
+        new_h, new_w = (max(round(side * min(zoom, 1.0)), 1) for side in (canvas_h, canvas_w))
+        top, left = (int(u * (room + 1)) for u, room in ((draws[2], height - crop_h), (draws[3], width - crop_w)))
+        down, right = (int(u * (room + 1)) for u, room in ((draws[2], canvas_h - new_h), (draws[3], canvas_w - new_w)))
+        pixels = _resize(_to_tensor(image)[:, top : top + crop_h, left : left + crop_w], new_h, new_w)
+        pixels = self._vary_colors(pixels, draws[4:7])
+        if (new_h, new_w) != (canvas_h, canvas_w):
+            canvas = pixels.new_zeros(3, canvas_h, canvas_w)
+            canvas[:, down : down + new_h, right : right + new_w] = pixels
+            pixels = canvas
+
+        corners = np.asarray(boxes, np.float64).reshape(-1, 2, 2)  # (M, 2 corners, x y)
+        corners = (corners - (left, top)) * (new_w / crop_w, new_h / crop_h) + (right, down)
+        full_area = np.prod(corners[:, 1] - corners[:, 0], axis=1)
+        corners = corners.clip((right, down), (right + new_w, down + new_h))
+        sides = corners[:, 1] - corners[:, 0]
+        # The tolerance keeps an object that was exactly one pixel from falling to rounding.
+        kept = (sides >= MIN_SIDE - 1e-6).all(1) & (sides.prod(1) >= MIN_VISIBLE * full_area - 1e-6)
+        corners = corners[kept]
+
+        if draws[7] < self.horizontal_flip:
+            pixels = F.horizontal_flip(pixels)
+            corners[..., 0] = canvas_w - corners[:, ::-1, 0]
+        if draws[8] < self.vertical_flip:
+            pixels = F.vertical_flip(pixels)
+            corners[..., 1] = canvas_h - corners[:, ::-1, 1]
+        return (
+            pixels,
+            torch.from_numpy(corners.reshape(-1, 4).astype(np.float32)),
+            torch.from_numpy(np.asarray(labels, np.int64)[kept]),
+            torch.from_numpy(np.asarray(crowd, np.bool_)[kept]),
+        )
+
+    def _vary_colors(self, pixels: Tensor, draws: Sequence[float]) -> Tensor:
+        if self.color_jitter == 0:
+            return pixels
+        brightness, contrast, saturation = (1 + self.color_jitter * (2 * u - 1) for u in draws)
+        pixels = F.adjust_brightness(pixels, brightness)
+        pixels = F.adjust_contrast(pixels, contrast)
+        return F.adjust_saturation(pixels, saturation)
