@@ -74,8 +74,7 @@ class DetectionDataset:
                 )
         return {
             "images": [
-                {"id": r.id, "file_name": r.file.name, "width": r.width, "height": r.height}
-                for r in self.images
+                {"id": r.id, "file_name": r.file.name, "width": r.width, "height": r.height} for r in self.images
             ],
             "annotations": annotations,
             "categories": [{"id": c.id, "name": c.name} for c in self.categories],

@@ -1,0 +1,33 @@
+"""Writing files so that nothing is ever half-written."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from mimicdet.errors import UserError
+
+
+def replace_file(file: Path, content: bytes) -> None:
+    """Writes a file so that a crash at any moment leaves the old content or the new, never half of it.
+
+    Raises:
+        UserError: the disk is full or the folder is not writable; the old content is untouched.
+    """
+    temporary = None
+    try:
+        descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+        with os.fdopen(descriptor, "wb") as handle:
+            handle.write(content)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, file)
+    except OSError as error:
+        if temporary is not None and os.path.exists(temporary):
+            os.unlink(temporary)
+        raise UserError(
+            f"{file} cannot be written ({error.strerror}); what was there before is untouched: free space or choose "
+            f"another folder"
+        ) from error

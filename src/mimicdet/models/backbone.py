@@ -1,0 +1,145 @@
+"""timm backbones as feature extractors by pyramid level, with their own normalisation and frozen parts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+import timm
+import torch
+from timm.layers import freeze_batch_norm_2d
+from torch import Tensor, nn
+
+from mimicdet.errors import UserError
+from mimicdet.models.backbone_weights import copy_weights, imagenet_weights, read_weights
+
+# The published Lite weights were trained with (x - 127) / 128; timm records mean and deviation 0.5
+_LITE_MEAN, _LITE_STD = (127 / 255,) * 3, (128 / 255,) * 3
+
+
+class Backbone(nn.Module):
+    """A timm network's features at chosen levels (stride 2^level), from RGB images.
+
+    Args:
+        network: a timm ``features_only`` network that returns one feature map for each of ``levels``.
+        levels: pyramid levels of its outputs.
+        channels: channels of its outputs.
+        mean, std: of the pixel values in 0..1 that the network's weights expect.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        *,
+        network: nn.Module,
+        levels: Sequence[int],
+        channels: Sequence[int],
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.channels = dict(zip(levels, channels, strict=True))
+        self.register_buffer("mean", torch.tensor(mean).reshape(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).reshape(1, 3, 1, 1))
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) uint8 in 0..255 or float in 0..1 -> the float values that the network expects."""
+        if images.dtype == torch.uint8:
+            images = images.to(self.mean.dtype) / 255
+        return (images - self.mean) / self.std
+
+    def forward(self, images: Tensor) -> dict[int, Tensor]:
+        """Normalised images (B, 3, H, W) -> features (B, C_l, H/2^l, W/2^l) by level."""
+        features: dict[int, Tensor] = {}
+        for (level, channels), feature in zip(self.channels.items(), self.network(images), strict=True):
+            if feature.shape[1] != channels:  # Swin and its kin compute channels-last
+                feature = feature.permute(0, 3, 1, 2).contiguous()
+            features[level] = feature
+        return features
+
+
+def build_backbone(
+    name: str, *, levels: Sequence[int], weights: str, frozen_stages: int = 0, freeze_batch_norm: bool = False
+) -> Backbone:
+    """A backbone by timm name.
+
+    Args:
+        name: a timm model with ``features_only`` outputs at the strides of ``levels``.
+        levels: pyramid levels whose features are read, such as (2, 3, 4, 5).
+        weights: ``imagenet`` (timm's hub), ``random``, or a path to a file.
+        frozen_stages: parameters up to the features of stride 2^frozen_stages are not trained.
+        freeze_batch_norm: keep batch-norm statistics and affine parameters.
+
+    Raises:
+        UserError: timm does not know the name; a stride is missing; weights cannot be reached or do not fit.
+    """
+    network, found_levels, channels = _create(name, levels)
+    if weights == "imagenet":
+        copy_weights(imagenet_weights(name), network, source=f"timm's ImageNet weights of {name}", backbone=name)
+    elif weights != "random":
+        copy_weights(read_weights(weights, name), network, source=weights, backbone=name)
+    if freeze_batch_norm:
+        network = freeze_batch_norm_2d(network)
+    _freeze_up_to(network, stride=2**frozen_stages)
+    config = timm.get_pretrained_cfg(name)
+    mean = config.mean if config else (0.485, 0.456, 0.406)
+    std = config.std if config else (0.229, 0.224, 0.225)
+    if name.startswith("tf_efficientnet_lite"):
+        mean, std = _LITE_MEAN, _LITE_STD
+    return Backbone(network=network, levels=found_levels, channels=channels, mean=mean, std=std)
+
+
+def _create(name: str, levels: Sequence[int]) -> tuple[nn.Module, list[int], list[int]]:
+    """The timm network whose outputs are exactly ``levels``."""
+    base = name.split(".")[0]
+    if base not in timm.list_models():
+        near = get_close_matches(base, timm.list_models(), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise UserError(f"model.backbone: timm {timm.__version__} does not know the network {name!r}{hint}")
+    # Swin-like networks are tied to one image size unless told otherwise; others do not know the argument
+    options: list[dict[str, bool]] = [{"strict_img_size": False}, {}] if "swin" in base else [{}]
+    probe = None
+    for option in options:
+        try:
+            probe = timm.create_model(name, pretrained=False, features_only=True, **option)
+            break
+        except TypeError:
+            continue
+        except Exception as error:
+            raise UserError(
+                f"model.backbone: the timm network {name!r} offers no feature maps ({error}); "
+                f"choose one that works with features_only"
+            ) from error
+    assert probe is not None
+    strides = list(probe.feature_info.reduction())
+    missing = [2**l for l in levels if 2**l not in strides]
+    if missing:
+        raise UserError(
+            f"model.backbone: {name!r} has features at strides {strides} but not {missing}; "
+            f"choose a network with a pyramid"
+        )
+    indices = tuple(strides.index(2**l) for l in levels)
+    network = timm.create_model(name, pretrained=False, features_only=True, out_indices=indices, **option)
+    return network, list(levels), list(network.feature_info.channels())
+
+
+def _freeze_up_to(network: nn.Module, *, stride: int) -> None:
+    """Stops training of every parameter that the features of ``stride`` depend on; a stride below 2 freezes nothing."""
+    reached = [info for info in network.feature_info.info if info["reduction"] <= stride]
+    if not reached:
+        return
+    last = reached[-1]["module"]
+    names = [n for n, _ in network.named_modules()]
+    inside = [
+        i for i, n in enumerate(names) if any(n == m or n.startswith(m + ".") for m in (last, last.replace(".", "_")))
+    ]
+    if not inside:
+        raise UserError(f"model.frozen_stages: cannot tell which parameters lie below {last!r}; set it to 0")
+    before = set(names[: inside[-1] + 1])
+    for module_name, module in network.named_modules():
+        if module_name in before:
+            for parameter in module.parameters(recurse=False):
+                parameter.requires_grad_(False)

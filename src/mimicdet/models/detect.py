@@ -1,0 +1,86 @@
+"""From a padded batch to detections in the pixels of the original images.
+
+B images, H W the padded canvas, N detections of an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from mimicdet.errors import UserError
+from mimicdet.models.decode import Detections, decode
+from mimicdet.models.dense import DenseOutput
+
+
+class DenseDetector(Protocol):
+    """What is needed of a one-stage detector to make detections with it."""
+
+    def __call__(
+        self, images: Tensor, sizes: Tensor | None = None, *, s_head: Literal["positions", "dense"], top: int
+    ) -> DenseOutput: ...
+
+
+def detect(
+    model: DenseDetector | Any,
+    images: Tensor,
+    sizes: Tensor,
+    *,
+    s_head: Literal["positions", "dense"],
+    positions: int,
+    score_threshold: float,
+    nms_iou: float,
+    max_detections: int,
+) -> list[Detections]:
+    """The detections of each of B images, in pixels of the resized image.
+
+    Args:
+        model: such as ``MimicDet``; in evaluation mode and on the device of ``images``.
+        images: (B, 3, H, W) uint8 RGB, or float in 0..1.
+        sizes: (B, 2) int64, height and width of each image inside the canvas.
+        s_head, positions, score_threshold, nms_iou, max_detections: see ``mimicdet.config.InferenceSettings``.
+
+    Raises:
+        UserError: the device's memory does not hold the batch.
+    """
+    with memory_errors_explained(images):
+        output = model(images, sizes, s_head=s_head, top=positions)
+        return decode(
+            output,
+            sizes,
+            score_threshold=score_threshold,
+            nms_iou=nms_iou,
+            max_detections=max_detections,
+            top=positions,
+        )
+
+
+def to_original_pixels(boxes: Tensor, size: tuple[int, int], original_size: tuple[int, int]) -> Tensor:
+    """Boxes (N, 4) in a resized image -> (N, 4) float64 in the original one, clipped to it.
+
+    Each axis has its own exact ratio: the resized sides are whole numbers, so that the two ratios differ a little.
+    ``size`` and ``original_size`` are height, width.
+    """
+    (height, width), (original_height, original_width) = size, original_size
+    ratio = boxes.new_tensor([original_width / width, original_height / height], dtype=torch.float64).repeat(2)
+    limit = boxes.new_tensor([original_width, original_height], dtype=torch.float64).repeat(2)
+    return (boxes.double() * ratio).clamp(min=0).minimum(limit)
+
+
+@contextmanager
+def memory_errors_explained(images: Tensor) -> Iterator[None]:
+    """Turns a lack of memory while ``images`` (B, 3, H, W) are worked on into a sentence with the way out."""
+    try:
+        yield
+    except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU's allocator raises a plain one
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        batch, _, height, width = images.shape
+        raise UserError(
+            f"{images.device} ran out of memory on a batch of {batch} image(s) padded to {height} x {width} pixels: "
+            "lower the batch size, or the shorter and longer side that images are resized to"
+        ) from error

@@ -1,0 +1,114 @@
+"""MimicDet as it ships: backbone, pyramid, refinement module, S-head (section 3).
+
+The T-head is not here: it belongs to the training task (``mimicdet.tasks.mimic``), so a shipped state dict holds no
+teacher by construction.
+B images, H W the padded canvas, A positions, R positions read, K classes.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mimicdet.models.backbone import Backbone
+from mimicdet.models.dense import DenseOutput
+from mimicdet.models.grid import Grid, make_grid
+from mimicdet.models.pyramid import Pyramid, PyramidFeatures, mask_padding
+from mimicdet.models.refinement import Refinement
+from mimicdet.models.s_head import HeadOutput, SHead
+from mimicdet.ops.boxes import decode_deltas
+
+REFINEMENT_STD = (1.0, 1.0, 1.0, 1.0)
+"""The refinement module's deltas are raw: they also feed the offset micro-network."""
+HEAD_STD = (0.1, 0.1, 0.2, 0.2)
+"""Of the S-head's and T-head's deltas on the adjusted box (Faster R-CNN)."""
+
+
+class Refined(NamedTuple):
+    """What the refinement module gives on a batch."""
+
+    pyramid: PyramidFeatures
+    grid: Grid
+    valid: Tensor  # (B, A) bool, False on padding
+    objectness: Tensor  # (B, A) logits
+    deltas: Tensor  # (B, A, 4) raw
+    adjusted_boxes: Tensor  # (B, A, 4) anchors moved by the detached deltas, pixels of the padded input
+
+
+class MimicDet(nn.Module):
+    """A one-stage detector with one square anchor a position, adjusted once and classified at its adjusted place.
+
+    Args:
+        backbone, pyramid, refinement, s_head: built modules; the pyramid's levels are the heads' levels.
+    """
+
+    divisor = 2**5
+    """Canvas sides must be multiples of this (the backbone's coarsest stride)."""
+
+    def __init__(self, *, backbone: Backbone, pyramid: Pyramid, refinement: Refinement, s_head: SHead) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.pyramid = pyramid
+        self.refinement = refinement
+        self.s_head = s_head
+
+    @property
+    def num_classes(self) -> int:
+        return self.s_head.num_classes
+
+    def forward(
+        self,
+        images: Tensor,
+        sizes: Tensor | None = None,
+        *,
+        s_head: Literal["positions", "dense"] = "positions",
+        top: int = 1000,
+    ) -> DenseOutput:
+        """Predictions for a padded batch.
+
+        Args:
+            images: (B, 3, H, W) RGB, uint8 or float in 0..1; H and W multiples of 32.
+            sizes: (B, 2) int64, height and width of each image inside the canvas; None: the whole canvas.
+            s_head: compute the S-head at the ``top`` positions by refinement score, or everywhere.
+            top: R, at most A.
+        """
+        refined = self.refine(images, sizes)
+        b, a = refined.objectness.shape
+        if s_head == "dense":
+            positions = torch.arange(a, device=images.device).expand(b, a)
+            head = self.s_head.dense(refined.pyramid.levels, refined.deltas, refined.grid)
+        else:
+            positions = refined.objectness.masked_fill(~refined.valid, float("-inf")).topk(min(top, a), dim=1).indices
+            head = self.s_head_at(refined, positions)
+        base = refined.adjusted_boxes.gather(1, positions[..., None].expand(-1, -1, 4))
+        return DenseOutput(
+            objectness=refined.objectness.masked_fill(~refined.valid, float("-inf")),
+            adjusted_boxes=refined.adjusted_boxes,
+            positions=positions,
+            logits=head.logits,
+            boxes=decode_deltas(head.deltas, base, std=HEAD_STD),
+        )
+
+    def refine(self, images: Tensor, sizes: Tensor | None = None) -> Refined:
+        """Backbone, pyramid and refinement module; arguments as for :meth:`forward`."""
+        if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % self.divisor or images.shape[3] % self.divisor:
+            raise ValueError(
+                f"images must be (B, 3, H, W) with H and W multiples of {self.divisor}, got {tuple(images.shape)}"
+            )
+        normalised = mask_padding(self.backbone.normalise(images), sizes, 0)
+        pyramid = self.pyramid(self.backbone(normalised), sizes)
+        shapes = [(level.shape[2], level.shape[3]) for level in pyramid.levels]
+        grid = make_grid(shapes, [2**l for l in self.pyramid.level_numbers], images.device)
+        objectness, deltas = self.refinement(pyramid.levels)
+        valid = torch.ones_like(objectness, dtype=torch.bool) if sizes is None else grid.valid(sizes)
+        adjusted = decode_deltas(deltas.detach(), grid.anchors.to(deltas.dtype), std=REFINEMENT_STD)
+        return Refined(pyramid, grid, valid, objectness, deltas, adjusted)
+
+    def s_head_at(self, refined: Refined, positions: Tensor) -> HeadOutput:
+        """The S-head at ``positions`` (B, R) int64; outputs (B, R, ...)."""
+        b, r = positions.shape
+        rows = positions + torch.arange(b, device=positions.device)[:, None] * refined.objectness.shape[1]
+        flat = self.s_head.at(refined.pyramid.levels, refined.deltas, refined.grid, rows.flatten())
+        return HeadOutput(*(field.reshape(b, r, -1) for field in flat))

@@ -1,0 +1,136 @@
+"""A model on disk: ``model.safetensors`` and ``model.json``, all that prediction needs, nothing executable.
+
+``model.json`` records how the model is built, its classes with the data set's own ids, and how images become
+detections; ``model.safetensors`` holds the weights, without a T-head.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor, nn
+
+from mimicdet.data.dataset import Category
+from mimicdet.errors import UserError
+from mimicdet.files import replace_file
+
+FORMAT_VERSION = 1
+WEIGHTS_FILE, DESCRIPTION_FILE = "model.safetensors", "model.json"
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """The content of ``model.json``, checked for form; the sections' own settings are checked by whoever builds."""
+
+    family: str
+    model: Mapping[str, Any]
+    inference: Mapping[str, Any]
+    categories: tuple[Category, ...]
+    extra: Mapping[str, Any]
+
+
+def save_model(
+    folder: str | Path,
+    model: nn.Module,
+    *,
+    model_settings: Mapping[str, Any],
+    inference: Mapping[str, Any],
+    categories: Sequence[Category],
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes a model folder; an older model in it stays whole until the new one is complete.
+
+    Args:
+        folder: made if need be.
+        model: its state dict is written, in the precision it has.
+        model_settings, inference: plain values of the settings' sections of these names.
+        categories: class index -> id and name.
+        extra: anything else worth keeping, such as the training step and its AP.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    description = {
+        "format_version": FORMAT_VERSION,
+        "family": "mimicdet",
+        "model": dict(model_settings),
+        "inference": dict(inference),
+        "categories": [{"id": c.id, "name": c.name} for c in categories],
+        "extra": dict(extra or {}),
+    }
+    state = {key: value.detach().cpu().contiguous() for key, value in _without_aliases(model).items()}
+    weights = safetensors.torch.save(state, metadata={"format": "pt"})
+    # The weights first: a crash between the two leaves a description that still fits, since both only change together
+    replace_file(folder / WEIGHTS_FILE, weights)
+    replace_file(folder / DESCRIPTION_FILE, json.dumps(description, indent=2).encode())
+
+
+def read_description(folder: str | Path) -> ModelDescription:
+    """The description in a model folder.
+
+    Raises:
+        UserError: the folder is not a model folder, or is broken, or was written by a newer version.
+    """
+    folder = Path(folder)
+    file = folder / DESCRIPTION_FILE
+    if not file.is_file() or not (folder / WEIGHTS_FILE).is_file():
+        hint = ""
+        for inner in ("model", "model-last"):
+            if (folder / inner / DESCRIPTION_FILE).is_file():
+                hint = f"; this looks like a run folder, its model is {folder / inner}"
+                break
+        raise UserError(f"{folder} is not a model folder: it needs {DESCRIPTION_FILE} and {WEIGHTS_FILE}{hint}")
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+        version = raw["format_version"]
+        description = ModelDescription(
+            family=raw["family"],
+            model=raw["model"],
+            inference=raw["inference"],
+            categories=tuple(Category(id=int(c["id"]), name=str(c["name"])) for c in raw["categories"]),
+            extra=raw.get("extra", {}),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{file} is broken ({type(error).__name__}: {error}); save the model again") from error
+    if version > FORMAT_VERSION:
+        raise UserError(f"{file} has format version {version}, newer than {FORMAT_VERSION}; update mimicdet")
+    return description
+
+
+def load_weights(folder: str | Path, model: nn.Module) -> None:
+    """Loads ``model.safetensors`` into a model built from the folder's description.
+
+    Raises:
+        UserError: the file is broken or holds other entries.
+    """
+    file = Path(folder) / WEIGHTS_FILE
+    try:
+        state = safetensors.torch.load_file(file)
+    except Exception as error:
+        raise UserError(f"{file} is broken ({type(error).__name__}: {error}); save the model again") from error
+    expected = _without_aliases(model)
+    wrong = sorted(
+        key for key in expected.keys() | state.keys()
+        if key not in state or key not in expected or state[key].shape != expected[key].shape
+    )  # fmt: skip
+    if wrong:
+        raise UserError(
+            f"{file} does not fit its {DESCRIPTION_FILE}: {len(wrong)} entries differ, the first is {wrong[0]!r}; "
+            f"restore the folder as it was saved"
+        )
+    model.load_state_dict(state, strict=False)
+
+
+def _without_aliases(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict with a tensor that two modules share listed once, under its first name."""
+    seen: set[int] = set()
+    state: dict[str, Tensor] = {}
+    for key, value in model.state_dict(keep_vars=True).items():
+        if id(value) not in seen:
+            seen.add(id(value))
+            state[key] = value
+    return state

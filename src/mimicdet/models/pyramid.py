@@ -1,0 +1,114 @@
+"""The feature pyramid: P3..P5 top-down, coarser levels by strided convolutions (section 3.1).
+
+Padding is kept at zero on every level, so that what an image gives does not depend on how much padding the
+rest of its batch brings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+COARSEST_BACKBONE_LEVEL = 5
+
+
+class PyramidFeatures(NamedTuple):
+    """Levels of a pyramid, finest first, and what a finer level can be built from."""
+
+    levels: tuple[Tensor, ...]  # (B, C, H_l, W_l) each
+    finest_top_down: Tensor  # (B, C, H, W) of the finest level before its 3x3 convolution
+    backbone: Mapping[int, Tensor]  # backbone features by level
+
+
+def level_mask(sizes: Tensor, level: int, shape: tuple[int, int]) -> Tensor:
+    """(B, 1, H, W) bool: cells of a level (stride 2^level) that overlap the image; ``sizes`` (B, 2)."""
+    stride = 2**level
+    y = torch.arange(shape[0], device=sizes.device) * stride
+    x = torch.arange(shape[1], device=sizes.device) * stride
+    rows = y[None, :] < sizes[:, :1]
+    columns = x[None, :] < sizes[:, 1:]
+    return (rows[:, :, None] & columns[:, None, :])[:, None]
+
+
+def mask_padding(feature: Tensor, sizes: Tensor | None, level: int) -> Tensor:
+    """``feature`` (B, C, H, W) with zeros on padding; unchanged where ``sizes`` is None."""
+    if sizes is None:
+        return feature
+    return feature * level_mask(sizes, level, (feature.shape[2], feature.shape[3])).to(feature.dtype)
+
+
+class Pyramid(nn.Module):
+    """Top-down pyramid over backbone levels, with P6 and P7 on top where asked for.
+
+    Args:
+        in_channels: channels of the backbone's features by level, such as ``{3: 512, 4: 1024, 5: 2048}``.
+        levels: the pyramid's levels, consecutive, finest first.
+        channels: width of every level.
+    """
+
+    def __init__(self, *, in_channels: Mapping[int, int], levels: Sequence[int], channels: int) -> None:
+        super().__init__()
+        self.level_numbers = tuple(levels)
+        self.channels = channels
+        self.top_down_levels = tuple(l for l in levels if l <= COARSEST_BACKBONE_LEVEL)
+        self.extra_levels = tuple(l for l in levels if l > COARSEST_BACKBONE_LEVEL)
+        self.lateral = nn.ModuleDict({f"p{l}": nn.Conv2d(in_channels[l], channels, 1) for l in self.top_down_levels})
+        self.output = nn.ModuleDict(
+            {f"p{l}": nn.Conv2d(channels, channels, 3, padding=1) for l in self.top_down_levels}
+        )
+        # P6 = conv(C5), P7 = conv(ReLU(P6)), as in RetinaNet
+        extra_in = [in_channels[COARSEST_BACKBONE_LEVEL]] + [channels] * len(self.extra_levels)
+        self.extra = nn.ModuleDict(
+            {
+                f"p{l}": nn.Conv2d(c, channels, 3, stride=2, padding=1)
+                for l, c in zip(self.extra_levels, extra_in, strict=False)
+            }
+        )
+        he_init(self)
+
+    def forward(self, features: Mapping[int, Tensor], sizes: Tensor | None = None) -> PyramidFeatures:
+        """Backbone features by level -> the pyramid. ``sizes`` (B, 2): each image's extent in pixels."""
+        features = {l: mask_padding(feature, sizes, l) for l, feature in features.items()}
+        top_down: dict[int, Tensor] = {}
+        above: Tensor | None = None
+        for l in reversed(self.top_down_levels):
+            merged = self.lateral[f"p{l}"](features[l])
+            if above is not None:
+                merged = merged + F.interpolate(above, size=merged.shape[-2:], mode="nearest")
+            above = top_down[l] = mask_padding(merged, sizes, l)
+        levels = [mask_padding(self.output[f"p{l}"](top_down[l]), sizes, l) for l in self.top_down_levels]
+        last = features[COARSEST_BACKBONE_LEVEL]
+        for i, l in enumerate(self.extra_levels):
+            last = mask_padding(self.extra[f"p{l}"](last if i == 0 else F.relu(last)), sizes, l)
+            levels.append(last)
+        return PyramidFeatures(tuple(levels), top_down[self.top_down_levels[0]], features)
+
+
+class FinerLevel(nn.Module):
+    """One level below a pyramid's finest: P2 for the T-head, built only while training (section 3.1)."""
+
+    def __init__(self, *, in_channels: int, channels: int, level: int) -> None:
+        super().__init__()
+        self.level = level
+        self.lateral = nn.Conv2d(in_channels, channels, 1)
+        self.output = nn.Conv2d(channels, channels, 3, padding=1)
+        he_init(self)
+
+    def forward(self, pyramid: PyramidFeatures, sizes: Tensor | None = None) -> Tensor:
+        """(B, C, 2H, 2W) from the pyramid's finest level (B, C, H, W) and the backbone's feature below it."""
+        lateral = self.lateral(mask_padding(pyramid.backbone[self.level], sizes, self.level))
+        up = F.interpolate(pyramid.finest_top_down, size=lateral.shape[-2:], mode="nearest")
+        return mask_padding(self.output(mask_padding(lateral + up, sizes, self.level)), sizes, self.level)
+
+
+def he_init(module: nn.Module) -> None:
+    """He initialisation of every convolution and linear layer inside; biases zero (section 4.1)."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)

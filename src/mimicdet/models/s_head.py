@@ -1,0 +1,193 @@
+"""The S-head: the one-stage head that ships (section 3.3).
+
+Every operation is per position once the pyramid is there, so the head can be computed where it is read: ``at`` for
+chosen positions, ``dense`` for all, equal to rounding in values and gradients.
+B images, A positions, P chosen ones, K classes, D feature width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mimicdet.models.alignment import AlignedConv, GuidedOffsets, OffsetSource
+from mimicdet.models.grid import Grid
+from mimicdet.models.pyramid import he_init
+from mimicdet.ops.deformable import kernel_taps, sample_bilinear
+from mimicdet.ops.precision import full_precision
+
+Alignment = Literal["guided", "deformable", "conv"]
+Init = Literal["gaussian", "he"]
+
+
+class HeadOutput(NamedTuple):
+    """Of the S-head or the T-head; the leading dimensions are (P,) from ``at`` and (B, A) from ``dense``."""
+
+    logits: Tensor  # (..., K+1) the last class is background
+    deltas: Tensor  # (..., 4) on the adjusted box, divided by the standard deviations (.1, .1, .2, .2)
+    class_feature: Tensor  # (..., D) what the logits are computed from
+    box_feature: Tensor  # (..., D) what the deltas are computed from
+
+
+class SHead(nn.Module):
+    """Alignment layer, two sibling 1x1 layers to D features, two 1x1 predictors, shared over the levels.
+
+    Args:
+        in_channels: of the pyramid.
+        num_classes: K.
+        channels: of the alignment layer.
+        features: D, the T-head's too.
+        alignment: offsets from the box deltas (``guided``), from a convolution on the features (``deformable``), or
+            none (``conv``): Table 2.
+        offsets: where guided offsets come from.
+        kernel_size, finest_kernel_size: of the alignment layer; the finest level has its own weights where they differ.
+        offset_grad: share of the gradient that flows through guided offsets into the refinement module, 0..1.
+        init: sigma 0.01 everywhere (``gaussian``, the paper), or He for the alignment and feature layers.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        num_classes: int,
+        channels: int = 256,
+        features: int = 1024,
+        alignment: Alignment = "guided",
+        offsets: OffsetSource = "learned",
+        kernel_size: int = 5,
+        finest_kernel_size: int = 3,
+        offset_grad: float = 0.0,
+        init: Init = "gaussian",
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.alignment = alignment
+        self.offset_grad = offset_grad
+        own = finest_kernel_size != kernel_size
+        self.align = AlignedConv(in_channels=in_channels, out_channels=channels, kernel_size=kernel_size)
+        self.align_finest = (
+            AlignedConv(in_channels=in_channels, out_channels=channels, kernel_size=finest_kernel_size)
+            if own
+            else self.align
+        )
+        if alignment == "guided":
+            self.guided_offsets = GuidedOffsets(
+                source=offsets, kernel_size=kernel_size, finest_kernel_size=finest_kernel_size
+            )
+        elif alignment == "deformable":
+
+            def offset_conv(k: int) -> AlignedConv:
+                return AlignedConv(in_channels=in_channels, out_channels=2 * k * k, kernel_size=k)
+
+            self.offset_conv = offset_conv(kernel_size)
+            self.offset_conv_finest = offset_conv(finest_kernel_size) if own else self.offset_conv
+        self.class_features = nn.Linear(channels, features)
+        self.box_features = nn.Linear(channels, features)
+        self.classifier = nn.Linear(features, num_classes + 1)
+        self.regressor = nn.Linear(features, 4)
+        self._initialise(init)
+
+    def _initialise(self, init: Init) -> None:
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear | nn.Conv2d):
+                nn.init.normal_(layer.weight, std=0.01)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+        if init == "he":
+            for layer in (self.align, self.align_finest, self.class_features, self.box_features):
+                he_init(layer)
+
+    def dense(self, levels: Sequence[Tensor], deltas: Tensor, grid: Grid) -> HeadOutput:
+        """At every position: levels (B, C, H_l, W_l) and the refinement module's deltas (B, A, 4)."""
+        parts = []
+        start = 0
+        for i, feature in enumerate(levels):
+            b, _, h, w = feature.shape
+            align, finest = self._layer(i == 0)
+            offsets: Tensor | None = None
+            if self.alignment == "guided":
+                level_deltas = self._guide(deltas[:, start : start + h * w])
+                flat = self.guided_offsets(level_deltas, finest=finest, kernel_size=align.kernel_size[0])
+                offsets = flat.transpose(1, 2).reshape(b, -1, h, w)
+            elif self.alignment == "deformable":
+                offsets = (self.offset_conv_finest if finest else self.offset_conv)(feature)
+            parts.append(align.dense(feature, offsets).flatten(2).transpose(1, 2))
+            start += h * w
+        return self._predict(torch.cat(parts, dim=1))
+
+    def at(self, levels: Sequence[Tensor], deltas: Tensor, grid: Grid, rows: Tensor) -> HeadOutput:
+        """At chosen positions only.
+
+        Args:
+            levels: pyramid levels (B, C, H_l, W_l), finest first.
+            deltas: (B, A, 4) of the refinement module.
+            grid: of the levels.
+            rows: (P,) int64, ``image * A + position``; repeats are allowed.
+        """
+        table = torch.cat([level.flatten(2) for level in levels], dim=2).transpose(1, 2)  # (B, A, C)
+        count = table.shape[1]
+        table = table.reshape(-1, table.shape[2]).to(self.align.weight.dtype)
+        image, position = rows // count, rows % count
+        chosen_deltas = self._guide(deltas.reshape(-1, 4)[rows])
+        on_finest = grid.level[position] == 0
+        groups, order = [], []
+        # Both groups are always computed, so that every process of a group touches the same parameters
+        for finest, members in ((True, on_finest), (False, ~on_finest)):
+            index = members.nonzero().squeeze(1)
+            groups.append(
+                self._align_at(table, chosen_deltas[index], grid, image[index] * count, position[index], finest=finest)
+            )
+            order.append(index)
+        aligned = torch.cat(groups)
+        restored = torch.empty_like(rows).index_put((torch.cat(order),), torch.arange(len(rows), device=rows.device))
+        return self._predict(aligned[restored])
+
+    def tap_points(self, deltas: Tensor, *, finest: bool) -> Tensor:
+        """Where a guided layer reads, relative to the position: deltas (P, 4) -> (P, T, 2) y, x in cells."""
+        align, _ = self._layer(finest)
+        k = align.kernel_size[0]
+        offsets = self.guided_offsets(deltas, finest=finest, kernel_size=k)
+        return kernel_taps(k, device=deltas.device) + offsets.reshape(len(deltas), k * k, 2)
+
+    def _layer(self, finest: bool) -> tuple[AlignedConv, bool]:
+        return (self.align_finest if finest else self.align), finest
+
+    def _guide(self, deltas: Tensor) -> Tensor:
+        """Deltas that let through ``offset_grad`` of their gradient."""
+        detached = deltas.detach()
+        return detached if self.offset_grad == 0 else detached + self.offset_grad * (deltas - detached)
+
+    def _align_at(
+        self, table: Tensor, deltas: Tensor, grid: Grid, image_start: Tensor, position: Tensor, *, finest: bool
+    ) -> Tensor:
+        align, _ = self._layer(finest)
+        regular = kernel_taps(align.kernel_size[0], device=table.device).to(table.dtype)
+        center = torch.stack([grid.y[position], grid.x[position]], dim=-1).to(table.dtype)
+        level = {
+            "start": image_start + grid.start[position],
+            "height": grid.height[position],
+            "width": grid.width[position],
+        }
+        points = center[:, None] + regular
+        if self.alignment == "guided":
+            points = center[:, None] + self.tap_points(deltas, finest=finest).to(table.dtype)
+        elif self.alignment == "deformable":
+            conv = self.offset_conv_finest if finest else self.offset_conv
+            offsets = conv.at(sample_bilinear(table, points, **level))
+            points = points + offsets.reshape(points.shape).to(points.dtype)
+        return align.at(sample_bilinear(table, points, **level))
+
+    def _predict(self, aligned: Tensor) -> HeadOutput:
+        aligned = F.relu(aligned)
+        class_feature = F.relu(self.class_features(aligned))
+        box_feature = F.relu(self.box_features(aligned))
+        return HeadOutput(
+            logits=full_precision(self.classifier(class_feature)),
+            deltas=full_precision(self.regressor(box_feature)),
+            class_feature=full_precision(class_feature),
+            box_feature=full_precision(box_feature),
+        )

@@ -1,0 +1,1 @@
+"""Pure tensor functions: boxes, suppression, deformable sampling."""
