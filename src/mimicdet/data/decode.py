@@ -1,0 +1,164 @@
+"""From an image file to upright 8-bit RGB pixels, safely.
+
+Every kind of pixel becomes (h, w, 3) uint8 RGB by a fixed rule that looks at nothing but the pixel itself:
+
+- black-and-white, grey: the value repeated in the three channels;
+- 16-bit grey: the full range 0..65535 scaled to 0..255 (no stretching per image, so the same value always
+  gives the same pixel); 32-bit integer grey likewise if its values fit in 16 bits, else an error;
+- palette, CMYK, YCbCr and the like: converted by Pillow;
+- transparency (alpha channel, or a transparent colour or palette entry): composited on white;
+- several frames or pages: the first one.
+
+Upright means that the orientation tag (EXIF; XMP where EXIF has none) is applied: sizes, pixels and boxes
+all speak of the image as a viewer shows it.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from mimicdet.errors import UserError
+
+MAX_PIXELS = 175_000_000
+"""Images with more pixels are refused from their header, before anything is decompressed (a file of a few
+kB can claim gigabytes). Just below the size at which Pillow itself refuses (2 * 89,478,485)."""
+
+IMAGE_SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif", ".jp2", ".ppm", ".pgm")
+)
+"""What an image file's name ends with, in lower case, where a folder is searched for images."""
+
+# Raster formats only: some of Pillow's other readers start programs (EPS runs Ghostscript).
+_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# warnings.catch_warnings() swaps a list that all threads share, so only one thread at a time may do it.
+_warnings_lock = threading.Lock()
+
+
+class PixelRangeError(ValueError):
+    """Pixels whose values have no fixed range, so that no rule says what white is."""
+
+
+def read_image(file: Path) -> np.ndarray:
+    """The file's pixels, upright: (h, w, 3) uint8 RGB, contiguous.
+
+    Raises UserError when the file is missing, truncated, damaged, no image, or has over MAX_PIXELS pixels.
+    """
+    with _opened(file) as image:
+        return to_rgb(image)
+
+
+def image_size(file: Path) -> tuple[int, int]:
+    """Height and width of the upright image, from the file's header alone. Raises UserError as read_image does."""
+    with _opened(file) as image:
+        width, height = image.size
+        return (width, height) if orientation(image) >= 5 else (height, width)
+
+
+def to_rgb(image: Image.Image) -> np.ndarray:
+    """A Pillow image's pixels, upright: (h, w, 3) uint8 RGB, contiguous, by the rules at the top of this file.
+
+    Raises PixelRangeError for pixels without a fixed range (32-bit floats, integers over 65535).
+    """
+    turn = _UPRIGHT.get(orientation(image))  # before load(), which makes TIFFs upright and drops their tag
+    image.load()
+    if turn is not None:
+        image = image.transpose(turn)
+    if image.mode == "F":
+        raise PixelRangeError("its pixels are 32-bit floats, which have no fixed range; save it with 8 or 16 bits")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        image = _eight_bits(image)
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, (255, 255, 255, 255)), layer)
+    if image.mode != "RGB":
+        image = image.convert("RGB")
+    return np.array(image)
+
+
+def orientation(image: Image.Image) -> int:
+    """The image's orientation, 1 (upright) to 8 as EXIF numbers it; 5 and above swap height and width."""
+    if getattr(image, "tag_v2", None) is not None:
+        return 1  # a TIFF: Pillow turns it upright itself while loading, and its size is upright from the start
+    try:
+        # Not image.getexif(): for a PNG without the tag that would decompress the pixels in search of it.
+        tag = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
+    except Exception:  # a damaged EXIF block raises whatever its parser trips over; the pixels may be fine
+        return 1
+    return tag if tag in _UPRIGHT else 1
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    values = np.asarray(image)
+    if values.dtype.itemsize > 2 and values.size and (values.min() < 0 or values.max() > 65535):
+        raise PixelRangeError("its pixels are integers over 65535; save it with 8 or 16 bits")
+    return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Image.Image]:
+    """The file opened by Pillow, its size checked; whatever goes wrong inside becomes a UserError."""
+    try:
+        with open(file, "rb") as stream:
+            stream.peek(1)  # wait for a slow disk outside the lock
+            with _warnings_lock, warnings.catch_warnings():
+                # Pillow warns from half its limit on; up to MAX_PIXELS that is no fault here.
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                image = Image.open(stream, formats=_formats())
+            with image:
+                width, height = image.size
+                if width * height > MAX_PIXELS:
+                    raise UserError(
+                        f"{file}: the image is {width} x {height} pixels, over the limit of "
+                        f"{MAX_PIXELS:,} pixels; cut it into tiles"
+                    )
+                yield image
+    except (UserError, MemoryError):
+        raise
+    except FileNotFoundError:
+        raise UserError(f"{file}: there is no such image file; restore it or correct the path") from None
+    except IsADirectoryError:
+        raise UserError(f"{file}: is a folder, not an image file; correct the path") from None
+    except PermissionError:
+        raise UserError(f"{file}: the image may not be read; change the file's permissions") from None
+    except Image.DecompressionBombError:
+        raise UserError(
+            f"{file}: the image has more pixels than Pillow agrees to open (its guard against decompression "
+            "bombs); cut it into tiles"
+        ) from None
+    except UnidentifiedImageError:
+        raise UserError(
+            f"{file}: is not an image in a format that can be read (JPEG, PNG, TIFF, WebP, BMP, GIF, PPM, "
+            "JPEG 2000, AVIF); convert it, or copy it again if it was damaged"
+        ) from None
+    except PixelRangeError as error:
+        raise UserError(f"{file}: {error}") from None
+    except Exception as error:  # decoders raise anything on damaged files: OSError, SyntaxError, struct.error, ...
+        raise UserError(
+            f"{file}: the image is truncated, damaged or of an unknown kind ({error}); "
+            "copy it again, or remove it and its annotations"
+        ) from None
