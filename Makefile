@@ -1,0 +1,43 @@
+# make demo        train on real images, evaluate, predict; needs only Python 3.11+, pip and PyPI
+# make test        style, types and the test suite
+# make test-slow   the tests that train for minutes
+# make clean       remove .venv, .cache and runs/demo
+#
+# PYTHON=python3.12 make ...   takes another interpreter to make .venv with
+
+PYTHON ?= python3
+BIN := .venv/bin
+STARTED := $(shell date +%s)
+
+.PHONY: demo test test-slow lint clean
+
+demo: .venv/installed
+	$(BIN)/python -m mimicdet.demo --started $(STARTED)
+
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-slow: .venv/installed-dev
+	$(BIN)/python -m pytest -m slow
+
+lint: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The stamps make a second call quick; a change of pyproject.toml installs again.
+.venv/installed: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+.venv/installed-dev: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@ .venv/installed
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "mimicdet needs Python 3.11 or newer; name one: make PYTHON=python3.12 ..." >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+
+clean:
+	rm -rf .venv .cache runs/demo
