@@ -57,6 +57,7 @@ def build_model(
             kernel_size=settings.kernel_size,
             finest_kernel_size=settings.finest_kernel_size,
             offset_grad=settings.offset_grad,
+            paths=settings.head_paths,
             init=settings.head_init,
         ),
     )

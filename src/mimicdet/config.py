@@ -35,7 +35,7 @@ class ModelSettings(Section):
     weights: str = "imagenet"
     """Backbone weights: `imagenet` (from timm's hub), `random`, or a path to a .pth/.safetensors file."""
     frozen_stages: Annotated[int, Field(ge=0, le=5)] = 2
-    """Backbone stages that are not trained, counted from the input; the stem is the first."""
+    """The backbone is not trained up to its features of stride 2^frozen_stages; 2 is ResNet's stem and first stage."""
     freeze_batch_norm: bool = True
     """Keep the backbone's batch-norm statistics and affine parameters as they were pre-trained."""
     levels: tuple[int, ...] = (3, 4, 5, 6, 7)
@@ -57,6 +57,8 @@ class ModelSettings(Section):
     """Output channels of the alignment layer."""
     head_features: Count = 1024
     """Width of the two features that mimic the T-head's; the T-head takes the same."""
+    head_paths: Literal["dual", "single"] = "dual"
+    """Separate features for classification and box regression, or one for both (Table 3's light and heavy rows)."""
     head_init: Literal["gaussian", "he"] = "he"
     """Initialisation of the S-head's alignment and feature layers: sigma 0.01 (the paper) or He."""
 
@@ -111,7 +113,7 @@ class MimicSettings(Section):
     """What the S-head takes over from the T-head (equation 1)."""
 
     classification: Literal["logits", "feature", "both", "centred_logits"] = "logits"
-    """The classification path mimics the logits (section 3.3), the last feature, both, or the logits less their mean."""
+    """The classification path mimics the logits (section 3.3), the last feature, both, or logits less their mean."""
     negatives: bool = True
     """Negatives of the sampled boxes take part."""
     detach_teacher: bool = True
@@ -246,5 +248,20 @@ class Settings(Section):
             raise ValueError(
                 f"teacher.levels {list(self.teacher.levels)} must name one level for each of "
                 f"model.levels {list(self.model.levels)}"
+            )
+        if self.task == "mimic" and self.teacher.levels[0] not in (self.model.levels[0], self.model.levels[0] - 1):
+            raise ValueError(
+                f"teacher.levels {list(self.teacher.levels)} must start at the level of model.levels "
+                f"{list(self.model.levels)} or one below"
+            )
+        if self.task == "mimic" and (self.teacher.variant == "dual") != (self.model.head_paths == "dual"):
+            raise ValueError(
+                f"teacher.variant {self.teacher.variant!r} needs model.head_paths "
+                f"{'dual' if self.teacher.variant == 'dual' else 'single'!r}: both heads split features or neither"
+            )
+        if self.model.head_paths == "single" and self.mimic.classification in ("feature", "both"):
+            raise ValueError(
+                f"mimic.classification {self.mimic.classification!r} counts the one feature of model.head_paths 'single' twice; "
+                f"use 'logits' or 'centred_logits', or loss.mimic_classification 0 for the feature alone"
             )
         return self

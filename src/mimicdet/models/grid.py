@@ -26,6 +26,7 @@ class Grid(NamedTuple):
     start: Tensor  # (A,) int64, where the position's level begins in A
     stride: Tensor  # (A,) float32, pixels a cell
     anchors: Tensor  # (A, 4) float32, x1 y1 x2 y2 in pixels of the padded input
+    first: Tensor  # (L,) int64, where each level begins in A
 
     def valid(self, sizes: Tensor) -> Tensor:
         """(B, A) bool: positions whose cell overlaps the image; ``sizes`` (B, 2) is height, width."""
@@ -37,6 +38,7 @@ def make_grid(shapes: Sequence[tuple[int, int]], strides: Sequence[int], device:
     """The grid of levels with the given (rows, columns) and strides in pixels."""
     parts: list[list[Tensor]] = [[] for _ in range(7)]
     start = 0
+    starts = []
     for level, ((h, w), stride) in enumerate(zip(shapes, strides, strict=True)):
         y, x = torch.meshgrid(torch.arange(h, device=device), torch.arange(w, device=device), indexing="ij")
         y, x = y.flatten(), x.flatten()
@@ -46,9 +48,11 @@ def make_grid(shapes: Sequence[tuple[int, int]], strides: Sequence[int], device:
         )  # fmt: skip
         for part, column in zip(parts, columns, strict=True):
             part.append(column)
+        starts.append(start)
         start += h * w
     level_, y, x, height, width, start_, stride_ = (torch.cat(part) for part in parts)
     center_x, center_y = (x + 0.5) * stride_, (y + 0.5) * stride_
     half = stride_ * (ANCHOR_SIDE_IN_CELLS / 2)
     anchors = torch.stack([center_x - half, center_y - half, center_x + half, center_y + half], dim=-1)
-    return Grid(level_, y, x, height, width, start_, stride_, anchors)
+    first = torch.tensor(starts, device=device)
+    return Grid(level_, y, x, height, width, start_, stride_, anchors, first)

@@ -15,12 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mimicdet.models.alignment import AlignedConv, GuidedOffsets, OffsetSource
-from mimicdet.models.grid import Grid
+from mimicdet.models.grid import ANCHOR_SIDE_IN_CELLS, Grid
 from mimicdet.models.pyramid import he_init
+from mimicdet.ops.boxes import decode_deltas
 from mimicdet.ops.deformable import kernel_taps, sample_bilinear
 from mimicdet.ops.precision import full_precision
 
 Alignment = Literal["guided", "deformable", "conv"]
+Paths = Literal["dual", "single"]
 Init = Literal["gaussian", "he"]
 
 
@@ -46,6 +48,8 @@ class SHead(nn.Module):
         offsets: where guided offsets come from.
         kernel_size, finest_kernel_size: of the alignment layer; the finest level has its own weights where they differ.
         offset_grad: share of the gradient that flows through guided offsets into the refinement module, 0..1.
+        paths: separate features for classification and regression (``dual``, Figure 2), or one for both (``single``,
+            the counterpart of a T-head that is not split: Table 3).
         init: sigma 0.01 everywhere (``gaussian``, the paper), or He for the alignment and feature layers.
     """
 
@@ -61,6 +65,7 @@ class SHead(nn.Module):
         kernel_size: int = 5,
         finest_kernel_size: int = 3,
         offset_grad: float = 0.0,
+        paths: Paths = "dual",
         init: Init = "gaussian",
     ) -> None:
         super().__init__()
@@ -86,7 +91,7 @@ class SHead(nn.Module):
             self.offset_conv = offset_conv(kernel_size)
             self.offset_conv_finest = offset_conv(finest_kernel_size) if own else self.offset_conv
         self.class_features = nn.Linear(channels, features)
-        self.box_features = nn.Linear(channels, features)
+        self.box_features = nn.Linear(channels, features) if paths == "dual" else self.class_features
         self.classifier = nn.Linear(features, num_classes + 1)
         self.regressor = nn.Linear(features, 4)
         self._initialise(init)
@@ -152,6 +157,15 @@ class SHead(nn.Module):
         k = align.kernel_size[0]
         offsets = self.guided_offsets(deltas, finest=finest, kernel_size=k)
         return kernel_taps(k, device=deltas.device) + offsets.reshape(len(deltas), k * k, 2)
+
+    def tap_statistics(self, deltas: Tensor, *, finest: bool) -> tuple[Tensor, Tensor]:
+        """Deltas (P, 4) -> mean length of a position's offsets in cells, share of its taps in its box; (P,) each."""
+        points = self.tap_points(deltas, finest=finest)
+        k = self._layer(finest)[0].kernel_size[0]
+        length = (points - kernel_taps(k, device=deltas.device)).norm(dim=-1).mean(-1)
+        box = decode_deltas(deltas, deltas.new_tensor([-0.5, -0.5, 0.5, 0.5]) * ANCHOR_SIDE_IN_CELLS, std=(1, 1, 1, 1))
+        inside = (points >= box[:, None, [1, 0]]) & (points <= box[:, None, [3, 2]])
+        return length, inside.all(-1).to(deltas.dtype).mean(-1)
 
     def _layer(self, finest: bool) -> tuple[AlignedConv, bool]:
         return (self.align_finest if finest else self.align), finest

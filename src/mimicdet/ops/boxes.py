@@ -9,16 +9,6 @@ import math
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_iou as iou
-
-__all__ = [
-    "MAX_LOG_SCALE",
-    "clip_to_sizes",
-    "decode_deltas",
-    "encode_deltas",
-    "intersection_over_first",
-    "iou",
-]
 
 MAX_LOG_SCALE = math.log(1000 / 16)
 """A box grows or shrinks by at most this factor's exponent in one step; keeps exp() finite (Faster R-CNN)."""
@@ -60,13 +50,27 @@ def clip_to_sizes(boxes: Tensor, sizes: Tensor) -> Tensor:
     return torch.minimum(boxes.clamp(min=0), limits)
 
 
+def iou(first: Tensor, second: Tensor) -> Tensor:
+    """Intersection over union of boxes (..., N, 4) and (..., M, 4): (..., N, M), 0 where the union has no area."""
+    intersection = _intersection(first, second)
+    union = _area(first)[..., :, None] + _area(second)[..., None, :] - intersection
+    return torch.where(union > 0, intersection / union, 0.0)
+
+
 def intersection_over_first(first: Tensor, second: Tensor) -> Tensor:
     """Share of each box of ``first`` (..., N, 4) that lies inside each of ``second`` (..., M, 4): (..., N, M).
 
     Boxes without area have share 0.
     """
+    intersection = _intersection(first, second)
+    return torch.where(intersection > 0, intersection / _area(first)[..., None], 0.0)
+
+
+def _intersection(first: Tensor, second: Tensor) -> Tensor:
     top_left = torch.maximum(first[..., :, None, :2], second[..., None, :, :2])
     bottom_right = torch.minimum(first[..., :, None, 2:], second[..., None, :, 2:])
-    intersection = (bottom_right - top_left).clamp(min=0).prod(-1)
-    area = (first[..., 2:] - first[..., :2]).clamp(min=0).prod(-1)
-    return torch.where(intersection > 0, intersection / area[..., None], 0.0)
+    return (bottom_right - top_left).clamp(min=0).prod(-1)
+
+
+def _area(boxes: Tensor) -> Tensor:
+    return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(-1)

@@ -1,0 +1,53 @@
+"""Training a detector alone: refinement module and S-head, no T-head (Table 1, first row)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mimicdet.config import AssignSettings, LossSettings
+from mimicdet.data.batch import Batch
+from mimicdet.models.mimicdet import MimicDet
+from mimicdet.tasks.diagnostics import student_diagnostics
+from mimicdet.tasks.normalise import mean_over_processes
+from mimicdet.tasks.student import StudentSums, prepare, student_sums
+
+
+class DetectTask(nn.Module):
+    """L_R + L_S.
+
+    Args:
+        detector: what ships.
+        assign, loss: settings.
+    """
+
+    def __init__(self, *, detector: MimicDet, assign: AssignSettings, loss: LossSettings) -> None:
+        super().__init__()
+        self.detector = detector
+        self.assign = assign
+        self.loss = loss
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """``loss`` (weighted sum), its parts unweighted, and diagnostics under ``diag/``; 0-d tensors."""
+        prepared = prepare(self.detector, batch, self.assign)
+        sums = student_sums(self.detector, batch, prepared, self.assign)
+        counts = mean_over_processes(torch.stack([sums.anchor_positives, sums.class_count, sums.box_count]).float())
+        parts = student_parts(sums, counts)
+        return total(parts, self.loss) | student_diagnostics(self.detector, batch, prepared, sums)
+
+
+def student_parts(sums: StudentSums, counts: Tensor) -> dict[str, Tensor]:
+    """Loss parts of refinement module and S-head; ``counts``: positive anchors, class samples, box samples."""
+    return {
+        "refinement_objectness": sums.objectness / counts[0],
+        "refinement_boxes": sums.refinement_boxes / counts[0],
+        "s_classification": sums.classification / counts[1],
+        "s_boxes": sums.boxes / counts[2],
+    }
+
+
+def total(parts: dict[str, Tensor], loss: LossSettings) -> dict[str, Tensor]:
+    """The weighted sum as ``loss`` (with the gradient), and each part (without)."""
+    weighted = sum((getattr(loss, name) * part for name, part in parts.items()), start=torch.zeros(()))
+    assert isinstance(weighted, Tensor)
+    return {"loss": weighted} | {name: part.detach() for name, part in parts.items()}

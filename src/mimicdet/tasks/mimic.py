@@ -1,0 +1,146 @@
+"""MimicDet's training: S-head and T-head on one backbone, the S-head mimicking the T-head (sections 3.3, 3.4).
+
+N boxes sampled for the T-head in a batch (at most 128 an image), A positions, R proposals.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mimicdet.assign import NO_OBJECT, sample_balanced
+from mimicdet.config import AssignSettings, LossSettings, MimicSettings
+from mimicdet.data.batch import Batch
+from mimicdet.losses.detection import box_loss, class_losses
+from mimicdet.losses.mimic import class_mimic_distances, cosine_distances
+from mimicdet.models.decode import Detections, decode
+from mimicdet.models.dense import DenseOutput
+from mimicdet.models.mimicdet import HEAD_STD, MimicDet, Refined
+from mimicdet.models.pyramid import FinerLevel
+from mimicdet.models.s_head import HeadOutput
+from mimicdet.ops.boxes import decode_deltas
+from mimicdet.tasks.detect import student_parts, total
+from mimicdet.tasks.diagnostics import mimic_diagnostics, student_diagnostics
+from mimicdet.tasks.normalise import mean_over_processes
+from mimicdet.tasks.student import matched_boxes, prepare, student_sums
+from mimicdet.teachers.t_head import THead
+
+
+class MimicTask(nn.Module):
+    """L_R + L_S + L_T + L_mimic.
+
+    Args:
+        detector: what ships.
+        t_head: the teacher; its boxes come from the same proposals as the S-head's.
+        finer_level: builds the level below the detector's pyramid (P2) that a staggered pyramid needs, or None where
+            the T-head pools from the detector's own levels (Table 4).
+        assign, mimic, loss: settings.
+    """
+
+    def __init__(
+        self,
+        *,
+        detector: MimicDet,
+        t_head: THead,
+        finer_level: FinerLevel | None,
+        assign: AssignSettings,
+        mimic: MimicSettings,
+        loss: LossSettings,
+    ) -> None:
+        super().__init__()
+        self.detector = detector
+        self.t_head = t_head
+        self.finer_level = finer_level
+        self.assign = assign
+        self.mimic = mimic
+        self.loss = loss
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """``loss`` (weighted sum), its parts unweighted, and diagnostics under ``diag/``; 0-d tensors."""
+        prepared = prepare(self.detector, batch, self.assign)
+        proposals, targets = prepared.proposals, prepared.targets
+        sampled = sample_balanced(
+            targets.classes, prepared.keys[..., 1], num_classes=self.detector.num_classes,
+            count=self.assign.t_samples, positive_fraction=self.assign.t_positive_fraction,
+        )  # fmt: skip
+        sums = student_sums(self.detector, batch, prepared, self.assign, also=sampled)
+
+        image, row = sampled.nonzero().unbind(1)
+        boxes, match = proposals.boxes[image, row], targets.match[image, row]
+        positive = match != NO_OBJECT
+        teacher = self._teach(prepared.refined, batch.sizes, boxes, image, proposals.positions[image, row])
+        t_classification = class_losses(teacher.logits, targets.classes[image, row]).sum()
+        wanted = matched_boxes(batch.boxes, image, match)
+        t_boxes = box_loss(teacher.deltas, wanted, boxes, positive, std=HEAD_STD)
+
+        # Both lists are in the same order, image by image and proposal by proposal
+        chosen = sampled[sums.chosen[:, 0], sums.chosen[:, 1]]
+        student = HeadOutput(*(field[chosen] for field in sums.head))
+        class_distance, box_distance = self._distances(teacher, student)
+        mimicked = torch.ones_like(positive) if self.mimic.negatives else positive
+
+        counts = torch.stack(
+            [sums.anchor_positives, sums.class_count, sums.box_count, sampled.sum(), mimicked.sum()]
+        ).float()
+        counts = mean_over_processes(counts)
+        parts = student_parts(sums, counts) | {
+            "t_classification": t_classification / counts[3],
+            "t_boxes": t_boxes / counts[3],
+            "mimic_classification": (class_distance * mimicked).sum() / counts[4],
+            "mimic_boxes": (box_distance * mimicked).sum() / counts[4],
+        }
+        return (
+            total(parts, self.loss)
+            | student_diagnostics(self.detector, batch, prepared, sums)
+            | mimic_diagnostics(class_distance, box_distance, positive)
+        )
+
+    @torch.no_grad()
+    def detect_teacher(
+        self, batch: Batch, *, top: int, score_threshold: float, nms_iou: float, max_detections: int
+    ) -> list[Detections]:
+        """Detections of the T-head on the boxes the S-head would see, with the same post-processing (Table 3)."""
+        refined = self.detector.refine(batch.images, batch.sizes)
+        b, a = refined.objectness.shape
+        objectness = refined.objectness.masked_fill(~refined.valid, float("-inf"))
+        positions = objectness.topk(min(top, a), dim=1).indices
+        boxes = refined.adjusted_boxes.gather(1, positions[..., None].expand(-1, -1, 4))
+        image = torch.arange(b, device=boxes.device)[:, None].expand_as(positions)
+        teacher = self._teach(refined, batch.sizes, boxes.flatten(0, 1), image.flatten(), positions.flatten())
+        output = DenseOutput(
+            objectness=objectness,
+            adjusted_boxes=refined.adjusted_boxes,
+            positions=positions,
+            logits=teacher.logits.reshape(b, positions.shape[1], -1),
+            boxes=decode_deltas(teacher.deltas.reshape(boxes.shape), boxes, std=HEAD_STD),
+        )
+        return decode(
+            output,
+            batch.sizes,
+            score_threshold=score_threshold,
+            nms_iou=nms_iou,
+            max_detections=max_detections,
+            top=top,
+        )
+
+    def _teach(self, refined: Refined, sizes: Tensor, boxes: Tensor, image: Tensor, positions: Tensor) -> HeadOutput:
+        """The T-head on boxes (N, 4), each pooled from its anchor's level, or one finer (section 3.1)."""
+        levels: tuple[Tensor, ...] = refined.pyramid.levels
+        strides = [2**l for l in self.detector.pyramid.level_numbers]
+        if self.finer_level is not None:
+            levels = (self.finer_level(refined.pyramid, sizes), *levels[:-1])
+            strides = [stride // 2 for stride in strides]
+        return self.t_head(levels, strides, boxes, image, refined.grid.level[positions])
+
+    def _distances(self, teacher: HeadOutput, student: HeadOutput) -> tuple[Tensor, Tensor]:
+        """1 - cosine on the classification and the regression path, (N,) each."""
+        if self.mimic.detach_teacher:
+            teacher = HeadOutput(*(field.detach() for field in teacher))
+        class_distance = class_mimic_distances(
+            self.mimic.classification,
+            teacher_logits=teacher.logits,
+            student_logits=student.logits,
+            teacher_feature=teacher.class_feature,
+            student_feature=student.class_feature,
+        )
+        return class_distance, cosine_distances(teacher.box_feature, student.box_feature)

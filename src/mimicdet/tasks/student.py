@@ -1,0 +1,131 @@
+"""The one-stage half of a training step: refinement module, proposals, S-head (sections 3.2, 3.3, 4.1).
+
+B images, A positions, R proposals, Q proposals whose S-head is computed with gradient, K classes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mimicdet.assign import (
+    NO_OBJECT,
+    Proposals,
+    ProposalTargets,
+    make_proposals,
+    match_anchors,
+    match_proposals,
+    random_keys,
+    sample_some,
+)
+from mimicdet.config import AssignSettings
+from mimicdet.data.batch import Batch
+from mimicdet.losses.detection import box_loss, class_losses, objectness_loss
+from mimicdet.models.mimicdet import HEAD_STD, REFINEMENT_STD, MimicDet, Refined
+from mimicdet.models.s_head import HeadOutput
+
+
+class Prepared(NamedTuple):
+    """A batch up to its proposals and what they should be."""
+
+    refined: Refined
+    anchor_match: Tensor  # (B, A)
+    proposals: Proposals
+    targets: ProposalTargets
+    keys: Tensor  # (B, R, 2) random numbers of each proposal: for the S-head's box samples, for the T-head's samples
+
+
+class StudentSums(NamedTuple):
+    """Loss sums, the counts they are divided by, and the S-head on the chosen proposals."""
+
+    objectness: Tensor
+    refinement_boxes: Tensor
+    classification: Tensor
+    boxes: Tensor
+    anchor_positives: Tensor
+    class_count: Tensor
+    box_count: Tensor
+    chosen: Tensor  # (Q, 2) int64, image and proposal
+    head: HeadOutput  # (Q, ...)
+
+
+def prepare(detector: MimicDet, batch: Batch, assign: AssignSettings) -> Prepared:
+    """Runs the detector up to the refinement module, makes proposals and assigns objects to them."""
+    refined = detector.refine(batch.images, batch.sizes)
+    with torch.no_grad():
+        anchor_match = match_anchors(
+            refined.grid, refined.valid, batch.boxes, batch.labels, batch.crowd,
+            center_fraction=assign.center_fraction, ensure_match=assign.ensure_match,
+        )  # fmt: skip
+        proposals = make_proposals(
+            refined.adjusted_boxes, refined.objectness, refined.valid,
+            nms_iou=assign.proposal_nms, count=assign.proposals,
+        )  # fmt: skip
+        targets = match_proposals(
+            proposals, batch.boxes, batch.labels, batch.crowd,
+            num_classes=detector.num_classes, positive_iou=assign.positive_iou,
+        )  # fmt: skip
+        # Always as many as there can be: a proposal's number must not depend on how many its batch has
+        keys = random_keys(batch.seeds, assign.proposals, 2, batch.images.device)[:, : proposals.positions.shape[1]]
+    return Prepared(refined, anchor_match, proposals, targets, keys)
+
+
+def student_sums(
+    detector: MimicDet, batch: Batch, prepared: Prepared, assign: AssignSettings, also: Tensor | None = None
+) -> StudentSums:
+    """Losses of refinement module and S-head.
+
+    The S-head's classification learns from the proposals with the highest loss. To rank all of them it is run once
+    without gradient; then once more, with gradient, on the chosen ones only: the same gradient at less cost.
+
+    Args:
+        also: (B, R) bool, proposals whose S-head output is wanted besides (the T-head's samples).
+    """
+    refined, proposals, targets = prepared.refined, prepared.proposals, prepared.targets
+    num_classes = detector.num_classes
+    with torch.no_grad():
+        all_logits = detector.s_head_at(refined, proposals.positions).logits
+        losses = class_losses(all_logits, targets.classes)
+        eligible = targets.classes >= 0
+        hardest = sample_some(eligible, -losses, assign.s_class_samples)
+        positive = eligible & (targets.classes < num_classes)
+        regressed = sample_some(positive, prepared.keys[..., 0], assign.s_box_samples)
+        wanted = hardest | regressed if also is None else hardest | regressed | also
+        chosen = wanted.nonzero()
+        image, row = chosen.unbind(1)
+        positions = proposals.positions[image, row]
+        boxes = proposals.boxes[image, row]
+        target_boxes = matched_boxes(batch.boxes, image, targets.match[image, row])
+    head = detector.s_head.at(
+        refined.pyramid.levels, refined.deltas, refined.grid, image * refined.objectness.shape[1] + positions
+    )
+    on_hardest, on_regressed = hardest[image, row], regressed[image, row]
+    classification = (class_losses(head.logits, targets.classes[image, row]) * on_hardest).sum()
+    s_boxes = box_loss(head.deltas, target_boxes, boxes, on_regressed, std=HEAD_STD)
+
+    anchor_positive = prepared.anchor_match != NO_OBJECT
+    b = torch.arange(len(batch.labels), device=positions.device)[:, None]
+    anchor_targets = matched_boxes(batch.boxes, b, prepared.anchor_match)
+    counts = hardest.sum() if assign.s_box_normalizer == "samples" else regressed.sum()
+    return StudentSums(
+        objectness=objectness_loss(refined.objectness, anchor_positive, refined.valid),
+        refinement_boxes=box_loss(
+            refined.deltas, anchor_targets, refined.grid.anchors, anchor_positive, std=REFINEMENT_STD
+        ),
+        classification=classification,
+        boxes=s_boxes,
+        anchor_positives=anchor_positive.sum(),
+        class_count=hardest.sum(),
+        box_count=counts,
+        chosen=chosen,
+        head=head,
+    )
+
+
+def matched_boxes(boxes: Tensor, image: Tensor, match: Tensor) -> Tensor:
+    """Objects (B, M, 4) by image and index -> (..., 4); NO_OBJECT, or no objects at all, gives a placeholder."""
+    if boxes.shape[1] == 0:
+        return boxes.new_zeros(*match.shape, 4)
+    return boxes[image, match.clamp(min=0)]

@@ -1,0 +1,1 @@
+"""Teachers: present while training, never in what ships."""

@@ -1,0 +1,103 @@
+"""The T-head: the two-stage head that the S-head learns from (section 3.3). Training only.
+
+N boxes of a batch, D feature width, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import roi_align
+
+from mimicdet.models.pyramid import he_init
+from mimicdet.models.s_head import HeadOutput
+from mimicdet.ops.precision import full_precision
+
+POOLED = 7
+SAMPLING_RATIO = 2
+
+Variant = Literal["dual", "heavy", "light"]
+
+
+class THead(nn.Module):
+    """RoIAlign on a box's own level, then fully connected layers.
+
+    Args:
+        in_channels: of the pyramid.
+        num_classes: K.
+        features: D.
+        conv_channels: of the 3x3 convolutions.
+        variant: ``dual``: two D-wide layers for classification beside four convolutions and one D-wide layer for
+            regression (Figure 2); ``light``: two shared D-wide layers; ``heavy``: four convolutions first (Table 3).
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        num_classes: int,
+        features: int = 1024,
+        conv_channels: int = 256,
+        variant: Variant = "dual",
+    ) -> None:
+        super().__init__()
+        self.variant = variant
+        flat_in, flat_conv = in_channels * POOLED**2, conv_channels * POOLED**2
+        self.convs = nn.Sequential()
+        if variant != "light":
+            for i in range(4):
+                self.convs.append(nn.Conv2d(in_channels if i == 0 else conv_channels, conv_channels, 3, padding=1))
+                self.convs.append(nn.ReLU())
+        class_in = flat_conv if variant == "heavy" else flat_in
+        self.class_layers = nn.Sequential(
+            nn.Linear(class_in, features), nn.ReLU(), nn.Linear(features, features), nn.ReLU()
+        )
+        if variant == "dual":
+            self.box_layer = nn.Sequential(nn.Linear(flat_conv, features), nn.ReLU())
+        self.classifier = nn.Linear(features, num_classes + 1)
+        self.regressor = nn.Linear(features, 4)
+        he_init(self)
+
+    def forward(
+        self, levels: Sequence[Tensor], strides: Sequence[int], boxes: Tensor, image: Tensor, level: Tensor
+    ) -> HeadOutput:
+        """Pools each box from its level and predicts.
+
+        Args:
+            levels: feature maps (B, C, H_l, W_l) that boxes are pooled from.
+            strides: pixels a cell, for each level.
+            boxes: (N, 4) pixels of the padded input.
+            image: (N,) int64, each box's image in the batch.
+            level: (N,) int64, index into ``levels``.
+
+        Returns:
+            Logits (N, K+1), deltas (N, 4), features (N, D); one feature serves both paths unless ``dual``.
+        """
+        pooled = self.pool(levels, strides, boxes, image, level)
+        if self.variant == "dual":
+            class_feature = self.class_layers(pooled.flatten(1))
+            box_feature = self.box_layer(self.convs(pooled).flatten(1))
+        else:
+            class_feature = box_feature = self.class_layers(self.convs(pooled).flatten(1))
+        return HeadOutput(
+            logits=full_precision(self.classifier(class_feature)),
+            deltas=full_precision(self.regressor(box_feature)),
+            class_feature=full_precision(class_feature),
+            box_feature=full_precision(box_feature),
+        )
+
+    @staticmethod
+    def pool(levels: Sequence[Tensor], strides: Sequence[int], boxes: Tensor, image: Tensor, level: Tensor) -> Tensor:
+        """(N, C, 7, 7) by RoIAlign, aligned, two samples a bin and axis."""
+        order, parts = [], []
+        for i, (feature, stride) in enumerate(zip(levels, strides, strict=True)):
+            members = (level == i).nonzero().squeeze(1)
+            feature = full_precision(feature)
+            rois = torch.cat([image[members, None].to(feature.dtype), boxes[members].to(feature.dtype)], dim=1)
+            parts.append(roi_align(feature, rois, POOLED, 1 / stride, SAMPLING_RATIO, aligned=True))
+            order.append(members)
+        restored = torch.empty_like(level).index_put((torch.cat(order),), torch.arange(len(level), device=level.device))
+        return torch.cat(parts)[restored]
