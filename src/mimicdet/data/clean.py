@@ -1,0 +1,219 @@
+"""The one place that says which boxes are good: every format's raw records become a clean data set here.
+
+Rules, in this order; the first that applies decides. Coordinates are pixels of the upright image, W x H.
+
+1. A coordinate that is NaN or infinite: dropped (`box_not_finite`).
+2. x2 < x1 or y2 < y1: dropped (`box_inverted`).
+3. A side shorter than 0.01 px: dropped (`box_no_area`).
+4. Nothing (less than 0.01 px) left inside the image: dropped (`box_outside`).
+5. Over the image's border by more than 2 px and more than 1 % of the image's side there: clipped, and counted
+   among the faulty boxes (`box_overflow`), since it may betray a wrong image or a wrong format.
+6. Over the border by less than that: clipped and counted (`box_clipped`), but no fault: tools that count pixels
+   from 1 do it to every box at the border. Up to 0.01 px it is rounding and not counted at all.
+
+The share of boxes under rules 1 to 5 among all boxes of a split is what `--data.max_faulty_boxes` limits.
+
+Coordinates are rounded to multiples of 2^-30 px (about 1e-9 px) first. That absorbs the rounding
+of YOLO's fractions and of COCO's x + width, so the same boxes give the same bytes from all three formats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mimicdet.data.dataset import DetectionDataset, ImageRecord
+from mimicdet.data.faults import EXAMPLES, FAULTY_BOX, Fault, FaultKind, FaultLog
+from mimicdet.data.raw import RawSplit
+from mimicdet.errors import UserError
+
+MIN_SIDE = 0.01
+"""Pixels; shorter sides are no area, smaller overflows no overflow. Float32 tells such edges apart up to 2^16."""
+CLIP_PIXELS = 2.0
+CLIP_FRACTION = 0.01
+"""A box over the border by up to CLIP_PIXELS or CLIP_FRACTION of the side, whichever is more, is no fault."""
+GRID = 2.0**-30
+"""Coordinates are multiples of this; below 2^22 px float64 holds them, their sums and differences exactly."""
+
+KEEP, CLIPPED, OVERFLOW, OUTSIDE, NO_AREA, INVERTED, NOT_FINITE = range(7)
+_KINDS = {
+    CLIPPED: FaultKind.BOX_CLIPPED,
+    OVERFLOW: FaultKind.BOX_OVERFLOW,
+    OUTSIDE: FaultKind.BOX_OUTSIDE,
+    NO_AREA: FaultKind.BOX_NO_AREA,
+    INVERTED: FaultKind.BOX_INVERTED,
+    NOT_FINITE: FaultKind.BOX_NOT_FINITE,
+}
+_PROBLEMS = {
+    CLIPPED: "is slightly over the border of the image",
+    OVERFLOW: "is far over the border of the image and was clipped",
+    OUTSIDE: "is wholly outside the image",
+    NO_AREA: "has no area",
+    INVERTED: "ends before it begins",
+    NOT_FINITE: "has a coordinate that is not a finite number",
+}
+
+
+def clean_boxes(boxes: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Applies the rules above to N boxes at once.
+
+    ``boxes`` (N, 4) float64 x1 y1 x2 y2 in pixels, anything goes; ``sizes`` (N, 2) height and width of each
+    box's image. Returns the clipped boxes (N, 4) and the verdict of each (N,): KEEP, CLIPPED and OVERFLOW stay,
+    the others are to be dropped (their rows mean nothing).
+    """
+    finite = np.isfinite(boxes).all(axis=1)
+    boxes = np.where(finite[:, None], boxes, 0.0)
+    with np.errstate(over="ignore"):
+        boxes = np.where(np.abs(boxes) < 2.0**22, np.rint(boxes / GRID) * GRID, boxes) + 0.0  # + 0.0: no -0.0
+    limits = np.tile(sizes[:, ::-1].astype(np.float64), (1, 2))  # (N, 4) width height width height
+    clipped = np.clip(boxes, 0.0, limits)
+    with np.errstate(over="ignore"):  # sides of boxes at 1e308 may be infinite, which is long enough
+        sides = boxes[:, 2:] - boxes[:, :2]
+        overflow = np.abs(boxes - clipped)
+    far = (overflow > np.maximum(CLIP_PIXELS, CLIP_FRACTION * limits)).any(axis=1)
+    verdict = np.select(
+        [
+            ~finite,
+            (sides < 0).any(axis=1),
+            (sides < MIN_SIDE).any(axis=1),
+            (clipped[:, 2:] - clipped[:, :2] < MIN_SIDE).any(axis=1),
+            far,
+            (overflow > MIN_SIDE).any(axis=1),
+        ],
+        [NOT_FINITE, INVERTED, NO_AREA, OUTSIDE, OVERFLOW, CLIPPED],
+        KEEP,
+    )
+    return clipped, verdict
+
+
+def clean(
+    raw: RawSplit,
+    found: Sequence[tuple[int, int] | UserError],
+    log: FaultLog,
+    *,
+    max_faulty_boxes: float,
+) -> DetectionDataset:
+    """A clean data set of a split's raw records; everything wrong with them goes into ``log``.
+
+    ``found`` is what `inspect_images` says of each image: its size, or why it cannot be read. Unreadable images
+    are left out with their objects. Image order is kept, and the order of each image's objects.
+    """
+    sizes: np.ndarray = np.array([_checked_size(raw, i, found[i], log) for i in range(len(raw.images))], dtype=np.int64)
+    sizes = sizes.reshape(-1, 2)
+    owners: np.ndarray = np.array(raw.owners, dtype=np.int64)
+    boxes: np.ndarray = np.array(raw.boxes, dtype=np.float64).reshape(-1, 4)
+    labels: np.ndarray = np.array(raw.labels, dtype=np.int64)
+    crowd: np.ndarray = np.array(raw.crowd, dtype=bool)
+    areas: np.ndarray = np.array(raw.areas, dtype=np.float64)
+    readable = sizes[:, 0] > 0
+
+    of_readable = readable[owners]
+    rows = np.flatnonzero(of_readable)
+    rows = rows[np.argsort(owners[rows], kind="stable")]
+    owners, boxes, labels, crowd, areas = owners[rows], boxes[rows], labels[rows], crowd[rows], areas[rows]
+    if raw.fractions:
+        with np.errstate(over="ignore"):
+            boxes = boxes * np.tile(sizes[owners][:, ::-1], (1, 2))
+    boxes, verdict = clean_boxes(boxes, sizes[owners])
+    _log_boxes(raw, rows, verdict, log)
+    _limit_faulty(raw, verdict, log, max_faulty_boxes)
+
+    kept = verdict <= OVERFLOW
+    rows, owners, boxes, labels = rows[kept], owners[kept], boxes[kept], labels[kept]
+    crowd, areas, verdict = crowd[kept], areas[kept], verdict[kept]
+    own_areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    areas = np.where(np.isfinite(areas) & (areas > 0), areas, own_areas)
+    areas = np.where(verdict == KEEP, areas, np.minimum(areas, own_areas))
+    _log_duplicates(raw, rows, owners, labels, boxes, log)
+
+    ends = np.searchsorted(owners, np.arange(len(raw.images)), side="right")
+    records = []
+    start = 0
+    for i, image in enumerate(raw.images):
+        mine = slice(start, start := int(ends[i]))
+        if readable[i]:
+            records.append(
+                ImageRecord(
+                    id=image.id, file=image.file, height=int(sizes[i, 0]), width=int(sizes[i, 1]),
+                    boxes=boxes[mine], labels=labels[mine], crowd=crowd[mine], areas=areas[mine],
+                )
+            )  # fmt: skip
+    return DetectionDataset(
+        root=raw.source.root,
+        split=raw.source.split,
+        format=raw.source.format,
+        categories=raw.categories,
+        images=tuple(records),
+    )
+
+
+def _checked_size(raw: RawSplit, index: int, found: tuple[int, int] | UserError, log: FaultLog) -> tuple[int, int]:
+    """The image's true size, or (0, 0) for an image that cannot be read."""
+    image = raw.images[index]
+    if isinstance(found, UserError):
+        problem = str(found).removeprefix(f"{image.file}: ")
+        log.add(FaultKind.UNREADABLE_IMAGE, image.file, "", problem)
+        return 0, 0
+    if image.recorded is not None and image.recorded != found:
+        height, width = image.recorded
+        if image.recorded == found[::-1]:
+            reason = (
+                "the two are swapped, as when boxes were drawn without or the image saved without its EXIF "
+                "orientation; record the size and the boxes of the upright image"
+            )
+        else:
+            reason = "correct the recorded size, or restore the image that the boxes were drawn on"
+        log.add(
+            FaultKind.WRONG_SIZE,
+            image.annotations,
+            image.item,
+            f"the size is recorded as {width} x {height} (width x height), but {image.file} is "
+            f"{found[1]} x {found[0]}: {reason}",
+        )
+    return found
+
+
+def _log_boxes(raw: RawSplit, rows: np.ndarray, verdict: np.ndarray, log: FaultLog) -> None:
+    for value, kind in _KINDS.items():
+        hits = rows[verdict == value]
+        log.add_many(kind, len(hits), [_box_fault(raw, int(row), kind, _PROBLEMS[value]) for row in hits[:EXAMPLES]])
+
+
+def _box_fault(raw: RawSplit, row: int, kind: FaultKind, problem: str) -> Fault:
+    image = raw.images[raw.owners[row]]
+    numbers = ", ".join(f"{value:g}" for value in raw.boxes[row])
+    unit = " as fractions of the image's sides" if raw.fractions else ""
+    what = f"the box x1, y1, x2, y2 = {numbers}{unit} of {image.file.name} {problem}"
+    return Fault(kind, image.annotations, raw.items[row], what)
+
+
+def _limit_faulty(raw: RawSplit, verdict: np.ndarray, log: FaultLog, most: float) -> None:
+    faulty = int((verdict >= OVERFLOW).sum())
+    if faulty > most * len(verdict):
+        kinds = [(log.counts[kind], kind) for kind in FAULTY_BOX if log.counts[kind]]
+        listed = ", ".join(f"{count} {kind.key}" for count, kind in kinds)
+        first = log.examples[max(kinds, key=lambda pair: pair[0])[1]][0]
+        item = f"{first.item} of {first.file}" if first.file != raw.source.annotations else first.item
+        log.add(
+            FaultKind.TOO_MANY_FAULTY_BOXES,
+            raw.source.annotations,
+            "",
+            f"{faulty} of the {len(verdict)} boxes of split {raw.source.split} are faulty ({listed}; for example "
+            f"{item}), more than the {most:.3g} allowed; mend them, or raise --data.max_faulty_boxes",
+        )
+
+
+def _log_duplicates(
+    raw: RawSplit, rows: np.ndarray, owners: np.ndarray, labels: np.ndarray, boxes: np.ndarray, log: FaultLog
+) -> None:
+    if not len(rows):
+        return
+    table = np.column_stack([owners, labels, boxes])
+    order = np.lexsort(table.T[::-1])
+    again = order[1:][(table[order[1:]] == table[order[:-1]]).all(axis=1)]
+    kind = FaultKind.DUPLICATE_OBJECT
+    examples = [
+        _box_fault(raw, int(row), kind, "is listed twice with the same class") for row in rows[again[:EXAMPLES]]
+    ]
+    log.add_many(kind, len(again), examples)

@@ -1,0 +1,106 @@
+"""What can be wrong with a data set: the kinds of fault, and the log they are counted in."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+
+EXAMPLES = 5
+"""Faults of one kind that are kept in full; the rest are only counted."""
+
+
+class FaultKind(Enum):
+    """A kind of fault: its key in reports, whether it stops training, and what it is called."""
+
+    def __init__(self, key: str, stops: bool, title: str) -> None:
+        self.key = key
+        self.stops = stops
+        self.title = title
+
+    BROKEN_FILE = "broken_file", True, "annotation files that cannot be read"
+    BROKEN_RECORD = "broken_record", True, "records with a missing or malformed field"
+    NO_IMAGES = "no_images", True, "splits without images"
+    MISSING_IMAGE = "missing_image", True, "image files that are missing"
+    MISSING_ANNOTATION = "missing_annotation", True, "annotation files that are missing"
+    UNREADABLE_IMAGE = "unreadable_image", True, "images that are truncated, damaged or too large"
+    WRONG_SIZE = "wrong_size", True, "images whose size differs from the recorded one"
+    DUPLICATE_IMAGE = "duplicate_image", True, "images recorded twice"
+    DUPLICATE_ANNOTATION = "duplicate_annotation", True, "annotation ids used twice"
+    UNKNOWN_IMAGE = "unknown_image", True, "annotations of an image that is not listed"
+    UNKNOWN_CATEGORY = "unknown_category", True, "objects of an unknown category"
+    CATEGORIES_DIFFER = "categories_differ", True, "categories that differ between splits"
+    TOO_MANY_FAULTY_BOXES = "too_many_faulty_boxes", True, "splits with too many faulty boxes"
+
+    BOX_NOT_FINITE = "box_not_finite", False, "boxes with a coordinate that is NaN or infinite (dropped)"
+    BOX_INVERTED = "box_inverted", False, "boxes that end before they begin (dropped)"
+    BOX_NO_AREA = "box_no_area", False, "boxes without area (dropped)"
+    BOX_OUTSIDE = "box_outside", False, "boxes wholly outside their image (dropped)"
+    BOX_OVERFLOW = "box_overflow", False, "boxes far over the image's border (clipped)"
+    BOX_CLIPPED = "box_clipped", False, "boxes slightly over the image's border (clipped)"
+    DUPLICATE_OBJECT = "duplicate_object", False, "objects listed twice (same class, same box; kept)"
+    POLYGON = "polygon", False, "polygons (their bounding boxes are used)"
+    DIFFICULT = "difficult", False, "objects marked difficult (ignored, like COCO's crowd)"
+    NO_LABEL_FILE = "no_label_file", False, "images without a label file (read as images without objects)"
+    NO_ANNOTATION = "no_annotation", False, "images without an annotation file (left out)"
+    SHARED_IMAGE = "shared_image", False, "image files recorded under several ids"
+    NO_OBJECTS = "no_objects", False, "splits without objects"
+    UNUSED_CATEGORY = "unused_category", False, "categories without objects"
+    SIMILAR_CATEGORIES = "similar_categories", False, "categories whose names differ in case or spacing only"
+
+
+FAULTY_BOX = (
+    FaultKind.BOX_NOT_FINITE,
+    FaultKind.BOX_INVERTED,
+    FaultKind.BOX_NO_AREA,
+    FaultKind.BOX_OUTSIDE,
+    FaultKind.BOX_OVERFLOW,
+)
+"""The kinds whose share of all boxes `--data.max_faulty_boxes` limits. Small overflows are not among them."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault: where it is, and what is wrong and how to mend it."""
+
+    kind: FaultKind
+    file: Path
+    item: str  # "annotation 17", "line 3", ...; empty where the whole file is meant
+    problem: str
+
+    def sentence(self) -> str:
+        return f"{self.file}: {self.item}: {self.problem}" if self.item else f"{self.file}: {self.problem}"
+
+
+@dataclass
+class FaultLog:
+    """Counts of all faults by kind, and the first few of each kind."""
+
+    counts: Counter[FaultKind] = field(default_factory=Counter)
+    examples: dict[FaultKind, list[Fault]] = field(default_factory=dict)
+
+    def add(self, kind: FaultKind, file: Path, item: str, problem: str) -> None:
+        self.add_many(kind, 1, [Fault(kind, file, item, problem)])
+
+    def add_many(self, kind: FaultKind, count: int, first: Iterable[Fault]) -> None:
+        """Counts ``count`` faults, of which ``first`` yields at least the first few."""
+        if count:
+            self.counts[kind] += count
+            kept = self.examples.setdefault(kind, [])
+            for fault in first:
+                if len(kept) >= EXAMPLES:
+                    break
+                kept.append(fault)
+
+    def merge(self, other: FaultLog) -> None:
+        for kind, count in other.counts.items():
+            self.add_many(kind, count, other.examples[kind])
+
+    def first_error(self) -> Fault | None:
+        """The first fault that stops training, in the order of the kinds above."""
+        return next((self.examples[kind][0] for kind in FaultKind if kind.stops and self.counts[kind]), None)
+
+    def count_errors(self) -> int:
+        return sum(count for kind, count in self.counts.items() if kind.stops)

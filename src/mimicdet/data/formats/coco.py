@@ -1,0 +1,265 @@
+"""COCO: one JSON file a split, with `images`, `annotations` and `categories`.
+
+Layouts found in a folder DIR (a path to one JSON file works as well):
+
+- DIR/train.json, images in DIR/train/ (or DIR/images/train/, DIR/images/, DIR itself);
+- DIR/annotations/instances_train2017.json, images in DIR/train2017/ (or DIR/images/train2017/, ...);
+- DIR/train/_annotations.coco.json beside its images (Roboflow);
+- DIR with a single JSON file of any name: one split, called train unless the file's name speaks of another.
+
+Read from a record: `id`, `file_name`, `width`, `height`; `image_id`, `category_id`, `bbox`, `iscrowd`, `area`
+(width times height where missing). Segmentations, of any kind, are not looked at. Ids may have gaps; classes are
+ordered by id.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from mimicdet.data.dataset import Category
+from mimicdet.data.faults import FaultKind, FaultLog
+from mimicdet.data.formats.text import clean_name, read_text
+from mimicdet.data.images import find_image
+from mimicdet.data.raw import RawImage, RawSplit, Source
+from mimicdet.data.splits import name_splits, split_word
+from mimicdet.errors import UserError
+
+
+def find(path: Path) -> dict[str, Source] | None:
+    """The COCO splits at a path, or None if it does not look like COCO. Looks at names only."""
+    if path.is_file():
+        return _sources(path.parent, _single(path)) if path.suffix.lower() == ".json" else None
+    top = _json_files(path)
+    inner = _json_files(path / "annotations")
+    for files in (top, inner):
+        if named := name_splits((file.stem, file) for file in files):
+            return _sources(path, named)
+    beside = {folder.name: _json_files(folder) for folder in _folders(path) if split_word(folder.name)}
+    if named := name_splits((name, files[0]) for name, files in beside.items() if len(files) == 1):
+        return _sources(path, named)
+    for files in (top, inner):
+        if len(files) == 1:
+            return _sources(path, _single(files[0]))
+    return None
+
+
+def _single(file: Path) -> dict[str, Path]:
+    word = split_word(file.stem)
+    return {word[0] if word else "train": file}
+
+
+def _sources(root: Path, files: dict[str, Path]) -> dict[str, Source]:
+    return {
+        split: Source("coco", root, split, annotations=file, images=_image_folders(file, split))
+        for split, file in files.items()
+    }
+
+
+def _image_folders(file: Path, split: str) -> tuple[Path, ...]:
+    """Where the images of a JSON file may lie, most specific first."""
+    home = file.parent
+    homes = (home, home.parent) if home.name.lower() == "annotations" else (home,)
+    names = dict.fromkeys((file.stem.removeprefix("instances_"), file.stem, split))
+    folders: list[Path] = []
+    for base in homes:
+        for name in names:
+            folders += [base / name / "images", base / name, base / "images" / name]
+        folders += [base / "images", base]
+    return tuple(folder for folder in dict.fromkeys(folders) if folder.is_dir())
+
+
+def read(source: Source, log: FaultLog) -> RawSplit:
+    """The split's records. Faulty ones go into ``log``; UserError when the file as a whole cannot be read."""
+    file = source.annotations
+    document = _load(file)
+    raw = RawSplit(source, _categories(file, document["categories"], log))
+    labels = {category.id: label for label, category in enumerate(raw.categories)}
+    rows = _read_images(raw, document["images"], log)
+    _read_annotations(raw, document["annotations"], rows, labels, log)
+    return raw
+
+
+def _load(file: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(read_text(file))
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{file}: is not valid JSON ({error.msg}, line {error.lineno} column {error.colno}); "
+            "write it again, or restore a complete copy"
+        ) from None
+    except ValueError as error:  # a whole number with thousands of digits
+        raise UserError(f"{file}: is not usable JSON ({error}); correct it") from None
+    except RecursionError:
+        raise UserError(f"{file}: is nested too deeply to be COCO JSON; check that it is the right file") from None
+    if isinstance(document, list):
+        raise UserError(
+            f"{file}: holds a list, not COCO ground truth (images, annotations, categories); detection results "
+            "cannot stand in for annotations, give the annotation file"
+        )
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(document, dict) or not isinstance(document.get(key), list):
+            raise UserError(f"{file}: has no list {key!r}, which COCO annotations need; add it, or give the right file")
+    return document
+
+
+def _categories(file: Path, entries: list[Any], log: FaultLog) -> tuple[Category, ...]:
+    if not entries:
+        raise UserError(f"{file}: lists no categories; add at least one")
+    names: dict[int, str] = {}
+    for position, entry in enumerate(entries):
+        item = f"categories[{position}]"
+        number = _integer(entry.get("id")) if isinstance(entry, dict) else None
+        if number is None or not isinstance(entry.get("name"), str):
+            raise UserError(f"{file}: {item}: needs a whole number `id` and a text `name`; add them")
+        name = clean_name(entry["name"], file, item)
+        if number in names:
+            raise UserError(f"{file}: {item}: id {number} is also that of {names[number]!r}; give each its own id")
+        if name in names.values():
+            raise UserError(f"{file}: {item}: there are two categories named {name!r}; merge or rename them")
+        names[number] = name
+    return tuple(Category(number, names[number]) for number in sorted(names))
+
+
+def _read_images(raw: RawSplit, entries: list[Any], log: FaultLog) -> dict[int, int | None]:
+    """Appends the images; returns for each image id its row, None for one whose file is missing or faulty."""
+    file, folders = raw.source.annotations, raw.source.images
+    rows: dict[int, int | None] = {}
+    names: dict[str, int] = {}
+    for position, entry in enumerate(entries):
+        item = f"images[{position}]"
+        number = _integer(entry.get("id")) if isinstance(entry, dict) else None
+        if number is None:
+            log.add(FaultKind.BROKEN_RECORD, file, item, "needs a whole number `id`; add one")
+            continue
+        item = f"image {number}"
+        if number in rows:
+            log.add(FaultKind.DUPLICATE_IMAGE, file, item, "this id is used twice; give each image its own")
+            continue
+        rows[number] = None
+        name, height, width = entry.get("file_name"), entry.get("height"), entry.get("width")
+        if not isinstance(name, str) or not name.strip():
+            log.add(FaultKind.BROKEN_RECORD, file, item, "needs a `file_name`; add it")
+            continue
+        item = f"image {number} ({name})"
+        recorded = None
+        if height is not None or width is not None:
+            sides = _integer(height), _integer(width)
+            if sides[0] is None or sides[1] is None or min(sides[0], sides[1]) < 1:
+                log.add(
+                    FaultKind.BROKEN_RECORD, file, item,
+                    f"width {width!r} and height {height!r} must be positive whole numbers; correct or remove them",
+                )  # fmt: skip
+                continue
+            recorded = sides[0], sides[1]
+        found = find_image(name, folders)
+        if found is None:
+            where = ", ".join(str(folder) for folder in folders)
+            log.add(
+                FaultKind.MISSING_IMAGE, file, item,
+                f"there is no such file in {where}; put it there, correct `file_name`, or remove the image",
+            )  # fmt: skip
+            continue
+        if name in names:
+            log.add(
+                FaultKind.SHARED_IMAGE, file, item,
+                f"image {names[name]} is the same file; give all its objects to one of them",
+            )  # fmt: skip
+        names[name] = number
+        rows[number] = len(raw.images)
+        raw.images.append(RawImage(number, found, recorded, file, item))
+    return rows
+
+
+def _read_annotations(
+    raw: RawSplit, entries: list[Any], rows: dict[int, int | None], labels: dict[int, int], log: FaultLog
+) -> None:
+    file = raw.source.annotations
+    seen: set[Any] = set()
+    for position, entry in enumerate(entries):
+        item = f"annotations[{position}]"
+        if not isinstance(entry, dict):
+            log.add(FaultKind.BROKEN_RECORD, file, item, "is not an object with fields; correct it")
+            continue
+        number = entry.get("id")
+        if isinstance(number, int | str):
+            item = f"annotation {number}"
+            if number in seen:
+                log.add(
+                    FaultKind.DUPLICATE_ANNOTATION, file, item,
+                    "this id is used twice; give each annotation its own, or remove the double",
+                )  # fmt: skip
+                continue
+            seen.add(number)
+        image_id, category_id = _integer(entry.get("image_id")), _integer(entry.get("category_id"))
+        box, crowd, area = entry.get("bbox"), entry.get("iscrowd"), _number(entry.get("area"))
+        if image_id is None or category_id is None:
+            log.add(
+                FaultKind.BROKEN_RECORD, file, item,
+                "needs whole numbers `image_id` and `category_id`; correct them",
+            )  # fmt: skip
+        elif image_id not in rows:
+            log.add(
+                FaultKind.UNKNOWN_IMAGE, file, item,
+                f"image_id {image_id} is not among `images`; correct it, or remove the annotation",
+            )  # fmt: skip
+        elif category_id not in labels:
+            log.add(
+                FaultKind.UNKNOWN_CATEGORY, file, item,
+                f"category_id {category_id} is not among the categories ({_listing(labels)}); correct it, or "
+                "add the category",
+            )  # fmt: skip
+        elif not isinstance(box, list) or len(box) != 4 or any(_number(value) is None for value in box):
+            log.add(
+                FaultKind.BROKEN_RECORD, file, item,
+                "needs a `bbox` of four numbers [x, y, width, height]; correct it, or remove the annotation",
+            )  # fmt: skip
+        elif crowd not in (None, 0, 1):
+            log.add(FaultKind.BROKEN_RECORD, file, item, f"iscrowd is {crowd!r}; it must be 0 or 1")
+        else:
+            row = rows[image_id]
+            if row is not None:
+                x, y, width, height = (_number(value) or 0.0 for value in box)
+                raw.add(
+                    owner=row,
+                    box=(x, y, x + width, y + height),
+                    label=labels[category_id],
+                    item=item,
+                    crowd=bool(crowd),
+                    area=math.nan if area is None else area,
+                )
+
+
+def _integer(value: Any) -> int | None:
+    """A whole number, also one written as 3.0; None for anything else."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _number(value: Any) -> float | None:
+    """A number as a float (NaN and infinity are numbers); None for anything else."""
+    if isinstance(value, float):
+        return value
+    if not isinstance(value, int) or isinstance(value, bool):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.copysign(math.inf, value)
+
+
+def _listing(values: Iterable[int]) -> str:
+    numbers = list(values)
+    return ", ".join(map(str, numbers[:10])) + (", ..." if len(numbers) > 10 else "")
+
+
+def _json_files(folder: Path) -> list[Path]:
+    return sorted(f for f in folder.glob("*.json") if f.is_file() and f.name[0] != ".") if folder.is_dir() else []
+
+
+def _folders(path: Path) -> list[Path]:
+    return sorted(folder for folder in path.iterdir() if folder.is_dir())

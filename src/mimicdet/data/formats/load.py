@@ -1,0 +1,106 @@
+"""Reads a data set, whatever its format: the one way in for training, evaluation and `check`."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+from mimicdet.data.categories import compare_categories
+from mimicdet.data.clean import clean
+from mimicdet.data.dataset import DetectionDataset
+from mimicdet.data.faults import FaultKind, FaultLog
+from mimicdet.data.formats import coco
+from mimicdet.data.formats.look import find_splits
+from mimicdet.data.images import inspect_images
+from mimicdet.data.raw import RawSplit, SplitSources
+from mimicdet.data.splits import resolve_split
+from mimicdet.errors import UserError
+
+
+def available_splits(path: str | Path) -> tuple[str, ...]:
+    """The names of a data set's splits as its files have them: train first, then val or valid, then test."""
+    return tuple(find_splits(path).splits)
+
+
+def load_dataset(
+    path: str | Path, split: str = "train", *, max_faulty_boxes: float = 0.05, voc_one_based: bool = False
+) -> DetectionDataset:
+    """Reads one split of a data set in COCO, YOLO or PASCAL VOC format, told apart by looking.
+
+    ``split`` is the split's name or a usual alias (val, valid, validation); "valid+test" pools several: image
+    ids are then numbered anew if they clash. Boxes are cleaned by the rules of `mimicdet.data.clean`; more than
+    ``max_faulty_boxes`` (a share, 0..1) faulty ones are an error. ``voc_one_based`` is for VOC files that count
+    pixels from 1. Every image's header is read; pixels are not decoded (see `mimicdet.data.check`).
+
+    Raises UserError for the first fault that makes the data unfit for training.
+    """
+    sources = find_splits(path)
+    parts = []
+    for name in resolve_split(split, sources.splits, sources.root):
+        dataset, log = read_split(sources, name, max_faulty_boxes=max_faulty_boxes, voc_one_based=voc_one_based)
+        raise_errors(log, sources.root)
+        assert dataset is not None
+        parts.append(dataset)
+    return pool(parts, sources)
+
+
+def read_split(
+    sources: SplitSources,
+    split: str,
+    *,
+    max_faulty_boxes: float,
+    voc_one_based: bool,
+    decode: bool = False,
+    progress: bool = False,
+) -> tuple[DetectionDataset | None, FaultLog]:
+    """One split, clean, and everything that is wrong with it. None where the annotations cannot be read at all.
+
+    ``decode`` reads the images' pixels too, not only their headers; ``progress`` shows a bar.
+    """
+    log = FaultLog()
+    source = sources.splits[split]
+    try:
+        raw = _read_raw(sources, split, log, voc_one_based)
+    except UserError as error:
+        log.add(FaultKind.BROKEN_FILE, source.annotations, "", str(error).removeprefix(f"{source.annotations}: "))
+        return None, log
+    if not raw.images and not log.count_errors():
+        log.add(FaultKind.NO_IMAGES, source.annotations, "", f"split {split} has no images; add some")
+    found = inspect_images([image.file for image in raw.images], decode=decode, progress=progress, label=split)
+    return clean(raw, found, log, max_faulty_boxes=max_faulty_boxes), log
+
+
+def _read_raw(sources: SplitSources, split: str, log: FaultLog, voc_one_based: bool) -> RawSplit:
+    return coco.read(sources.splits[split], log)
+
+
+def raise_errors(log: FaultLog, root: Path) -> None:
+    """Raises the log's first error as a UserError, which also says how many more there are."""
+    first = log.first_error()
+    if first is not None:
+        more = log.count_errors() - 1
+        rest = f" ({more} more such faults: `mimicdet check {root}` lists them)" if more else ""
+        raise UserError(first.sentence() + rest)
+
+
+def pool(parts: Sequence[DetectionDataset], sources: SplitSources) -> DetectionDataset:
+    """Several splits as one. Image ids are numbered 1, 2, ... if they clash; categories must agree."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    log = FaultLog()
+    for part in parts[1:]:
+        compare_categories(
+            first.categories,
+            part.categories,
+            sources.splits[first.split].annotations,
+            sources.splits[part.split].annotations,
+            log,
+        )
+    raise_errors(log, sources.root)
+    images = tuple(itertools.chain.from_iterable(part.images for part in parts))
+    if len({image.id for image in images}) < len(images):
+        images = tuple(dataclasses.replace(image, id=i) for i, image in enumerate(images, start=1))
+    return dataclasses.replace(first, split="+".join(part.split for part in parts), images=images)
