@@ -261,7 +261,8 @@ class Settings(Section):
             )
         if self.model.head_paths == "single" and self.mimic.classification in ("feature", "both"):
             raise ValueError(
-                f"mimic.classification {self.mimic.classification!r} counts the one feature of model.head_paths 'single' twice; "
-                f"use 'logits' or 'centred_logits', or loss.mimic_classification 0 for the feature alone"
+                f"mimic.classification {self.mimic.classification!r} counts the one feature of "
+                f"model.head_paths 'single' twice; use 'logits' or 'centred_logits', or set "
+                f"loss.mimic_classification to 0 for the feature alone"
             )
         return self
