@@ -1,0 +1,1 @@
+"""One file a command: a dataclass of its options, and `run`."""

@@ -1,0 +1,280 @@
+"""From preset, YAML file and command line to ``Settings``, and back to one complete YAML file.
+
+Later layers win, key by key: defaults < preset < ``--config`` file < ``--section.key value``. Every error is a
+``UserError`` of one sentence that names the layer, the key and what to write instead.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from mimicdet.config import Settings
+from mimicdet.errors import UserError
+
+PRESET_FOLDER = Path(__file__).parent / "presets"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Settings from one place.
+
+    ``source`` says where, in a sentence: "in my.yaml". ``values`` maps dotted keys (``optim.lr``) to plain values.
+    """
+
+    source: str
+    values: dict[str, Any]
+
+
+def leaf_fields(model: type[BaseModel] = Settings, prefix: str = "") -> dict[str, FieldInfo]:
+    """Every setting by its dotted name, in the order of ``config.py``."""
+    fields: dict[str, FieldInfo] = {}
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            fields |= leaf_fields(field.annotation, f"{prefix}{name}.")
+        else:
+            fields[prefix + name] = field
+    return fields
+
+
+FIELDS = leaf_fields()
+SECTIONS = tuple(dict.fromkeys(name.rpartition(".")[0] for name in FIELDS if "." in name))
+
+
+# ---------------------------------------------------------------------------------------------- presets
+
+
+def preset_names() -> tuple[str, ...]:
+    """Names of the presets that come with the package, sorted."""
+    return tuple(sorted(path.stem for path in PRESET_FOLDER.glob("*.yaml")))
+
+
+def preset_file(name: str) -> Path:
+    """The YAML file of a preset; ``UserError`` with the nearest name if there is none called so."""
+    names = preset_names()
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+        hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(names)}"
+        path_hint = " (a file of your own goes with --config)" if name.endswith((".yaml", ".yml")) else ""
+        raise UserError(f"there is no preset '{name}'{path_hint}; {hint}")
+    return PRESET_FOLDER / f"{name}.yaml"
+
+
+def preset_header(name: str) -> list[str]:
+    """The comment lines at the top of a preset, without ``#``: summary, command, cost, expected metric."""
+    lines: list[str] = []
+    for line in preset_file(name).read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line[1:].removeprefix(" "))
+    return lines
+
+
+# ------------------------------------------------------------------------------------------------- YAML
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 scalars: PyYAML's YAML 1.1 reads ``1e-3`` as text and ``precision: no`` as False.
+
+    A key given twice is an error instead of a silent overwrite; aliases, which settings don't need, are refused.
+    """
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (name and type are PyYAML's)
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.MarkedYAMLError(
+                problem="aliases (*name) have no place in settings", problem_mark=self.peek_event().start_mark
+            )
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            problem = None
+            if not isinstance(key, yaml.ScalarNode):
+                problem = "a key must be a plain word"
+            elif key.value in seen:
+                problem = f"key '{key.value}' is given twice"
+            if problem:
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+for _tag, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", [*"~nN", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", [*"tTfF"]),
+    ("int", r"[-+]?(0|[1-9][0-9]*)", [*"-+0123456789"]),
+    ("float", r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?", [*"-+.0123456789"]),
+    ("float", r"[-+]?[0-9]+[eE][-+]?[0-9]+|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", [*"-+.0123456789"]),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), _first)
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """Plain values from YAML text; ``UserError`` naming ``source`` and the line where it is broken."""
+    try:
+        return yaml.load(text, Loader=_Loader)  # a SafeLoader: builds plain values only
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{source}{where}: not valid YAML: {error.problem or error.context}") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2020-99-99, a stray control character
+        raise UserError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def read_layer(path: Path) -> Layer:
+    """One YAML file of settings, checked for unknown keys."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"settings file {path} does not exist") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"settings file {path} cannot be read: {error}") from None
+    content = parse_yaml(text, str(path))
+    if content is None:
+        content = {}
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no settings: it should be 'section:' lines with 'key: value' below them")
+    source = f"in {path}"
+    return Layer(source, dict(_flatten(content, source)))
+
+
+def _flatten(content: dict[Any, Any], source: str) -> Iterator[tuple[str, Any]]:
+    for name, value in content.items():
+        if name in SECTIONS:
+            if value is None:  # all keys of the section commented out
+                continue
+            if not isinstance(value, dict):
+                raise UserError(f"'{name}' {source} is a section: write 'key: value' lines below it")
+            for key, leaf in value.items():
+                check_key(f"{name}.{key}", source)
+                yield f"{name}.{key}", leaf
+        elif name in FIELDS and "." in name:
+            section, _, key = name.rpartition(".")
+            raise UserError(f"'{name}' {source} should be nested: '{section}:' and '{key}: ...' below it")
+        else:
+            check_key(str(name), source)
+            yield str(name), value
+
+
+# ---------------------------------------------------------------------------------------- unknown keys
+
+
+def check_key(name: str, source: str) -> None:
+    """``UserError`` naming the nearest setting, unless ``name`` is one."""
+    if name not in FIELDS:
+        raise UserError(f"unknown setting '{name}' {source}; {suggestion(name)}")
+
+
+def suggestion(name: str, also: Sequence[str] = ()) -> str:
+    """``did you mean 'optim.lr'?`` for the setting (or name in ``also``) nearest to a misspelt one."""
+    near = max([*FIELDS, *also], key=lambda candidate: _likeness(name, candidate))
+    if _likeness(name, near) >= 0.65:
+        return f"did you mean '{near}'?"
+    return "`mimicdet train --help` lists them all"
+
+
+def _likeness(wrong: str, right: str) -> float:
+    """Likeness of two dotted names; the last part alone counts too, and so does an abbreviation (lr)."""
+    wrong_section, _, wrong_leaf = wrong.lower().replace("-", "_").rpartition(".")
+    right_section, _, right_leaf = right.rpartition(".")
+    leaf = difflib.SequenceMatcher(None, wrong_leaf, right_leaf).ratio()
+    if right_leaf == _initials(wrong_leaf) or wrong_leaf == _initials(right_leaf):
+        leaf = max(leaf, 0.8)
+    section = difflib.SequenceMatcher(None, wrong_section, right_section).ratio() if wrong_section else 0.5
+    return 0.75 * leaf + 0.25 * section
+
+
+def _initials(name: str) -> str:
+    words = name.split("_")
+    return "".join(word[0] for word in words if word) if len(words) > 1 else ""
+
+
+# ------------------------------------------------------------------------------------- layers -> Settings
+
+
+def resolve(layers: Iterable[Layer]) -> Settings:
+    """Settings from layers, of which a later one wins over an earlier one, key by key."""
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for layer in layers:
+        for name, value in layer.values.items():
+            check_key(name, layer.source)
+            values[name] = value
+            sources[name] = layer.source
+    nested: dict[str, Any] = {}
+    for name, value in values.items():
+        if not _is_finite(value):
+            raise UserError(f"setting '{name}' {sources[name]} is {_shown(value)}; it should be a finite number")
+        section, _, key = name.rpartition(".")
+        (nested.setdefault(section, {}) if section else nested)[key] = value
+    try:
+        # By way of JSON because strict validation of Python values takes no list for a tuple.
+        return Settings.model_validate_json(json.dumps(nested, default=str))
+    except ValidationError as error:
+        raise UserError(_explain(error, values, sources)) from None
+
+
+def load_settings(*, preset: str | None = None, config: Path | None = None, overrides: Layer | None = None) -> Settings:
+    """Settings of a preset, changed by a YAML file, changed by the command line."""
+    layers = []
+    if preset is not None:
+        layers.append(read_layer(preset_file(preset)))
+    if config is not None:
+        layers.append(read_layer(config))
+    if overrides is not None:
+        layers.append(overrides)
+    return resolve(layers)
+
+
+def dump_settings(settings: Settings) -> str:
+    """All settings as YAML that ``--config`` reads back to the same settings."""
+    content = json.loads(settings.model_dump_json())
+    text: str = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, allow_unicode=True)
+    return text
+
+
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(_is_finite(item) for item in value)
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def _shown(value: Any) -> str:
+    return "empty" if value is None else json.dumps(value, default=str)
+
+
+def _explain(error: ValidationError, values: dict[str, Any], sources: dict[str, str]) -> str:
+    """The first of pydantic's findings as one sentence."""
+    first = error.errors(include_url=False)[0]
+    path = [str(part) for part in first["loc"]]
+    name = next((".".join(path[:n]) for n in (1, 2) if ".".join(path[:n]) in FIELDS), None)
+    if name is None:  # several keys that do not go together; the model's own message names them
+        message = first["msg"].removeprefix("Value error, ")
+        concerned = [key for key in values if key in message] or [
+            key for key in values if path and key.startswith(path[0] + ".") and key.rpartition(".")[2] in message
+        ]
+        where = " and ".join(dict.fromkeys(sources[key] for key in concerned))
+        return f"{message} ({where})" if where else message
+    subject = _shown(first["input"]) + " in it" if len(path) > name.count(".") + 1 else "it"
+    expected = first["msg"].replace("Input should", f"{subject} should").replace("valid array", "list")
+    if first["type"] in ("missing", "too_long", "too_short"):
+        expected = f"it should be a list of {_tuple_length(name)} values"
+    return f"setting '{name}' {sources[name]} is {_shown(values[name])}; {expected}"
+
+
+def _tuple_length(name: str) -> int:
+    default = FIELDS[name].get_default(call_default_factory=True)
+    return len(default)
