@@ -152,8 +152,7 @@ def _checked_size(raw: RawSplit, index: int, found: tuple[int, int] | UserError,
     """The image's true size, or (0, 0) for an image that cannot be read."""
     image = raw.images[index]
     if isinstance(found, UserError):
-        problem = str(found).removeprefix(f"{image.file}: ")
-        log.add(FaultKind.UNREADABLE_IMAGE, image.file, "", problem)
+        log.add_error(FaultKind.UNREADABLE_IMAGE, found)
         return 0, 0
     if image.recorded is not None and image.recorded != found:
         height, width = image.recorded

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
+from mimicdet.errors import UserError
+
 EXAMPLES = 5
 """Faults of one kind that are kept in full; the rest are only counted."""
 
@@ -93,6 +95,11 @@ class FaultLog:
                 if len(kept) >= EXAMPLES:
                     break
                 kept.append(fault)
+
+    def add_error(self, kind: FaultKind, error: UserError) -> None:
+        """Counts a UserError, whose message begins with the file's name and a colon."""
+        file, _, problem = str(error).partition(": ")
+        self.add(kind, Path(file), "", problem)
 
     def merge(self, other: FaultLog) -> None:
         for kind, count in other.counts.items():

@@ -11,7 +11,7 @@ from mimicdet.data.categories import compare_categories
 from mimicdet.data.clean import clean
 from mimicdet.data.dataset import DetectionDataset
 from mimicdet.data.faults import FaultKind, FaultLog
-from mimicdet.data.formats import coco
+from mimicdet.data.formats import coco, voc, yolo
 from mimicdet.data.formats.look import find_splits
 from mimicdet.data.images import inspect_images
 from mimicdet.data.raw import RawSplit, SplitSources
@@ -64,7 +64,7 @@ def read_split(
     try:
         raw = _read_raw(sources, split, log, voc_one_based)
     except UserError as error:
-        log.add(FaultKind.BROKEN_FILE, source.annotations, "", str(error).removeprefix(f"{source.annotations}: "))
+        log.add_error(FaultKind.BROKEN_FILE, error)
         return None, log
     if not raw.images and not log.count_errors():
         log.add(FaultKind.NO_IMAGES, source.annotations, "", f"split {split} has no images; add some")
@@ -73,7 +73,11 @@ def read_split(
 
 
 def _read_raw(sources: SplitSources, split: str, log: FaultLog, voc_one_based: bool) -> RawSplit:
-    return coco.read(sources.splits[split], log)
+    if sources.format == "coco":
+        return coco.read(sources.splits[split], log)
+    if sources.format == "yolo":
+        return yolo.read(sources.splits[split], log)
+    return voc.read(sources, split, log, one_based=voc_one_based)
 
 
 def raise_errors(log: FaultLog, root: Path) -> None:

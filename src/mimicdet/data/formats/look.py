@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mimicdet.data.formats import coco
+from mimicdet.data.formats import coco, voc, yolo
 from mimicdet.data.raw import SplitSources
 from mimicdet.errors import UserError
 
@@ -14,7 +14,7 @@ LAYOUTS = (
     "with JPEGImages/, or train/*.xml beside the images)"
 )
 
-_FINDERS = {"coco": coco.find}
+_FINDERS = {"coco": coco.find, "yolo": yolo.find, "voc": voc.find}
 
 
 def find_splits(path: str | Path) -> SplitSources:

@@ -1,0 +1,286 @@
+"""PASCAL VOC: one XML file an image.
+
+Layouts found in a folder DIR:
+
+- DIR/Annotations/*.xml, images in DIR/JPEGImages/ (or DIR/images/), splits in DIR/ImageSets/Main/train.txt,
+  val.txt, ...; without ImageSets, all of it is one split called train;
+- DIR/train/*.xml, DIR/valid/*.xml, ... beside their images (Roboflow), or with Annotations/ inside each;
+- DIR/*.xml beside the images: one split called train.
+
+Rules:
+
+- The image is the one that <filename> names, else the one with the XML file's own stem.
+- <size> is checked against the image; missing or 0 x 0, it is taken from the image.
+- Coordinates are edges in pixels counted from 0, as labelImg and most tools write them. With ``one_based``, they
+  are inclusive pixel indices counted from 1, as in the original PASCAL VOC: xmin and ymin lose 1.
+- Objects marked <difficult> become crowd: never a target, and detections of them count as neither right nor
+  wrong, which is what the VOC evaluation does with them.
+- Classes are those of DIR/classes.txt (or labels.txt), one a line, in that order. Without it, they are the names
+  used in split train (in all splits if there is no train), sorted alphabetically; a name that only another split
+  uses is an error, since it is mostly a misspelling. Class ids are 1..K.
+
+XML is parsed by defusedxml, which refuses entity declarations.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree.ElementTree import ParseError
+
+import defusedxml.ElementTree
+from defusedxml import DefusedXmlException
+
+from mimicdet.data.categories import nearest
+from mimicdet.data.dataset import Category
+from mimicdet.data.decode import IMAGE_SUFFIXES
+from mimicdet.data.faults import FaultKind, FaultLog
+from mimicdet.data.formats.text import clean_name, read_text
+from mimicdet.data.images import find_image
+from mimicdet.data.raw import RawImage, RawSplit, Source, SplitSources
+from mimicdet.data.splits import name_splits, split_word
+from mimicdet.errors import UserError
+
+CLASS_FILES = ("classes.txt", "labels.txt")
+
+
+def find(path: Path) -> dict[str, Source] | None:
+    """The VOC splits at a folder, or None if it does not look like VOC. Looks at names only."""
+    if not path.is_dir():
+        return None
+    if inner := _annotation_folder(path):
+        images = _image_folders(path, inner)
+        lists = sorted((path / "ImageSets" / "Main").glob("*.txt"))
+        named = name_splits((file.stem, file) for file in lists)
+        if not named:
+            named = {"train": lists[0]} if len(lists) == 1 else {file.stem: file for file in lists}
+        if named:
+            return {name: Source("voc", path, name, inner, images, file) for name, file in named.items()}
+        return {"train": Source("voc", path, "train", inner, images)}
+    beside: list[tuple[str, tuple[Path, Path]]] = []
+    for folder in sorted(path.iterdir()):
+        if folder.is_dir() and split_word(folder.name):
+            inner = _annotation_folder(folder) or (folder if _has_xml(folder) else None)
+            if inner:
+                beside.append((folder.name, (folder, inner)))
+    if beside:
+        return {
+            name: Source("voc", path, name, inner, _image_folders(folder, inner))
+            for name, (folder, inner) in name_splits(beside).items()
+        }
+    return {"train": Source("voc", path, "train", path, _image_folders(path, path))} if _has_xml(path) else None
+
+
+def _annotation_folder(path: Path) -> Path | None:
+    return next((path / n for n in ("Annotations", "annotations") if _has_xml(path / n)), None)
+
+
+def _image_folders(path: Path, annotations: Path) -> tuple[Path, ...]:
+    folders = dict.fromkeys((path / "JPEGImages", path / "Images", path / "images", annotations, path))
+    return tuple(folder for folder in folders if folder.is_dir())
+
+
+def _has_xml(folder: Path) -> bool:
+    return folder.is_dir() and next(folder.glob("*.xml"), None) is not None
+
+
+@dataclass(frozen=True)
+class _Annotation:
+    """What is read from one XML file."""
+
+    filename: str
+    recorded: tuple[int, int] | None  # height, width
+    objects: list[Any]  # <object> elements
+
+
+def read(sources: SplitSources, split: str, log: FaultLog, *, one_based: bool) -> RawSplit:
+    """The split's records. Faulty ones go into ``log``; UserError when no class is known."""
+    source = sources.splits[split]
+    categories, origin = _categories(sources)
+    labels = {category.name: label for label, category in enumerate(categories)}
+    raw = RawSplit(source, categories)
+    by_stem = _images_by_stem(source.images)
+    owners: dict[Path, Path] = {}
+    stems = set()
+    for file in _xml_files(source, log):
+        stems.add(file.stem)
+        try:
+            annotation = _parse(file)
+        except UserError as error:
+            log.add_error(FaultKind.BROKEN_FILE, error)
+            continue
+        image = find_image(annotation.filename, source.images) if annotation.filename else None
+        image = image or by_stem.get(file.stem)
+        if image is None:
+            where = ", ".join(str(folder) for folder in source.images)
+            log.add(
+                FaultKind.MISSING_IMAGE, file, "",
+                f"its image ({annotation.filename or file.stem}) is in none of {where}; put it there, correct "
+                "<filename>, or remove the file",
+            )  # fmt: skip
+            continue
+        if image in owners:
+            log.add(
+                FaultKind.DUPLICATE_IMAGE, file, "",
+                f"{owners[image]} describes the same image {image.name}; correct <filename>, or remove one of them",
+            )  # fmt: skip
+            continue
+        owners[image] = file
+        raw.images.append(RawImage(len(raw.images) + 1, image, annotation.recorded, file, ""))
+        _read_objects(raw, annotation, file, labels, origin, one_based, log)
+    if source.listing is None:
+        for stem, image in by_stem.items():
+            if stem not in stems and image not in owners:
+                log.add(FaultKind.NO_ANNOTATION, image, "", f"there is no {stem}.xml, so the image is left out")
+    return raw
+
+
+def _read_objects(
+    raw: RawSplit,
+    annotation: _Annotation,
+    file: Path,
+    labels: dict[str, int],
+    origin: str,
+    one_based: bool,
+    log: FaultLog,
+) -> None:
+    for number, element in enumerate(annotation.objects, start=1):
+        name = _object_name(element)
+        item = f"object {number} ({name})"
+        corners = [_number(element, f"bndbox/{tag}") for tag in ("xmin", "ymin", "xmax", "ymax")]
+        difficult = (element.findtext("difficult") or "0").strip()
+        if not name or None in corners or difficult not in ("0", "1"):
+            log.add(
+                FaultKind.BROKEN_RECORD, file, item,
+                "needs a <name>, a <bndbox> of numbers xmin, ymin, xmax, ymax, and <difficult> 0, 1 or none; "
+                "correct it",
+            )  # fmt: skip
+        elif name not in labels:
+            log.add(
+                FaultKind.UNKNOWN_CATEGORY, file, item,
+                f"{name!r} is not among the classes of {origin}{nearest(name, list(labels))}; correct it, or list "
+                f"all classes in {raw.source.root / CLASS_FILES[0]}",
+            )  # fmt: skip
+        else:
+            x1, y1, x2, y2 = (corner for corner in corners if corner is not None)
+            if difficult == "1":
+                log.add(FaultKind.DIFFICULT, file, item, "is marked difficult, so it is neither target nor mistake")
+            raw.add(
+                owner=len(raw.images) - 1,
+                box=(x1 - one_based, y1 - one_based, x2, y2),
+                label=labels[name],
+                item=item,
+                crowd=difficult == "1",
+            )
+
+
+def _categories(sources: SplitSources) -> tuple[tuple[Category, ...], str]:
+    """The classes by the rules at the top, and where they come from."""
+    for file in (sources.root / name for name in CLASS_FILES):
+        if file.is_file():
+            lines = [line.strip() for line in read_text(file).splitlines()]
+            names = [clean_name(line, file, f"line {n}") for n, line in enumerate(lines, start=1) if line]
+            twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
+            if twice is not None:
+                raise UserError(f"{file}: class {twice!r} is listed twice; list each once")
+            if not names:
+                raise UserError(f"{file}: lists no classes; write one a line, or remove the file")
+            return _numbered(names), str(file)
+    training = next((n for n in sources.splits if n.startswith("train") and n != "trainval"), None)
+    training = training or ("trainval" if "trainval" in sources.splits else None)
+    chosen = [training] if training else list(sources.splits)
+    used: set[str] = set()
+    for split in chosen:
+        for file in _xml_files(sources.splits[split], FaultLog()):
+            try:
+                used.update(_object_name(element) for element in _parse(file).objects)
+            except UserError:
+                continue  # reported when the split itself is read
+    used.discard("")
+    if not used:
+        raise UserError(
+            f"{sources.splits[chosen[0]].annotations}: no object has a name, so the classes are unknown; list them in "
+            f"{sources.root / CLASS_FILES[0]}"
+        )
+    return _numbered(sorted(used)), f"split {training}" if training else "all splits"
+
+
+def _numbered(names: list[str]) -> tuple[Category, ...]:
+    return tuple(Category(number, name) for number, name in enumerate(names, start=1))
+
+
+def _xml_files(source: Source, log: FaultLog) -> Iterator[Path]:
+    """The split's XML files that exist, in the order of its list, else sorted."""
+    if source.listing is None:
+        yield from sorted(source.annotations.glob("*.xml"))
+        return
+    seen: set[str] = set()
+    for number, line in enumerate(read_text(source.listing).splitlines(), start=1):
+        entry = line.strip()
+        if not entry:
+            continue
+        # Lists of one class end in -1, 0 or 1; some tools list the image's file name.
+        spellings = (entry, os.path.splitext(entry)[0], entry.split()[0])
+        stem = next((s for s in spellings if (source.annotations / f"{s}.xml").is_file()), None)
+        if stem is None:
+            log.add(
+                FaultKind.MISSING_ANNOTATION, source.listing, f"line {number}",
+                f"there is no {source.annotations / (entry + '.xml')}; add it, or remove the line",
+            )  # fmt: skip
+        elif stem in seen:
+            log.add(
+                FaultKind.DUPLICATE_IMAGE, source.listing, f"line {number}",
+                f"{stem} is listed twice; list each image once",
+            )  # fmt: skip
+        else:
+            seen.add(stem)
+            yield source.annotations / f"{stem}.xml"
+
+
+def _parse(file: Path) -> _Annotation:
+    try:
+        root = defusedxml.ElementTree.parse(file).getroot()
+    except DefusedXmlException:
+        raise UserError(
+            f"{file}: declares XML entities, which can be used for attacks and are refused; remove the declarations"
+        ) from None
+    except ParseError as error:
+        raise UserError(f"{file}: is not valid XML ({error}); correct it, or restore a complete copy") from None
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror}); check its permissions") from None
+    except (LookupError, ValueError) as error:  # unknown or wrong encodings
+        raise UserError(f"{file}: is not readable XML ({error}); save it as UTF-8") from None
+    if root is None or root.tag != "annotation":
+        raise UserError(f"{file}: is not a PASCAL VOC annotation (its root is not <annotation>); remove it from here")
+    height, width = _number(root, "size/height"), _number(root, "size/width")
+    sides = [side for side in (height, width) if side and side > 0 and side == side // 1]
+    return _Annotation(
+        filename=(root.findtext("filename") or "").strip(),
+        recorded=(int(sides[0]), int(sides[1])) if len(sides) == 2 else None,
+        objects=root.findall("object"),
+    )
+
+
+def _object_name(element: Any) -> str:
+    return " ".join((element.findtext("name") or "").split())
+
+
+def _number(element: Any, path: str) -> float | None:
+    try:
+        return float(element.findtext(path) or "")
+    except ValueError:
+        return None
+
+
+def _images_by_stem(folders: tuple[Path, ...]) -> dict[str, Path]:
+    """Images right in the folders, by stem; the first folder wins."""
+    found: dict[str, Path] = {}
+    for folder in folders:
+        for name in sorted(os.listdir(folder)):
+            stem, suffix = os.path.splitext(name)
+            if suffix.lower() in IMAGE_SUFFIXES:
+                found.setdefault(stem, folder / name)
+    return found

@@ -1,0 +1,236 @@
+"""YOLO: one text file an image, `class cx cy w h` a line as fractions of the image's sides, and one YAML file.
+
+Layouts found in a folder DIR (a path to the YAML file works as well): DIR/data.yaml, or the only *.yaml with
+`names` and splits. `names` is a list, or a mapping from 0..K-1; class ids are 0..K-1 in that order. `train`, `val`,
+`test` each hold a folder of images, a text file that lists images, or a list of those, relative to `path` or to
+the YAML file's folder (Roboflow's `../train/images` too).
+
+The labels of images/train/a.jpg are labels/train/a.txt, of train/images/a.jpg train/labels/a.txt: the last folder
+named `images` becomes `labels`. Failing that, they are beside the image. An image without a label file has no
+objects. A line of more numbers, `class x1 y1 x2 y2 x3 y3 ...`, is a polygon; its bounding box is used.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mimicdet.data.dataset import Category
+from mimicdet.data.faults import FaultKind, FaultLog
+from mimicdet.data.formats.text import clean_name, read_text
+from mimicdet.data.images import list_images
+from mimicdet.data.raw import RawImage, RawSplit, Source
+from mimicdet.data.splits import name_splits
+from mimicdet.errors import UserError
+
+
+def find(path: Path) -> dict[str, Source] | None:
+    """The YOLO splits at a path, or None if it does not look like YOLO. Reads the YAML file only."""
+    if path.is_file():
+        if path.suffix.lower() not in (".yaml", ".yml"):
+            return None
+        return _sources(path, _load(path))
+    files = sorted(file for pattern in ("*.yaml", "*.yml") for file in path.glob(pattern) if file.is_file())
+    files = [file for file in files if file.stem == "data"] or files
+    candidates = [(file, _load(file)) for file in files if "names" in read_text(file)]
+    found = [(file, document) for file, document in candidates if "names" in document and _splits(document)]
+    if len(found) > 1:
+        listed = ", ".join(str(file) for file, _ in found)
+        raise UserError(f"{path}: several YAML files describe a data set; name the one that counts: {listed}")
+    return _sources(*found[0]) if found else None
+
+
+def _load(file: Path) -> dict[Any, Any]:
+    try:
+        document = yaml.safe_load(read_text(file))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1} column {mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "it cannot be parsed"
+        raise UserError(f"{file}: is not valid YAML ({problem}{where}); correct it") from None
+    except RecursionError:
+        raise UserError(
+            f"{file}: is nested too deeply to describe a data set; check that it is the right file"
+        ) from None
+    return document if isinstance(document, dict) else {}
+
+
+def _splits(document: dict[Any, Any]) -> dict[str, Any]:
+    return name_splits((key, value) for key, value in document.items() if isinstance(key, str) and value is not None)
+
+
+def _sources(file: Path, document: dict[Any, Any]) -> dict[str, Source]:
+    splits = _splits(document)
+    if "names" not in document or not splits:
+        raise UserError(f"{file}: does not describe a YOLO data set; it needs `names` and at least `train` or `val`")
+    home = file.parent
+    path = document.get("path")
+    root = Path(os.path.normpath(home / str(path))) if path is not None else home
+    root = root if root.is_dir() else home
+    sources = {}
+    for split, value in splits.items():
+        entries = value if isinstance(value, list) else [value]
+        if not entries or not all(isinstance(entry, str) for entry in entries):
+            raise UserError(f"{file}: `{split}` must be a folder, a file that lists images, or a list of those")
+        images = tuple(_resolve(entry, (root, home)) for entry in entries)
+        sources[split] = Source("yolo", root, split, annotations=file, images=images)
+    return sources
+
+
+def _resolve(entry: str, bases: tuple[Path, ...]) -> Path:
+    """An entry's path; where it exists nowhere, the path it should have had."""
+    # Roboflow writes ../train/images for the train/images beside its data.yaml.
+    spellings = (entry, entry.removeprefix("../"))
+    paths = [Path(os.path.normpath(base / spelling)) for spelling in spellings for base in bases]
+    return next((path for path in paths if path.exists()), paths[0])
+
+
+def read(source: Source, log: FaultLog) -> RawSplit:
+    """The split's records. Faulty ones go into ``log``; UserError when names or the splits' folders are wrong."""
+    raw = RawSplit(source, _categories(source.annotations), fractions=True)
+    labelled = 0
+    seen: set[Path] = set()
+    folders: dict[Path, set[str]] = {}  # label folders apart from the images', and the label files expected in them
+    for image, listing, item in _image_files(source, log):
+        if image in seen:
+            log.add(FaultKind.DUPLICATE_IMAGE, listing, item, f"{image} is listed twice; list each image once")
+            continue
+        seen.add(image)
+        labels = _label_file(image, source.root)
+        if not listing.is_file() and labels.parent != image.parent:
+            folders.setdefault(labels.parent, set()).add(labels.name)
+        if not labels.is_file():
+            labels = image.with_suffix(".txt")
+        raw.images.append(RawImage(len(raw.images) + 1, image, None, labels, ""))
+        if labels.is_file():
+            labelled += 1
+            _read_labels(raw, labels, log)
+        else:
+            log.add(
+                FaultKind.NO_LABEL_FILE, image, "",
+                f"there is no {_label_file(image, source.root)}, so the image counts as one without objects",
+            )  # fmt: skip
+    if raw.images and not labelled:
+        log.add(
+            FaultKind.MISSING_ANNOTATION, source.annotations, f"split {source.split}",
+            f"no image has a label file ({_label_file(raw.images[0].file, source.root)} and so on); put them there",
+        )  # fmt: skip
+    for folder, expected in folders.items():
+        present = {file.name for file in folder.glob("*.txt")} if folder.is_dir() else set()
+        for name in sorted(present - expected - {"classes.txt"}):
+            log.add(FaultKind.MISSING_IMAGE, folder / name, "", "there is no image of this name; restore or remove it")
+    return raw
+
+
+def _categories(file: Path) -> tuple[Category, ...]:
+    document = _load(file)
+    names = document["names"]
+    if isinstance(names, dict):
+        if sorted(names, key=str) != sorted(range(len(names)), key=str):
+            raise UserError(f"{file}: `names` must number the classes 0, 1, 2, ... without gaps")
+        names = [names[number] for number in range(len(names))]
+    if not isinstance(names, list) or not names:
+        raise UserError(f"{file}: `names` must list at least one class")
+    cleaned: list[str] = []
+    for number, name in enumerate(names):
+        if not isinstance(name, str) and (not isinstance(name, int | float) or isinstance(name, bool)):
+            raise UserError(f"{file}: `names` entry {number} is {name!r}, not text; put the name in quotes")
+        cleaned.append(clean_name(str(name), file, f"`names` entry {number}"))
+    twice = next((name for i, name in enumerate(cleaned) if name in cleaned[:i]), None)
+    if twice is not None:
+        raise UserError(f"{file}: there are two classes named {twice!r}; merge or rename them")
+    count = document.get("nc")
+    if count is not None and count != len(cleaned):
+        raise UserError(f"{file}: `nc` is {count!r}, but `names` lists {len(cleaned)} classes; correct one of them")
+    return tuple(Category(number, name) for number, name in enumerate(cleaned))
+
+
+def _image_files(source: Source, log: FaultLog) -> Iterator[tuple[Path, Path, str]]:
+    """The split's images, each with the folder or list it comes from and the item there."""
+    for entry in source.images:
+        if entry.is_dir():
+            for image in list_images(entry):
+                yield image, entry, ""
+        elif entry.is_file() and entry.suffix.lower() == ".txt":
+            for number, line in enumerate(read_text(entry).splitlines(), start=1):
+                name = line.strip()
+                if not name:
+                    continue
+                paths = [Path(os.path.normpath(base / name)) for base in (entry.parent, source.root)]
+                image = next((path for path in paths if path.is_file()), paths[0])
+                if image.is_file():
+                    yield image, entry, f"line {number}"
+                else:
+                    log.add(
+                        FaultKind.MISSING_IMAGE, entry, f"line {number}",
+                        f"there is no image {image}; restore it, or remove the line",
+                    )  # fmt: skip
+        else:
+            raise UserError(
+                f"{source.annotations}: `{source.split}` names {entry}, which is no folder and no .txt list of images; "
+                "correct it, or the `path` above it"
+            )
+
+
+def _label_file(image: Path, root: Path) -> Path:
+    """Where the image's labels belong. Folders above the data set's root are not looked at."""
+    parts = list(image.parts)
+    above = len(root.parts) if image.is_relative_to(root) else 0
+    for i in reversed(range(above, len(parts) - 1)):
+        if parts[i] == "images":
+            parts[i] = "labels"
+            break
+    return Path(*parts).with_suffix(".txt")
+
+
+def _read_labels(raw: RawSplit, file: Path, log: FaultLog) -> None:
+    classes = len(raw.categories)
+    try:
+        lines = read_text(file).splitlines()
+    except UserError as error:
+        log.add_error(FaultKind.BROKEN_FILE, error)
+        return
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        item = f"line {number}"
+        try:
+            first, *values = map(float, line.split())
+        except ValueError:
+            log.add(FaultKind.BROKEN_RECORD, file, item, f"{line.strip()[:60]!r} is not a line of numbers; correct it")
+            continue
+        if len(values) < 4 or (len(values) > 4 and (len(values) < 6 or len(values) % 2)):
+            log.add(
+                FaultKind.BROKEN_RECORD, file, item,
+                f"has {len(values) + 1} numbers; a box has 5 (class cx cy w h) and a polygon an odd number from 7; "
+                + ("a sixth number is a prediction's score, remove it" if len(values) == 5 else "correct it"),
+            )  # fmt: skip
+        elif not (first.is_integer() and 0 <= first < classes):
+            log.add(
+                FaultKind.UNKNOWN_CATEGORY, file, item,
+                f"class {first:g} is not one of 0..{classes - 1}, which {raw.source.annotations} names; correct it, or "
+                "add its name there",
+            )  # fmt: skip
+        else:
+            if len(values) == 4:
+                box = _corners(*values)
+            else:
+                box = _bounds(values)
+                log.add(FaultKind.POLYGON, file, item, "is a polygon, of which the bounding box is used")
+            raw.add(owner=len(raw.images) - 1, box=box, label=int(first), item=item)
+
+
+def _corners(cx: float, cy: float, width: float, height: float) -> tuple[float, float, float, float]:
+    return cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2
+
+
+def _bounds(values: list[float]) -> tuple[float, float, float, float]:
+    if not all(map(math.isfinite, values)):
+        return math.nan, math.nan, math.nan, math.nan
+    xs, ys = values[0::2], values[1::2]
+    return min(xs), min(ys), max(xs), max(ys)
