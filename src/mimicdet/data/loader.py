@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import multiprocessing
+import os
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.context import BaseContext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,23 +29,65 @@ from mimicdet.data.transform import TrainTransform, resize_for_inference
 from mimicdet.errors import UserError
 
 
+class _Records:
+    """The data set's records as a few flat arrays: item index -> ImageRecord.
+
+    Every worker gets its own copy of the records. As objects, COCO's 118,000 images take 2 s to send, 2 s to
+    receive and 150 MB in each worker; as arrays a tenth of that.
+    """
+
+    def __init__(self, images: Sequence[ImageRecord]) -> None:
+        self.ids = [record.id for record in images]
+        self.files = [str(record.file) for record in images]
+        self.sizes = [(record.height, record.width) for record in images]
+        self.starts = np.cumsum([0, *(len(record.labels) for record in images)])
+        self.boxes = np.concatenate([np.zeros((0, 4)), *(record.boxes for record in images)])
+        self.labels = np.concatenate([np.zeros(0, np.int64), *(record.labels for record in images)])
+        self.crowd = np.concatenate([np.zeros(0, np.bool_), *(record.crowd for record in images)])
+        self.areas = np.concatenate([np.zeros(0), *(record.areas for record in images)])
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> ImageRecord:
+        own = slice(self.starts[index], self.starts[index + 1])
+        height, width = self.sizes[index]
+        return ImageRecord(
+            id=self.ids[index], file=Path(self.files[index]), height=height, width=width, boxes=self.boxes[own],
+            labels=self.labels[own], crowd=self.crowd[own], areas=self.areas[own],
+        )  # fmt: skip
+
+
+def _read(record: ImageRecord) -> np.ndarray:
+    """The record's image; UserError when it cannot be read or is not of the size that its boxes belong to."""
+    image = read_image(record.file)
+    if image.shape[:2] != (record.height, record.width):
+        height, width = image.shape[:2]
+        raise UserError(
+            f"{record.file}: the image is {width} x {height} pixels but its record says {record.width} x "
+            f"{record.height}; correct the record (`mimicdet check` lists them all), and change no files "
+            "during a run"
+        )
+    return image
+
+
 class TrainData(Dataset[Sample]):
     """Images of a data set, augmented: item (epoch, index) -> Sample, a pure function of the two and the seed.
 
-    Raises UserError when the image file cannot be read.
+    Raises UserError when the image file cannot be read or has another size than its record says.
     """
 
     def __init__(self, dataset: DetectionDataset, transform: TrainTransform, seed: int) -> None:
-        self.dataset = dataset
+        self.records = _Records(dataset.images)
         self.transform = transform
         self.seed = seed
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self.records)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, index = key
-        record = self.dataset.images[index]
+        record = self.records[index]
         seed = image_seed(self.seed, epoch, index)
         image, boxes, labels, crowd = self.transform(
             _read(record),
@@ -60,19 +105,19 @@ class TrainData(Dataset[Sample]):
 class EvalData(Dataset[Sample]):
     """Images of a data set at inference size, without targets: item index -> Sample.
 
-    Raises UserError when the image file cannot be read.
+    Raises UserError when the image file cannot be read or has another size than its record says.
     """
 
     def __init__(self, dataset: DetectionDataset, *, shorter_side: int, longer_side: int) -> None:
-        self.dataset = dataset
+        self.records = _Records(dataset.images)
         self.shorter_side = shorter_side
         self.longer_side = longer_side
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self.records)
 
     def __getitem__(self, index: int) -> Sample:
-        record = self.dataset.images[index]
+        record = self.records[index]
         return Sample(
             image=resize_for_inference(_read(record), self.shorter_side, self.longer_side),
             boxes=torch.zeros(0, 4),
@@ -83,18 +128,6 @@ class EvalData(Dataset[Sample]):
             original_size=(record.height, record.width),
             seed=0,
         )
-
-
-def _read(record: ImageRecord) -> np.ndarray:
-    """The record's image; UserError when it cannot be read or is not of the size that its boxes belong to."""
-    image = read_image(record.file)
-    if image.shape[:2] != (record.height, record.width):
-        height, width = image.shape[:2]
-        raise UserError(
-            f"{record.file}: the image is {width}x{height} pixels but was {record.width}x{record.height} when "
-            "the data set was read; do not change files during a run, and see `mimicdet check`."
-        )
-    return image
 
 
 class TrainLoader:
@@ -267,10 +300,27 @@ def _data_loader(
         batch_size=None,
         num_workers=workers,
         multiprocessing_context=_start_method() if workers else None,
+        worker_init_fn=_exit_with_main_process,
         persistent_workers=persistent and workers > 0,
         pin_memory=pin_memory,
         generator=torch.Generator(),  # else every epoch would draw from the global one
     )
+
+
+def _exit_with_main_process(worker: int) -> None:
+    """Ends this worker when the training process is killed.
+
+    The data loader's own watchdog looks at the parent process, which here is the fork server; and that lives
+    for as long as a worker does.
+    """
+    main = multiprocessing.parent_process()
+    assert main is not None, "a worker has a parent"
+
+    def wait_and_exit() -> None:
+        main.join()
+        os._exit(1)
+
+    threading.Thread(target=wait_and_exit, name="exit with main process", daemon=True).start()
 
 
 def _start_method() -> BaseContext:
