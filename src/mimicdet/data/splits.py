@@ -1,78 +1,110 @@
-"""Names of splits: told from file names, asked for by any of their usual names, pooled with a plus."""
+"""The splits of a data set, whatever its format: the one way in for training, evaluation and `check`."""
 
 from __future__ import annotations
 
-import difflib
-import re
-from collections import defaultdict
-from collections.abc import Iterable
+import dataclasses
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
+from mimicdet.data.categories import compare_categories
+from mimicdet.data.clean import clean
+from mimicdet.data.dataset import DetectionDataset
+from mimicdet.data.faults import FaultKind, FaultLog
+from mimicdet.data.formats import coco, voc, yolo
+from mimicdet.data.formats.look import find_splits
+from mimicdet.data.images import inspect_images
+from mimicdet.data.raw import RawSplit, SplitSources
+from mimicdet.data.split_names import resolve_split
 from mimicdet.errors import UserError
 
-_SAME = (("train", "training"), ("val", "valid", "validation"), ("test", "testing"))
-_ORDER = ("train", "training", "val", "valid", "validation", "trainval", "test", "testing")
-_AFFIX = "annotations?|instances|coco|labels|boxes|bbox"
-_NAME = re.compile(
-    rf"(?:_*(?:{_AFFIX})[._-]*)*({'|'.join(_ORDER)})[._-]?((?:19|20)\d\d)?(?:[._-]+(?:{_AFFIX}))*", re.IGNORECASE
-)
 
-T = TypeVar("T")
+def available_splits(path: str | Path) -> tuple[str, ...]:
+    """The names of a data set's splits as its files have them: train first, then val or valid, then test."""
+    return tuple(find_splits(path).splits)
 
 
-def split_word(stem: str) -> tuple[str, str] | None:
-    """The split that a file or folder name speaks of, and the year beside it: instances_val2017 -> val, 2017."""
-    match = _NAME.fullmatch(stem)
-    return (match[1].lower(), match[2] or "") if match else None
+def load_dataset(
+    path: str | Path, split: str = "train", *, max_faulty_boxes: float = 0.05, voc_one_based: bool = False
+) -> DetectionDataset:
+    """Reads one split of a data set in COCO, YOLO or PASCAL VOC format, told apart by looking.
 
+    ``split`` is the split's name or a usual alias (val, valid, validation); "valid+test" pools several: image
+    ids are then numbered anew if they clash. Boxes are cleaned by the rules of `mimicdet.data.clean`; more than
+    ``max_faulty_boxes`` (a share, 0..1) faulty ones are an error. ``voc_one_based`` is for VOC files that count
+    pixels from 1. Every image's header is read; pixels are not decoded (see `mimicdet.data.check`).
 
-def name_splits(found: Iterable[tuple[str, T]]) -> dict[str, T]:
-    """Names splits by the names of their files; those that speak of no split are left out.
-
-    ``found`` holds (stem, anything). Where several speak of the same split (train2014, train2017), the year
-    is part of the name; UserError if that does not tell them apart either.
+    Raises UserError for the first fault that makes the data unfit for training.
     """
-    groups: dict[str, list[tuple[str, str, T]]] = defaultdict(list)
-    for stem, thing in found:
-        if spoken := split_word(stem):
-            groups[spoken[0]].append((stem, spoken[1], thing))
-    named: dict[str, T] = {}
-    for word, members in groups.items():
-        for stem, year, thing in members:
-            name = word + year if len(members) > 1 else word
-            if name in named:
-                raise UserError(
-                    f"{stem}: several files speak of the split {name}; name one of them as the data set instead"
-                )
-            named[name] = thing
-    return {name: named[name] for name in sorted(named, key=_rank)}
+    sources = find_splits(path)
+    parts = []
+    for name in resolve_split(split, sources.splits, sources.root):
+        dataset, log = read_split(sources, name, max_faulty_boxes=max_faulty_boxes, voc_one_based=voc_one_based)
+        raise_errors(log, sources.root)
+        assert dataset is not None
+        parts.append(dataset)
+    return pool(parts, sources)
 
 
-def _rank(name: str) -> tuple[int, str]:
-    return (_ORDER.index(name) if name in _ORDER else len(_ORDER), name)
+def read_split(
+    sources: SplitSources,
+    split: str,
+    *,
+    max_faulty_boxes: float,
+    voc_one_based: bool,
+    decode: bool = False,
+    progress: bool = False,
+) -> tuple[DetectionDataset | None, FaultLog]:
+    """One split, clean, and everything that is wrong with it. None where the annotations cannot be read at all.
 
-
-def resolve_split(asked: str, available: Iterable[str], root: Path) -> tuple[str, ...]:
-    """The available splits that ``asked`` means: its own name first, then the usual others (val: valid, ...).
-
-    ``asked`` may pool several with a plus. UserError names the nearest one where there is none.
+    ``decode`` reads the images' pixels too, not only their headers; ``progress`` shows a bar.
     """
-    names = tuple(available)
-    chosen: list[str] = []
-    for word in asked.split("+"):
-        word = word.strip()
-        if word in names:
-            name = word
-        else:
-            others = next((same for same in _SAME if word in same), ())
-            matches = [other for other in others if other in names]
-            if not matches:
-                near = difflib.get_close_matches(word, names, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(names)}"
-                raise UserError(f"{root}: there is no split {word!r}; {hint}")
-            name = matches[0]
-        if name in chosen:
-            raise UserError(f"{root}: split {name!r} is named twice in {asked!r}; name each split once")
-        chosen.append(name)
-    return tuple(chosen)
+    log = FaultLog()
+    source = sources.splits[split]
+    try:
+        raw = _read_raw(sources, split, log, voc_one_based)
+    except UserError as error:
+        log.add_error(FaultKind.BROKEN_FILE, error)
+        return None, log
+    if not raw.images and not log.count_errors():
+        log.add(FaultKind.NO_IMAGES, source.annotations, "", f"split {split} has no images; add some")
+    found = inspect_images([image.file for image in raw.images], decode=decode, progress=progress, label=split)
+    return clean(raw, found, log, max_faulty_boxes=max_faulty_boxes), log
+
+
+def _read_raw(sources: SplitSources, split: str, log: FaultLog, voc_one_based: bool) -> RawSplit:
+    if sources.format == "coco":
+        return coco.read(sources.splits[split], log)
+    if sources.format == "yolo":
+        return yolo.read(sources.splits[split], log)
+    return voc.read(sources, split, log, one_based=voc_one_based)
+
+
+def raise_errors(log: FaultLog, root: Path) -> None:
+    """Raises the log's first error as a UserError, which also says how many more there are."""
+    first = log.first_error()
+    if first is not None:
+        more = log.count_errors() - 1
+        rest = f" ({more} more such faults: `mimicdet check {root}` lists them)" if more else ""
+        raise UserError(first.sentence() + rest)
+
+
+def pool(parts: Sequence[DetectionDataset], sources: SplitSources) -> DetectionDataset:
+    """Several splits as one. Image ids are numbered 1, 2, ... if they clash; categories must agree."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    log = FaultLog()
+    for part in parts[1:]:
+        compare_categories(
+            first.categories,
+            part.categories,
+            sources.splits[first.split].annotations,
+            sources.splits[part.split].annotations,
+            log,
+        )
+    raise_errors(log, sources.root)
+    images = tuple(itertools.chain.from_iterable(part.images for part in parts))
+    if len({image.id for image in images}) < len(images):
+        images = tuple(dataclasses.replace(image, id=i) for i, image in enumerate(images, start=1))
+    return dataclasses.replace(first, split="+".join(part.split for part in parts), images=images)

@@ -1,6 +1,5 @@
-"""Data set formats: COCO JSON, PASCAL VOC XML and YOLO txt + YAML, read into one `DetectionDataset`."""
+"""Readers of COCO JSON, PASCAL VOC XML and YOLO txt + YAML, and `look`, which tells them apart.
 
-from mimicdet.data.formats.load import available_splits, load_dataset
-from mimicdet.data.formats.look import find_splits
-
-__all__ = ["available_splits", "find_splits", "load_dataset"]
+Each has `find`, which says where a folder's splits lie, and `read`, which yields raw records and logs faulty ones.
+`mimicdet.data.splits` is the way in.
+"""

@@ -25,7 +25,7 @@ from mimicdet.data.faults import FaultKind, FaultLog
 from mimicdet.data.formats.text import clean_name, read_text
 from mimicdet.data.images import find_image
 from mimicdet.data.raw import RawImage, RawSplit, Source
-from mimicdet.data.splits import name_splits, split_word
+from mimicdet.data.split_names import name_splits, split_word
 from mimicdet.errors import UserError
 
 

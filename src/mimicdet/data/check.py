@@ -1,0 +1,207 @@
+"""`mimicdet check`: reads a data set as training would, and reports every fault by kind, with examples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mimicdet.data.categories import compare_categories
+from mimicdet.data.dataset import Category, DetectionDataset
+from mimicdet.data.faults import Fault, FaultKind, FaultLog
+from mimicdet.data.fingerprint import fingerprint
+from mimicdet.data.splits import raise_errors, read_split
+from mimicdet.data.formats.look import find_splits
+from mimicdet.data.split_names import disjoint_splits, resolve_split
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What `check_dataset` found. A data set is fit for training when ``errors`` is empty."""
+
+    root: Path
+    format: str
+    logs: Mapping[str, FaultLog]  # by split
+    between: FaultLog  # faults that only show when splits are compared
+    datasets: Mapping[str, DetectionDataset]  # by split, clean; splits that cannot be read at all are missing
+
+    @property
+    def errors(self) -> dict[str, int]:
+        """Faults that stop training: counts over all splits by the kind's key."""
+        return self._counts(stops=True)
+
+    @property
+    def warnings(self) -> dict[str, int]:
+        """Faults that were mended or do no harm, likewise."""
+        return self._counts(stops=False)
+
+    @property
+    def ok(self) -> bool:
+        return not self.errors
+
+    def raise_errors(self) -> None:
+        """Raises the first error as a UserError that also says how many more there are."""
+        raise_errors(self._total(), self.root)
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as plain dictionaries, lists, numbers and text, ready for `json.dump`."""
+        return {
+            "path": str(self.root),
+            "format": self.format,
+            "ok": self.ok,
+            "errors": self.errors,
+            "warnings": self.warnings,
+            "between_splits": _faults_json(self.between),
+            "splits": {
+                split: {**_summary(self.datasets.get(split)), "faults": _faults_json(log)}
+                for split, log in self.logs.items()
+            },
+        }
+
+    def lines(self) -> list[str]:
+        """All of it for people to read."""
+        names = {name: None for dataset in self.datasets.values() for name in dataset.class_names}
+        lines = [f"{self.root}: {self.format.upper()}, {len(names)} classes"]
+        summaries = {split: _summary(self.datasets.get(split)) for split in self.logs}
+        width = max(map(len, ("without objects", *names)))
+        columns = [max(len(split), 8) for split in summaries]
+
+        def row(title: str, cells: Sequence[Any]) -> str:
+            padded = (f"{cell!s:>{size}}" for cell, size in zip(cells, columns, strict=True))
+            return f"  {title:<{width}}  " + "  ".join(padded)
+
+        lines.append(row("", list(summaries)))
+        for title, key in (
+            ("images", "images"),
+            ("without objects", "empty_images"),
+            ("boxes", "objects"),
+            ("crowd", "crowd"),
+        ):
+            lines.append(row(title, [summary.get(key, "-") for summary in summaries.values()]))
+        for name in names:
+            lines.append(row(name, [summary.get("classes", {}).get(name, "-") for summary in summaries.values()]))
+        total = self._total()
+        for title, stops in (("errors", True), ("warnings", False)):
+            lines.append(f"{title}: {'none' if not self._counts(stops=stops) else ''}".rstrip())
+            for kind in FaultKind:
+                if kind.stops == stops and total.counts[kind]:
+                    examples = total.examples[kind]
+                    lines.append(f"  {total.counts[kind]} {kind.title} ({kind.key})")
+                    lines += [f"    {fault.sentence()}" for fault in examples]
+                    if total.counts[kind] > len(examples):
+                        lines.append(f"    and {total.counts[kind] - len(examples)} more")
+        for split, dataset in self.datasets.items():
+            lines.append(f"fingerprint of {split}: {fingerprint(dataset)}")
+        return lines
+
+    def _total(self) -> FaultLog:
+        total = FaultLog()
+        for log in (*self.logs.values(), self.between):
+            total.merge(log)
+        return total
+
+    def _counts(self, *, stops: bool) -> dict[str, int]:
+        counts = self._total().counts
+        return {kind.key: counts[kind] for kind in FaultKind if kind.stops == stops and counts[kind]}
+
+
+def check_dataset(
+    path: str | Path,
+    *,
+    splits: Sequence[str] | None = None,
+    max_faulty_boxes: float = 0.05,
+    voc_one_based: bool = False,
+    verify_images: bool = True,
+    progress: bool = True,
+) -> CheckReport:
+    """Reads the splits of a data set (all of them by default) with the same code as `load_dataset`, and compares
+    their categories with those of the first, which is train where there is one.
+
+    ``verify_images`` decodes every image in a pool of threads, which finds truncated files; without it only
+    headers are read. ``progress`` shows a bar on a terminal. The report's ``datasets`` are what `load_dataset`
+    would return, so that training need not read them twice.
+
+    Raises UserError only when there is no data set at ``path`` or no such split; all other faults are reported.
+    """
+    sources = find_splits(path)
+    if splits is None:
+        names = disjoint_splits(sources.splits)
+    else:
+        asked = [name for split in splits for name in resolve_split(split, sources.splits, sources.root)]
+        names = tuple(dict.fromkeys(asked))
+    logs: dict[str, FaultLog] = {}
+    datasets: dict[str, DetectionDataset] = {}
+    for name in names:
+        dataset, logs[name] = read_split(
+            sources,
+            name,
+            max_faulty_boxes=max_faulty_boxes,
+            voc_one_based=voc_one_based,
+            decode=verify_images,
+            progress=progress,
+        )
+        if dataset is not None:
+            datasets[name] = dataset
+    between = FaultLog()
+    files = {name: sources.splits[name].annotations for name in names}
+    for first, *others in [list(datasets)] if datasets else []:
+        _check_categories(datasets[first], files[first], between)
+        for other in others:
+            compare_categories(
+                datasets[first].categories, datasets[other].categories, files[first], files[other], between
+            )
+    return CheckReport(sources.root, sources.format, logs, between, datasets)
+
+
+def _check_categories(dataset: DetectionDataset, file: Path, log: FaultLog) -> None:
+    used = set(np.concatenate([image.labels for image in dataset.images] or [np.empty(0, int)]).tolist())
+    if dataset.images and not used:
+        log.add(FaultKind.NO_OBJECTS, file, f"split {dataset.split}", "none of its images has an object")
+        return
+    spellings: dict[str, Category] = {}
+    for label, category in enumerate(dataset.categories):
+        item = f"category {category.name!r}"
+        if label not in used:
+            log.add(FaultKind.UNUSED_CATEGORY, file, item, f"has no objects in split {dataset.split}")
+        spelling = "".join(filter(str.isalnum, category.name.casefold()))
+        if spelling and spelling in spellings:
+            log.add(
+                FaultKind.SIMILAR_CATEGORIES, file, item,
+                f"looks like {spellings[spelling].name!r}; merge the two if they mean the same",
+            )  # fmt: skip
+        spellings.setdefault(spelling, category)
+
+
+def _summary(dataset: DetectionDataset | None) -> dict[str, Any]:
+    if dataset is None:
+        return {}
+    labels = np.concatenate([image.labels for image in dataset.images] or [np.empty(0, np.int64)])
+    crowd = np.concatenate([image.crowd for image in dataset.images] or [np.empty(0, bool)])
+    counts = np.bincount(labels[~crowd], minlength=len(dataset.categories))
+    return {
+        "images": len(dataset.images),
+        "empty_images": sum(not len(image.labels) for image in dataset.images),
+        "objects": len(labels) - int(crowd.sum()),
+        "crowd": int(crowd.sum()),
+        "classes": dict(zip(dataset.class_names, counts.tolist(), strict=True)),
+        "fingerprint": fingerprint(dataset),
+    }
+
+
+def _faults_json(log: FaultLog) -> dict[str, Any]:
+    def example(fault: Fault) -> dict[str, str]:
+        return {"file": str(fault.file), "item": fault.item, "problem": fault.problem}
+
+    return {
+        kind.key: {
+            "count": log.counts[kind],
+            "stops_training": kind.stops,
+            "meaning": kind.title,
+            "examples": [example(fault) for fault in log.examples[kind]],
+        }
+        for kind in FaultKind
+        if log.counts[kind]
+    }

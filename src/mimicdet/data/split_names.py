@@ -1,0 +1,85 @@
+"""Names of splits: told from file names, asked for by any of their usual names, pooled with a plus."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TypeVar
+
+from mimicdet.errors import UserError
+
+_SAME = (("train", "training"), ("val", "valid", "validation"), ("test", "testing"))
+_ORDER = ("train", "training", "val", "valid", "validation", "trainval", "test", "testing")
+_AFFIX = "annotations?|instances|coco|labels|boxes|bbox"
+_NAME = re.compile(
+    rf"(?:_*(?:{_AFFIX})[._-]*)*({'|'.join(_ORDER)})[._-]?((?:19|20)\d\d)?(?:[._-]+(?:{_AFFIX}))*", re.IGNORECASE
+)
+
+T = TypeVar("T")
+
+
+def split_word(stem: str) -> tuple[str, str] | None:
+    """The split that a file or folder name speaks of, and the year beside it: instances_val2017 -> val, 2017."""
+    match = _NAME.fullmatch(stem)
+    return (match[1].lower(), match[2] or "") if match else None
+
+
+def name_splits(found: Iterable[tuple[str, T]]) -> dict[str, T]:
+    """Names splits by the names of their files; those that speak of no split are left out.
+
+    ``found`` holds (stem, anything). Where several speak of the same split (train2014, train2017), the year
+    is part of the name; UserError if that does not tell them apart either.
+    """
+    groups: dict[str, list[tuple[str, str, T]]] = defaultdict(list)
+    for stem, thing in found:
+        if spoken := split_word(stem):
+            groups[spoken[0]].append((stem, spoken[1], thing))
+    named: dict[str, T] = {}
+    for word, members in groups.items():
+        for stem, year, thing in members:
+            name = word + year if len(members) > 1 else word
+            if name in named:
+                raise UserError(
+                    f"{stem}: several files speak of the split {name}; name one of them as the data set instead"
+                )
+            named[name] = thing
+    return {name: named[name] for name in sorted(named, key=_rank)}
+
+
+def _rank(name: str) -> tuple[int, str]:
+    return (_ORDER.index(name) if name in _ORDER else len(_ORDER), name)
+
+
+def resolve_split(asked: str, available: Iterable[str], root: Path) -> tuple[str, ...]:
+    """The available splits that ``asked`` means: its own name first, then the usual others (val: valid, ...).
+
+    ``asked`` may pool several with a plus. UserError names the nearest one where there is none.
+    """
+    names = tuple(available)
+    chosen: list[str] = []
+    for word in asked.split("+"):
+        word = word.strip()
+        if word in names:
+            name = word
+        else:
+            others = next((same for same in _SAME if word in same), ())
+            matches = [other for other in others if other in names]
+            if not matches:
+                near = difflib.get_close_matches(word, names, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(names)}"
+                raise UserError(f"{root}: there is no split {word!r}; {hint}")
+            name = matches[0]
+        if name in chosen:
+            raise UserError(f"{root}: split {name!r} is named twice in {asked!r}; name each split once")
+        chosen.append(name)
+    return tuple(chosen)
+
+
+def disjoint_splits(available: Iterable[str]) -> tuple[str, ...]:
+    """The splits without VOC's trainval where it only repeats train and val."""
+    names = tuple(available)
+    parts = all(any(same in names for same in group) for group in _SAME[:2])
+    return tuple(name for name in names if not (parts and name == "trainval"))
