@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,6 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from mimicdet.engine.metrics_file import read_metrics
 from mimicdet.files import replace_file
 
 _BOOKKEEPING = frozenset(
@@ -53,7 +53,7 @@ def draw_curves(metrics_jsonl: Path, out_png: Path) -> None:
     Raises:
         UserError: the picture cannot be written.
     """
-    records = read_metrics(metrics_jsonl)
+    records = _read(metrics_jsonl)
     panels = _panels(records)
     columns = min(3, max(1, math.ceil(math.sqrt(len(panels)))))
     rows = max(1, math.ceil(len(panels) / columns))
@@ -66,6 +66,18 @@ def draw_curves(metrics_jsonl: Path, out_png: Path) -> None:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     replace_file(out_png, buffer.getvalue())
+
+
+def _read(metrics_jsonl: Path) -> list[dict[str, Any]]:
+    records = []
+    for line in metrics_jsonl.read_bytes().splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:  # the run was killed while it wrote this line, or is writing it now
+            continue
+        if isinstance(record, dict):
+            records.append(record)
+    return records
 
 
 def _panels(records: Iterable[dict[str, Any]]) -> list[_Panel]:

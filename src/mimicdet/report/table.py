@@ -6,9 +6,9 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from mimicdet.engine.coco_metrics import METRIC_NAMES
-
 Style = Literal["text", "markdown"]
+
+_NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, style: Style = "text") -> str:
@@ -44,8 +44,8 @@ def metrics_table(results: Mapping[str, Mapping[str, Any]], *, style: Style = "t
         style: see ``table``.
     """
     return table(
-        ["", *METRIC_NAMES],
-        [[title, *(points(result.get(name)) for name in METRIC_NAMES)] for title, result in results.items()],
+        ["", *_NUMBERS],
+        [[title, *(points(result.get(name)) for name in _NUMBERS)] for title, result in results.items()],
         style=style,
     )
 
