@@ -13,9 +13,9 @@ from mimicdet.data.categories import compare_categories
 from mimicdet.data.dataset import Category, DetectionDataset
 from mimicdet.data.faults import Fault, FaultKind, FaultLog
 from mimicdet.data.fingerprint import fingerprint
-from mimicdet.data.splits import raise_errors, read_split
 from mimicdet.data.formats.look import find_splits
 from mimicdet.data.split_names import disjoint_splits, resolve_split
+from mimicdet.data.splits import raise_errors, read_split
 
 
 @dataclass(frozen=True)

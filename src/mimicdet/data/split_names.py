@@ -83,3 +83,15 @@ def disjoint_splits(available: Iterable[str]) -> tuple[str, ...]:
     names = tuple(available)
     parts = all(any(same in names for same in group) for group in _SAME[:2])
     return tuple(name for name in names if not (parts and name == "trainval"))
+
+
+def standard_name(split: str) -> str | None:
+    """The name that all tools know: valid and validation -> val, training -> train, with their year if any.
+
+    None for a name that does not speak of a split.
+    """
+    spoken = split_word(split)
+    if spoken is None:
+        return None
+    word, year = spoken
+    return next((same[0] for same in _SAME if word in same), word) + year

@@ -89,22 +89,22 @@ def raise_errors(log: FaultLog, root: Path) -> None:
         raise UserError(first.sentence() + rest)
 
 
+def require_same_categories(parts: Sequence[DetectionDataset], sources: SplitSources) -> None:
+    """Raises a UserError for the first difference between the categories of several splits."""
+    log = FaultLog()
+    first = parts[0]
+    file = sources.splits[first.split].annotations
+    for part in parts[1:]:
+        compare_categories(first.categories, part.categories, file, sources.splits[part.split].annotations, log)
+    raise_errors(log, sources.root)
+
+
 def pool(parts: Sequence[DetectionDataset], sources: SplitSources) -> DetectionDataset:
     """Several splits as one. Image ids are numbered 1, 2, ... if they clash; categories must agree."""
-    first = parts[0]
     if len(parts) == 1:
-        return first
-    log = FaultLog()
-    for part in parts[1:]:
-        compare_categories(
-            first.categories,
-            part.categories,
-            sources.splits[first.split].annotations,
-            sources.splits[part.split].annotations,
-            log,
-        )
-    raise_errors(log, sources.root)
+        return parts[0]
+    require_same_categories(parts, sources)
     images = tuple(itertools.chain.from_iterable(part.images for part in parts))
     if len({image.id for image in images}) < len(images):
         images = tuple(dataclasses.replace(image, id=i) for i, image in enumerate(images, start=1))
-    return dataclasses.replace(first, split="+".join(part.split for part in parts), images=images)
+    return dataclasses.replace(parts[0], split="+".join(part.split for part in parts), images=images)

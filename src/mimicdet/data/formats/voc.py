@@ -189,9 +189,9 @@ def _categories(sources: SplitSources) -> tuple[tuple[Category, ...], str]:
             if not names:
                 raise UserError(f"{file}: lists no classes; write one a line, or remove the file")
             return _numbered(names), str(file)
-    training = next((n for n in sources.splits if n.startswith("train") and n != "trainval"), None)
-    training = training or ("trainval" if "trainval" in sources.splits else None)
-    chosen = [training] if training else list(sources.splits)
+    words = {split: (split_word(split) or ("",))[0] for split in sources.splits}
+    wanted = next((w for w in (("train", "training"), ("trainval",)) if set(w) & set(words.values())), None)
+    chosen = [split for split, word in words.items() if wanted is None or word in wanted]
     used: set[str] = set()
     for split in chosen:
         for file in _xml_files(sources.splits[split], FaultLog()):
@@ -205,7 +205,7 @@ def _categories(sources: SplitSources) -> tuple[tuple[Category, ...], str]:
             f"{sources.splits[chosen[0]].annotations}: no object has a name, so the classes are unknown; list them in "
             f"{sources.root / CLASS_FILES[0]}"
         )
-    return _numbered(sorted(used)), f"split {training}" if training else "all splits"
+    return _numbered(sorted(used)), "split " + ", ".join(chosen)
 
 
 def _numbered(names: list[str]) -> tuple[Category, ...]:
