@@ -130,7 +130,7 @@ def test_more_detections_than_coco_allows():
     }  # fmt: skip
     detections = [{"image_id": 3, "category_id": 1, "bbox": b, "score": 1 - i / 1000} for i, b in enumerate(boxes)]
     assert coco_metrics(truth, detections)["AR100"] == pytest.approx(2 / 3)
-    metrics = coco_metrics(truth, detections, max_detections=(1, 10, 300))
+    metrics = coco_metrics(truth, detections, limits=(1, 10, 300))
     assert metrics["AP50"] == pytest.approx(1)
     assert metrics["AR100"] == pytest.approx(1)
     oracle = pycocotools(truth, detections, 300)
@@ -179,9 +179,9 @@ def test_detections_that_cannot_be_counted_are_refused(change: dict[str, Any], m
         coco_metrics(truth, [{"image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1], "score": 0.5, **change}])
 
 
-def test_max_detections_must_ascend():
+def test_limits_must_ascend():
     with pytest.raises(ValueError, match="ascending"):
-        coco_metrics({"images": [], "annotations": [], "categories": []}, [], max_detections=(1, 10, 10))
+        coco_metrics({"images": [], "annotations": [], "categories": []}, [], limits=(1, 10, 10))
 
 
 def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]):

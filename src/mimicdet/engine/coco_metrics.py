@@ -18,6 +18,9 @@ from faster_coco_eval import COCO, COCOeval_faster
 
 METRIC_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
+COCO_LIMITS = (1, 10, 100)
+"""Detections that COCO counts per image and class: for AR1, AR10, and everything else."""
+
 _UNDEFINED = -1.0
 
 
@@ -55,7 +58,7 @@ def coco_metrics(
     ground_truth: Mapping[str, Any],
     detections: Sequence[Mapping[str, Any]],
     *,
-    max_detections: tuple[int, int, int] = (1, 10, 100),
+    limits: tuple[int, int, int] = COCO_LIMITS,
 ) -> Metrics:
     """Evaluates boxes as COCO does.
 
@@ -64,7 +67,7 @@ def coco_metrics(
             and 0 included. ``iscrowd`` and ``area`` may be missing: no crowd, and the area of the box.
         detections: COCO results, each with ``image_id``, ``category_id``, ``bbox`` (x, y, width, height in
             pixels of the original image) and ``score``. Neither argument is changed.
-        max_detections: detections counted per image and class, ascending. AP and the AR of sizes go by the
+        limits: detections counted per image and class, ascending. AP and the AR of sizes go by the
             last. COCO's are 1, 10 and 100; aerial images with hundreds of objects need more, and ``AR100``
             then holds the recall at that larger number.
 
@@ -72,8 +75,8 @@ def coco_metrics(
         ValueError: a detection names an image or category that the ground truth does not have, or its box
             or score is not finite.
     """
-    if len(max_detections) != 3 or list(max_detections) != sorted(set(max_detections)) or max_detections[0] < 1:
-        raise ValueError(f"max_detections must be three ascending numbers from 1 up, not {max_detections}")
+    if len(limits) != 3 or list(limits) != sorted(set(limits)) or limits[0] < 1:
+        raise ValueError(f"limits must be three ascending numbers from 1 up, not {limits}")
     images, categories = ground_truth["images"], ground_truth["categories"]
     _require_known(detections, {image["id"] for image in images}, {c["id"] for c in categories})
     truth = [_truth(annotation, i) for i, annotation in enumerate(ground_truth["annotations"], start=1)]
@@ -81,7 +84,7 @@ def coco_metrics(
     names = _unique_names(categories)
 
     if images and categories:
-        precision, recall = _evaluate(images, categories, truth, found, max_detections)
+        precision, recall = _evaluate(images, categories, truth, found, limits)
     else:  # the library cannot shape its tables without an image or a class
         precision = np.full((10, 101, len(categories), 4, 3), _UNDEFINED)
         recall = np.full((10, len(categories), 4, 3), _UNDEFINED)
@@ -119,7 +122,7 @@ def _evaluate(
     categories: Sequence[Mapping[str, Any]],
     truth: list[dict[str, Any]],
     found: list[dict[str, Any]],
-    max_detections: tuple[int, int, int],
+    limits: tuple[int, int, int],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Precision (T, R, K, A, M) and recall (T, K, A, M); -1 where undefined."""
 
@@ -128,7 +131,7 @@ def _evaluate(
         return COCO({**shared, "annotations": annotations}, print_function=_silent)
 
     evaluation = COCOeval_faster(index(truth), index(found), iouType="bbox", print_function=_silent)
-    evaluation.params.maxDets = list(max_detections)
+    evaluation.params.maxDets = list(limits)
     evaluation.evaluate()
     evaluation.accumulate()
     return np.asarray(evaluation.eval["precision"]), np.asarray(evaluation.eval["recall"])
