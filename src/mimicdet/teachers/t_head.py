@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
@@ -95,7 +96,9 @@ class THead(nn.Module):
         order, parts = [], []
         for i, (feature, stride) in enumerate(zip(levels, strides, strict=True)):
             members = (level == i).nonzero().squeeze(1)
-            feature = full_precision(feature)
+            # RoIAlign repeats the last row and column of a map beyond its edge: a margin of zeros, as padding is,
+            # makes what a box gets there independent of how much padding its batch brings
+            feature = F.pad(full_precision(feature), (0, 1, 0, 1))
             rois = torch.cat([image[members, None].to(feature.dtype), boxes[members].to(feature.dtype)], dim=1)
             parts.append(roi_align(feature, rois, POOLED, 1 / stride, SAMPLING_RATIO, aligned=True))
             order.append(members)
