@@ -9,3 +9,17 @@ from torch import Tensor
 def full_precision(tensor: Tensor) -> Tensor:
     """``tensor`` in float32 where autocast made it half, unchanged where it is float32 or float64."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def autocast_without_cache(device_type: str) -> torch.autocast:
+    """Autocast as it is around the call, on or off, without its cache of half-precision weights.
+
+    For work under ``no_grad`` before the same weights are used with gradient: torch 2.9 keeps the copies made there,
+    which have no gradient, for the rest of the autocast region (pytorch pull request 165068).
+    """
+    return torch.autocast(
+        device_type,
+        dtype=torch.get_autocast_dtype(device_type),
+        enabled=torch.is_autocast_enabled(device_type),
+        cache_enabled=False,
+    )

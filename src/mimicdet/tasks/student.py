@@ -25,6 +25,7 @@ from mimicdet.data.batch import Batch
 from mimicdet.losses.detection import box_loss, class_losses, objectness_loss
 from mimicdet.models.mimicdet import HEAD_STD, REFINEMENT_STD, MimicDet, Refined
 from mimicdet.models.s_head import HeadOutput
+from mimicdet.ops.precision import autocast_without_cache
 
 
 class Prepared(NamedTuple):
@@ -85,7 +86,7 @@ def student_sums(
     """
     refined, proposals, targets = prepared.refined, prepared.proposals, prepared.targets
     num_classes = detector.num_classes
-    with torch.no_grad():
+    with torch.no_grad(), autocast_without_cache(batch.images.device.type):
         all_logits = detector.s_head_at(refined, proposals.positions).logits
         losses = class_losses(all_logits, targets.classes)
         eligible = targets.classes >= 0
