@@ -1,0 +1,111 @@
+"""Large images cut into overlapping tiles, and what was found in the tiles put together again.
+
+T tiles of an image, N detections.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchvision.ops import batched_nms
+
+from mimicdet.ops.boxes import intersection_over_first
+
+Window = tuple[int, int, int, int]
+"""x1, y1, x2, y2 in whole pixels of the image."""
+
+_BORDER = 0.01
+"""A box that ends within this share of the tile's side (2 pixels at least) of a cut counts as cut by it."""
+_COVERED = 0.7
+"""A cut box goes when this share of it lies inside a whole one from another tile."""
+_SCORE_RATIO = 0.5
+"""... of at least this multiple of its score."""
+_ROWS = 512
+"""Cut boxes compared with all whole ones at once; bounds the memory."""
+
+
+def tile_windows(height: int, width: int, tile: int, overlap: float = 0.25) -> list[Window]:
+    """Squares that cover an image, row by row.
+
+    All have the full side, unless the image is smaller, and neighbours lie evenly spaced: nothing sticks out, and no
+    narrow strip is left over.
+
+    Args:
+        height, width: of the image.
+        tile: side in pixels, from 1 up.
+        overlap: share of the side that neighbours have in common at least, 0 to below 1. An object up to that size
+            lies whole in at least one tile.
+    """
+    if tile < 1 or not 0 <= overlap < 1:
+        raise ValueError(f"tile must be at least 1 and overlap in 0..1, not {tile} and {overlap}")
+    stride = max(1, math.floor(tile * (1 - overlap)))
+    return [
+        (x, y, min(x + tile, width), min(y + tile, height))
+        for y in _starts(height, tile, stride)
+        for x in _starts(width, tile, stride)
+    ]
+
+
+def _starts(length: int, tile: int, stride: int) -> list[int]:
+    if length <= tile:
+        return [0]
+    steps = math.ceil((length - tile) / stride)
+    return [round(i * (length - tile) / steps) for i in range(steps + 1)]
+
+
+def merge_tile_detections(
+    parts: Sequence[tuple[Tensor, Tensor, Tensor]],
+    windows: Sequence[Window],
+    height: int,
+    width: int,
+    *,
+    nms_iou: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One image's detections from those of its tiles.
+
+    An object that a tile's edge cuts is found twice: in part there, and whole in the neighbour. Suppression by IoU
+    alone keeps both, since the part is small. So a box that ends at a cut goes first when most of it lies inside a
+    box of the same class that another tile saw whole, with a score not much lower. Then class-wise NMS, as always.
+
+    Args:
+        parts: T times boxes (N, 4) in pixels of the tile, scores (N,), and class indices (N,).
+        windows: T tiles, as ``tile_windows`` gives them.
+        height, width: of the image.
+        nms_iou: of two boxes of a class that overlap more than this, the lower score goes.
+
+    Returns:
+        Boxes in pixels of the image, scores and class indices, best score first.
+    """
+    device, dtype = parts[0][0].device, parts[0][0].dtype
+    tiles = torch.tensor(windows, dtype=dtype, device=device)
+    counts = torch.tensor([len(scores) for _, scores, _ in parts], device=device)
+    tile = torch.arange(len(parts), device=device).repeat_interleave(counts)  # (N,) the tile a box comes from
+    boxes, scores, labels = (torch.cat([part[i] for part in parts]) for i in range(3))
+    boxes = boxes + tiles[tile, :2].repeat(1, 2)
+
+    kept = ~_covered_parts(boxes, scores, labels, tile, tiles, height, width)
+    boxes, scores, labels = boxes[kept], scores[kept], labels[kept]
+    best = batched_nms(boxes.float(), scores.float(), labels, nms_iou)
+    return boxes[best], scores[best], labels[best]
+
+
+def _covered_parts(
+    boxes: Tensor, scores: Tensor, labels: Tensor, tile: Tensor, tiles: Tensor, height: int, width: int
+) -> Tensor:
+    """(N,) bool: boxes that are the visible part of an object which another tile shows whole."""
+    image = tiles.new_tensor([0, 0, width, height])
+    margin = ((tiles[:, 2:] - tiles[:, :2]).amax(1) * _BORDER).clamp(min=2)
+    at_edge = (boxes - tiles[tile]).abs() <= margin[tile, None]
+    cut = (at_edge & (tiles != image)[tile]).any(1)  # the image's own edges cut in every tile alike
+    whole = (~cut).nonzero().flatten()
+    covered = torch.zeros_like(cut)
+    for rows in cut.nonzero().flatten().split(_ROWS):
+        inside = intersection_over_first(boxes[rows], boxes[whole]) >= _COVERED  # (rows, whole)
+        same_class = labels[rows, None] == labels[None, whole]
+        elsewhere = tile[rows, None] != tile[None, whole]
+        trusted = scores[None, whole] >= _SCORE_RATIO * scores[rows, None]
+        covered[rows] = (inside & same_class & elsewhere & trusted).any(1)
+    return covered
