@@ -64,7 +64,7 @@ class CheckReport:
     def lines(self) -> list[str]:
         """All of it for people to read."""
         names = {name: None for dataset in self.datasets.values() for name in dataset.class_names}
-        lines = [f"{self.root}: {self.format.upper()}, {len(names)} classes"]
+        lines = [f"{self.root}: {self.format.upper()}, {len(names)} {'class' if len(names) == 1 else 'classes'}"]
         summaries = {split: _summary(self.datasets.get(split)) for split in self.logs}
         width = max(map(len, ("without objects", *names)))
         columns = [max(len(split), 8) for split in summaries]

@@ -85,7 +85,7 @@ def raise_errors(log: FaultLog, root: Path) -> None:
     first = log.first_error()
     if first is not None:
         more = log.count_errors() - 1
-        rest = f" ({more} more such faults: `mimicdet check {root}` lists them)" if more else ""
+        rest = f" (and {more} more: `mimicdet check {root}` lists them)" if more else ""
         raise UserError(first.sentence() + rest)
 
 

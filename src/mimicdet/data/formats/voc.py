@@ -193,14 +193,15 @@ def _categories(sources: SplitSources) -> tuple[tuple[Category, ...], str]:
     wanted = next((w for w in (("train", "training"), ("trainval",)) if set(w) & set(words.values())), None)
     chosen = [split for split, word in words.items() if wanted is None or word in wanted]
     used: set[str] = set()
-    for split in chosen:
-        for file in _xml_files(sources.splits[split], FaultLog()):
-            try:
-                used.update(_object_name(element) for element in _parse(file).objects)
-            except UserError:
-                continue  # reported when the split itself is read
+    parsed = 0
+    for file in (file for split in chosen for file in _xml_files(sources.splits[split], FaultLog())):
+        try:
+            used.update(_object_name(element) for element in _parse(file).objects)
+            parsed += 1
+        except UserError:
+            continue  # reported when the split itself is read
     used.discard("")
-    if not used:
+    if parsed and not used:  # no file at all, or only broken ones, are faults of the split itself
         raise UserError(
             f"{sources.splits[chosen[0]].annotations}: no object has a name, so the classes are unknown; list them in "
             f"{sources.root / CLASS_FILES[0]}"

@@ -1,0 +1,223 @@
+"""COCO: layouts, ids with gaps, crowd, and one clear sentence for every kind of bad record."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mimicdet.data.splits import available_splits, load_dataset
+from tests.data.small_sets import coco_document, error_of, write_coco, write_image
+
+
+def write(root: Path, document: Any) -> Path:
+    return write_coco(root, document=document)
+
+
+def changed(key: str, **fields: Any) -> dict[str, Any]:
+    """The usual document with fields of the first image, annotation or category replaced; None takes one out."""
+    document = coco_document()
+    record = document[key][0]
+    record.update(fields)
+    for name, value in fields.items():
+        if value is None:
+            del record[name]
+    return document
+
+
+def test_ids_with_gaps_become_class_indices(tmp_path: Path) -> None:
+    document = coco_document(names=("cat", "dog", "eel"), boxes=[(1, 2, 10, 12)] * 4)
+    document["categories"].reverse()
+    write(tmp_path, document)
+    dataset = load_dataset(tmp_path)
+    assert [(c.id, c.name) for c in dataset.categories] == [(3, "cat"), (6, "dog"), (9, "eel")]
+    (image,) = dataset.images
+    assert (image.id, image.height, image.width, image.file.name) == (7, 30, 40, "a.png")
+    assert image.labels.tolist() == [0, 1, 2, 0]
+    assert image.boxes[0].tolist() == [1, 2, 11, 14]
+    assert image.areas.tolist() == [120] * 4
+
+
+def test_recorded_area_crowd_and_any_segmentation(tmp_path: Path) -> None:
+    document = coco_document()
+    for record, segmentation in zip(
+        document["annotations"],
+        ({"counts": "abc", "size": [30, 40]}, {"counts": [3, 5], "size": [30, 40]}),
+        strict=True,
+    ):
+        record.update(iscrowd=1, area=11.5, segmentation=segmentation)
+    document["annotations"].append({"id": 9, "image_id": 7, "category_id": 3, "bbox": [0, 0, 2, 2]})
+    write(tmp_path, document)
+    (image,) = load_dataset(tmp_path).images
+    assert image.crowd.tolist() == [True, True, False]
+    assert image.areas.tolist() == [11.5, 11.5, 4]
+
+
+def test_images_without_annotations_are_kept(tmp_path: Path) -> None:
+    document = coco_document(boxes=[])
+    write(tmp_path, document)
+    (image,) = load_dataset(tmp_path).images
+    assert image.boxes.shape == (0, 4)
+
+
+def test_size_may_be_left_out(tmp_path: Path) -> None:
+    write(tmp_path, changed("images", width=None, height=None))
+    assert load_dataset(tmp_path).images[0].width == 40
+
+
+@pytest.mark.parametrize(
+    ("annotations", "image", "name"),
+    [
+        ("train.json", "train/a.png", "a.png"),
+        ("train.json", "a.png", "a.png"),
+        ("train.json", "images/a.png", "a.png"),
+        ("train.json", "images/train/a.png", "a.png"),
+        ("train.json", "train/a.png", "train/a.png"),
+        ("train.json", "train/images/a.png", "a.png"),
+        ("train.json", "train/sub/a.png", "sub\\a.png"),
+        ("annotations/instances_train2017.json", "train2017/a.png", "a.png"),
+        ("annotations/instances_train2017.json", "images/train2017/a.png", "a.png"),
+        ("annotations/instances_train2017.json", "images/a.png", "a.png"),
+        ("annotations/instances_train.json", "train/a.png", "a.png"),
+        ("train/_annotations.coco.json", "train/a.png", "a.png"),
+        ("train/labels.json", "train/images/a.png", "images/a.png"),
+        ("whatever.json", "images/a.png", "a.png"),
+        ("whatever.json", "a.png", "a.png"),
+    ],
+)
+def test_layouts(tmp_path: Path, annotations: str, image: str, name: str) -> None:
+    write_image(tmp_path / image)
+    file = tmp_path / annotations
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(coco_document(file_name=name)))
+    assert available_splits(tmp_path) == ("train",)
+    assert load_dataset(tmp_path).images[0].file == tmp_path / image
+    assert load_dataset(file).images[0].file == tmp_path / image
+
+
+def test_images_of_the_split_come_before_others_of_the_same_name(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        write_coco(tmp_path, split)
+    write_image(tmp_path / "a.png", 5, 5)
+    for split in ("train", "val"):
+        assert load_dataset(tmp_path, split).images[0].file == tmp_path / split / "a.png"
+
+
+def test_a_single_file_has_the_split_its_name_speaks_of(tmp_path: Path) -> None:
+    file = write_coco(tmp_path, "val")
+    assert available_splits(file) == ("val",)
+    assert load_dataset(file, "valid").split == "val"
+    assert "there is no split 'train'; it has val" in error_of(load_dataset, file)
+
+
+def test_other_json_files_do_not_get_in_the_way(tmp_path: Path) -> None:
+    write_coco(tmp_path)
+    (tmp_path / "model.json").write_text("{}")
+    (tmp_path / "captions_train2017.json").write_text("{}")
+    assert available_splits(tmp_path) == ("train",)
+
+
+def test_byte_order_mark(tmp_path: Path) -> None:
+    file = write_coco(tmp_path)
+    file.write_text("\ufeff" + file.read_text(), encoding="utf-8")
+    assert len(load_dataset(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('{"images": [', "is not valid JSON"),
+        ("", "is not valid JSON"),
+        ("[" * 100_000, "is nested too deeply"),
+        ('{"images": [' + "9" * 5000 + "]}", "is not usable JSON"),
+        ("[]", "holds a list, not COCO ground truth"),
+        ("3", "has no list 'images'"),
+        ('{"images": [], "annotations": []}', "has no list 'categories'"),
+        ('{"images": {}, "annotations": [], "categories": []}', "has no list 'images'"),
+        ('{"images": [], "annotations": [], "categories": []}', "lists no categories"),
+        ('{"images": [], "annotations": [], "categories": [{"id": 1}]}', "categories[0]: needs a whole number"),
+        ('{"images": [], "annotations": [], "categories": [{"id": 1, "name": " "}]}', "categories[0]"),
+        ('{"images": [], "annotations": [], "categories": [{"id": 1, "name": "cat"}]}', "split train has no images"),
+    ],
+)
+def test_broken_files(tmp_path: Path, text: str, says: str) -> None:
+    file = tmp_path / "train.json"
+    file.write_text(text)
+    message = error_of(load_dataset, tmp_path)
+    assert message.startswith(f"{file}: ")
+    assert says in message
+
+
+def test_text_that_is_not_utf8(tmp_path: Path) -> None:
+    file = tmp_path / "train.json"
+    file.write_bytes(b'{"images": "\xff"}')
+    assert error_of(load_dataset, tmp_path).startswith(f"{file}: is not UTF-8 text")
+
+
+@pytest.mark.parametrize(
+    ("document", "item", "says"),
+    [
+        (changed("categories", id=6), "categories[1]", "id 6 is also that of 'cat'"),
+        (changed("categories", name="dog "), "categories[1]", "two categories named 'dog'"),
+        (changed("images", id=None), "images[0]", "whole number `id`"),
+        (changed("images", id="seven"), "images[0]", "whole number `id`"),
+        (changed("images", file_name=None), "image 7", "`file_name`"),
+        (changed("images", width="40"), "image 7 (a.png)", "positive whole numbers"),
+        (changed("images", height=0), "image 7 (a.png)", "positive whole numbers"),
+        (changed("images", file_name="b.png"), "image 7 (b.png)", "there is no such file in"),
+        (changed("images", width=30, height=40), "image 7 (a.png)", "EXIF"),
+        (changed("images", width=41), "image 7 (a.png)", "recorded as 41 x 30 (width x height)"),
+        (changed("annotations", image_id=8), "annotation 0", "image_id 8 is not among `images`"),
+        (changed("annotations", image_id=None), "annotation 0", "whole numbers `image_id`"),
+        (changed("annotations", category_id=4), "annotation 0", "category_id 4 is not among the categories (3, 6)"),
+        (changed("annotations", id=1), "annotation 1", "this id is used twice"),
+        (changed("annotations", bbox=[1, 2, 3]), "annotation 0", "four numbers"),
+        (changed("annotations", bbox=[1, 2, "3", 4]), "annotation 0", "four numbers"),
+        (changed("annotations", bbox=[1, 2, None, 4]), "annotation 0", "four numbers"),
+        (changed("annotations", bbox=[1, 2, True, 4]), "annotation 0", "four numbers"),
+        (changed("annotations", id=None, bbox=None), "annotations[0]", "four numbers"),
+        (changed("annotations", iscrowd=2), "annotation 0", "iscrowd is 2"),
+    ],
+)
+def test_faulty_records_are_named(tmp_path: Path, document: Any, item: str, says: str) -> None:
+    file = write(tmp_path, document)
+    message = error_of(load_dataset, tmp_path)
+    assert message.startswith(f"{file}: {item}: ")
+    assert says in message
+
+
+def test_the_same_image_id_twice(tmp_path: Path) -> None:
+    document = coco_document()
+    document["images"] *= 2
+    file = write(tmp_path, document)
+    assert error_of(load_dataset, tmp_path).startswith(f"{file}: image 7: this id is used twice")
+
+
+@pytest.mark.parametrize("bad", ["NaN", "Infinity", "-Infinity", "1" + "0" * 400])
+def test_boxes_that_are_not_finite(tmp_path: Path, bad: str) -> None:
+    file = write_coco(tmp_path)
+    file.write_text(file.read_text().replace("[1, 2, 10, 12]", f"[1, {bad}, 10, 12]"))
+    assert "box_not_finite" in error_of(load_dataset, tmp_path)
+    (image,) = load_dataset(tmp_path, max_faulty_boxes=0.5).images
+    assert image.labels.tolist() == [1]
+
+
+def test_missing_images_are_counted(tmp_path: Path) -> None:
+    document = coco_document()
+    document["images"] += [{"id": n, "file_name": f"{n}.png"} for n in range(10, 15)]
+    write(tmp_path, document)
+    assert f"(and 4 more: `mimicdet check {tmp_path}` lists them)" in error_of(load_dataset, tmp_path)
+
+
+def test_truncated_images_pass_the_header_and_missing_folders_do_not(tmp_path: Path) -> None:
+    write_coco(tmp_path)
+    image = tmp_path / "train" / "a.png"
+    image.write_bytes(image.read_bytes()[:60])
+    assert len(load_dataset(tmp_path)) == 1  # `check` decodes it
+    image.write_bytes(b"")
+    assert error_of(load_dataset, tmp_path).startswith(f"{image}: ")
+    shutil.rmtree(image.parent)
+    assert "there is no such file in" in error_of(load_dataset, tmp_path)

@@ -1,0 +1,218 @@
+"""Decoding: every pixel format by its stated rule, upright, safe against damaged and hostile files."""
+
+from __future__ import annotations
+
+import struct
+import threading
+import warnings
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image, ImageOps
+
+from mimicdet.data import decode
+from mimicdet.data.decode import MAX_PIXELS, image_size, read_image, to_rgb
+from tests.data.small_sets import error_of
+
+GRADIENT = np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3)
+
+
+def save(tmp_path: Path, image: Image.Image, name: str = "x.png", **options: Any) -> Path:
+    file = tmp_path / name
+    image.save(file, **options)
+    return file
+
+
+def header_only_png(width: int, height: int) -> bytes:
+    """A PNG of a few bytes that claims to be large."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def test_rgb_is_kept(tmp_path: Path) -> None:
+    pixels = read_image(save(tmp_path, Image.fromarray(GRADIENT)))
+    assert pixels.dtype == np.uint8
+    assert pixels.flags.c_contiguous
+    assert pixels.flags.writeable
+    np.testing.assert_array_equal(pixels, GRADIENT)
+
+
+def test_grey_and_black_and_white_are_repeated(tmp_path: Path) -> None:
+    grey = GRADIENT[..., 0]
+    np.testing.assert_array_equal(read_image(save(tmp_path, Image.fromarray(grey))), np.stack([grey] * 3, -1))
+    bits = grey % 2 == 0
+    expected = np.stack([bits * np.uint8(255)] * 3, -1)
+    np.testing.assert_array_equal(read_image(save(tmp_path, Image.fromarray(bits))), expected)
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.tif"])
+def test_sixteen_bits_are_scaled_over_the_full_range(tmp_path: Path, name: str) -> None:
+    values = np.array([[0, 1, 128, 129, 257, 32896, 65406, 65535]], dtype=np.uint16)
+    expected = np.round(values / 257).astype(np.uint8)
+    pixels = read_image(save(tmp_path, Image.fromarray(values), name))
+    np.testing.assert_array_equal(pixels, np.stack([expected] * 3, -1))
+
+
+def test_big_endian_sixteen_bits(tmp_path: Path) -> None:
+    values = np.array([[0, 257, 65535]], dtype=">u2")
+    image = Image.frombytes("I;16B", (3, 1), values.tobytes())
+    np.testing.assert_array_equal(to_rgb(image)[0, :, 0], [0, 1, 255])
+
+
+def test_wide_integers_are_taken_where_they_fit_in_sixteen_bits(tmp_path: Path) -> None:
+    values = np.array([[0, 257, 65535]], dtype=np.int32)
+    np.testing.assert_array_equal(read_image(save(tmp_path, Image.fromarray(values), "x.tif"))[0, :, 0], [0, 1, 255])
+    file = save(tmp_path, Image.fromarray(values + 1), "y.tif")
+    assert error_of(read_image, file).startswith(f"{file}: its pixels are integers over 65535")
+
+
+def test_floats_are_refused(tmp_path: Path) -> None:
+    file = save(tmp_path, Image.fromarray(np.ones((2, 2), np.float32)), "x.tif")
+    assert error_of(read_image, file).startswith(f"{file}: its pixels are 32-bit floats")
+
+
+def test_transparency_is_composited_on_white(tmp_path: Path) -> None:
+    rgba = np.zeros((1, 3, 4), np.uint8)
+    rgba[0, :, 0] = 200
+    rgba[0, :, 3] = [0, 255, 51]
+    expected = [[255, 255, 255], [200, 0, 0], [244, 204, 204]]  # 255 + (c - 255) * alpha / 255
+    np.testing.assert_array_equal(read_image(save(tmp_path, Image.fromarray(rgba)))[0], expected)
+    grey_alpha = np.array([[[100, 0], [100, 255], [100, 51]]], np.uint8)
+    np.testing.assert_array_equal(read_image(save(tmp_path, Image.fromarray(grey_alpha)))[0, :, 0], [255, 100, 224])
+
+
+def test_transparent_palette_entry_and_colour_are_white(tmp_path: Path) -> None:
+    palette = Image.fromarray(np.array([[0, 1, 2]], np.uint8), "L").convert("P")
+    palette.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
+    plain = read_image(save(tmp_path, palette))
+    np.testing.assert_array_equal(plain[0], [[255, 0, 0], [0, 255, 0], [0, 0, 255]])
+    clear = read_image(save(tmp_path, palette, transparency=1))
+    np.testing.assert_array_equal(clear[0], [[255, 0, 0], [255, 255, 255], [0, 0, 255]])
+    keyed = Image.fromarray(np.array([[[1, 2, 3], [4, 5, 6]]], np.uint8))
+    np.testing.assert_array_equal(
+        read_image(save(tmp_path, keyed, transparency=(1, 2, 3)))[0], [[255, 255, 255], [4, 5, 6]]
+    )
+
+
+def test_cmyk(tmp_path: Path) -> None:
+    file = save(tmp_path, Image.new("CMYK", (4, 4), (0, 255, 255, 0)), "x.tif")
+    np.testing.assert_array_equal(read_image(file)[0, 0], [255, 0, 0])
+
+
+def test_several_frames_give_the_first(tmp_path: Path) -> None:
+    frames = [Image.new("L", (6, 4), value) for value in (10, 200)]
+    file = save(tmp_path, frames[0], "x.gif", save_all=True, append_images=frames[1:])
+    assert (read_image(file) == 10).all()
+
+
+@pytest.mark.parametrize("tag", range(1, 9))
+@pytest.mark.parametrize("name", ["x.png", "x.tif", "x.webp", "x.jpg"])
+def test_every_orientation_is_made_upright(tmp_path: Path, name: str, tag: int) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = tag
+    lossless = {"lossless": True} if name == "x.webp" else {}
+    file = save(tmp_path, Image.fromarray(GRADIENT), name, exif=exif, **lossless)
+    with Image.open(file) as image:
+        expected = np.array(ImageOps.exif_transpose(image).convert("RGB"))  # Pillow's own way is the oracle
+    assert expected.shape[:2] == ((7, 5) if tag >= 5 else (5, 7))
+    np.testing.assert_array_equal(read_image(file), expected)
+    assert image_size(file) == expected.shape[:2]
+
+
+def test_opened_image_gives_the_same_as_its_file(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    file = save(tmp_path, Image.fromarray(GRADIENT), exif=exif)
+    with Image.open(file) as image:
+        np.testing.assert_array_equal(to_rgb(image), read_image(file))
+
+
+def test_damaged_exif_does_not_hide_the_image(tmp_path: Path) -> None:
+    file = save(tmp_path, Image.fromarray(GRADIENT), exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
+    np.testing.assert_array_equal(read_image(file), GRADIENT)
+    assert image_size(file) == (5, 7)
+
+
+def test_size_reads_the_header_only(tmp_path: Path) -> None:
+    file = tmp_path / "x.png"
+    file.write_bytes(header_only_png(60, 50))
+    assert image_size(file) == (50, 60)
+    assert str(file) in error_of(read_image, file)
+
+
+@pytest.mark.parametrize("name", ["x.jpg", "x.png", "x.tif", "x.webp", "x.bmp"])
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.95])
+def test_truncated_files_are_named(tmp_path: Path, name: str, share: float) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    file = save(tmp_path, Image.fromarray(noise), name)
+    content = file.read_bytes()
+    file.write_bytes(content[: int(len(content) * share)])
+    assert error_of(read_image, file).startswith(f"{file}: ")
+
+
+def test_missing_folder_and_other_files(tmp_path: Path) -> None:
+    assert "there is no such image file" in error_of(read_image, tmp_path / "no.jpg")
+    assert "is a folder" in error_of(image_size, tmp_path)
+    text = tmp_path / "x.jpg"
+    text.write_text("not an image")
+    assert "not an image in a format that can be read" in error_of(read_image, text)
+
+
+def test_readers_that_start_programs_are_off(tmp_path: Path) -> None:
+    file = tmp_path / "x.jpg"
+    file.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n")
+    assert "not an image in a format" in error_of(image_size, file)
+
+
+def test_bombs_are_refused_from_the_header(tmp_path: Path) -> None:
+    limit = Image.MAX_IMAGE_PIXELS
+    for width, height in ((20_000, 8_751), (30_000, 30_000), (2**31 - 1, 2**31 - 1)):  # ours; Pillow's; absurd
+        file = tmp_path / f"{width}.png"
+        file.write_bytes(header_only_png(width, height))
+        for read in (image_size, read_image):
+            assert "cut it into tiles" in error_of(read, file)
+    assert limit == Image.MAX_IMAGE_PIXELS
+    assert limit is not None
+    assert 2 * limit > MAX_PIXELS
+
+
+def test_large_images_within_the_limit_pass_without_a_warning(tmp_path: Path) -> None:
+    file = tmp_path / "x.png"
+    file.write_bytes(header_only_png(12_000, 10_000))  # 120 million: over Pillow's limit for a warning
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert image_size(file) == (10_000, 12_000)
+
+
+def test_threads_leave_the_warning_filters_alone(tmp_path: Path) -> None:
+    file = save(tmp_path, Image.fromarray(GRADIENT))
+    before = list(warnings.filters)
+    start = threading.Barrier(8)
+
+    def work(_: int) -> None:
+        start.wait()
+        for _ in range(50):
+            image_size(file)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(8)))
+    assert list(warnings.filters) == before
+
+
+def test_running_out_of_memory_is_not_called_a_damaged_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = save(tmp_path, Image.fromarray(GRADIENT))
+
+    def fail(image: Image.Image) -> np.ndarray:
+        raise MemoryError
+
+    monkeypatch.setattr(decode, "to_rgb", fail)
+    with pytest.raises(MemoryError):
+        read_image(file)
