@@ -164,8 +164,11 @@ def sample_balanced(classes: Tensor, keys: Tensor, *, num_classes: int, count: i
 
 
 def sample_some(eligible: Tensor, keys: Tensor, count: int | Tensor) -> Tensor:
-    """(B, R) bool: the ``count`` (a number, or (B, 1)) eligible entries of each row with the smallest keys."""
-    order = keys.masked_fill(~eligible, torch.inf).argsort(1)
+    """(B, R) bool: the ``count`` (a number, or (B, 1)) eligible entries of each row with the smallest keys.
+
+    Of equal keys the first wins, so that the choice does not depend on how much padding a row has.
+    """
+    order = keys.masked_fill(~eligible, torch.inf).argsort(dim=1, stable=True)
     rank = torch.empty_like(order).scatter_(
         1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
     )
