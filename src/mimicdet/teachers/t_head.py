@@ -92,7 +92,10 @@ class THead(nn.Module):
 
     @staticmethod
     def pool(levels: Sequence[Tensor], strides: Sequence[int], boxes: Tensor, image: Tensor, level: Tensor) -> Tensor:
-        """(N, C, 7, 7) by RoIAlign, aligned, two samples a bin and axis."""
+        """(N, C, 7, 7) by RoIAlign, aligned, two samples a bin and axis; NaN where a box is not finite."""
+        # roi_align on the CPU reads outside the map at such boxes; a diverged step must reach the check that skips it
+        spoilt = (boxes * 0).sum(1)
+        boxes = boxes.nan_to_num(0, 0, 0)
         order, parts = [], []
         for i, (feature, stride) in enumerate(zip(levels, strides, strict=True)):
             members = (level == i).nonzero().squeeze(1)
@@ -103,4 +106,4 @@ class THead(nn.Module):
             parts.append(roi_align(feature, rois, POOLED, 1 / stride, SAMPLING_RATIO, aligned=True))
             order.append(members)
         restored = torch.empty_like(level).index_put((torch.cat(order),), torch.arange(len(level), device=level.device))
-        return torch.cat(parts)[restored]
+        return torch.cat(parts)[restored] + spoilt[:, None, None, None]
