@@ -95,7 +95,7 @@ class AssignSettings(Section):
     """IoU threshold of the class-agnostic NMS that makes proposals of the adjusted boxes."""
     proposals: Count = 2000
     """Proposals kept for an image."""
-    positive_iou: Fraction = 0.6
+    positive_iou: Annotated[float, Field(gt=0, le=1)] = 0.6
     """Proposals with at least this IoU with an object are positive."""
     t_samples: Count = 128
     """Boxes of an image that train the T-head; the mimic loss uses the same ones."""
