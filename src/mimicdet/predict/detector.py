@@ -1,0 +1,237 @@
+"""A trained detector, from images of any kind to boxes in their own pixels.
+
+N detections of an image.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mimicdet.build import load_model
+from mimicdet.config import InferenceSettings, ModelSettings
+from mimicdet.data.batch import Sample, collate
+from mimicdet.data.dataset import Category
+from mimicdet.data.tiles import merge_tile_detections, tile_windows
+from mimicdet.data.transform import resize_for_inference
+from mimicdet.errors import UserError
+from mimicdet.models.decode import Detections
+from mimicdet.models.detect import detect, to_original_pixels
+from mimicdet.models.pretrained_folder import save_model
+from mimicdet.predict.inputs import ImageLike, each_image, to_pixels
+
+_SORTED_BATCHES = 4
+"""So many batches of images are read ahead and sorted by size, for padding costs time."""
+
+
+class Detection(TypedDict):
+    """What is found in one image, best score first: torchvision's contract, and the names. All on the CPU."""
+
+    boxes: Tensor  # (N, 4) float32, x1 y1 x2 y2 in pixels of the upright original image, inside it
+    scores: Tensor  # (N,) float32, 0..1
+    labels: Tensor  # (N,) int64, the data set's own category ids
+    names: list[str]  # N class names
+
+
+class Detector:
+    """A detector ready for use; ``Detector.from_pretrained(folder)`` makes one.
+
+    Args:
+        model: a dense detector (``mimicdet.models.dense``).
+        categories: class index -> id and name.
+        settings: how ``model`` was built, for ``save_pretrained``.
+        inference: sizes, thresholds and limits; the attribute of this name may be exchanged at any time.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        categories: Sequence[Category],
+        settings: ModelSettings,
+        inference: InferenceSettings,
+    ) -> None:
+        self.model = model.eval()
+        self.categories = tuple(categories)
+        self.settings = settings
+        self.inference = inference
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, device: torch.device | str | None = None) -> Detector:
+        """The detector in a model folder, such as ``model`` in a run folder.
+
+        Args:
+            folder: with ``model.safetensors`` and ``model.json``. Nothing in it is executed.
+            device: such as ``cpu`` or ``cuda:1``; None is the first CUDA GPU where there is one, else the CPU.
+
+        Raises:
+            UserError: no model folder, a broken one, or a device that is not there.
+        """
+        loaded = load_model(folder)
+        detector = cls(
+            model=loaded.model, categories=loaded.categories, settings=loaded.settings, inference=loaded.inference
+        )
+        return detector.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes the model folder that ``from_pretrained`` reads, with the inference settings as they are now."""
+        save_model(
+            folder,
+            self.model,
+            model_settings=self.settings.model_dump(mode="json"),
+            inference=self.inference.model_dump(mode="json"),
+            categories=self.categories,
+        )
+
+    def to(self, device: torch.device | str) -> Detector:
+        """Moves the model; returns the detector itself. Raises UserError when there is no such device."""
+        try:
+            self.model.to(device)
+        except (RuntimeError, AssertionError) as error:  # a misspelt name, no GPU, or torch built without CUDA
+            reason = str(error).splitlines()[0].rstrip(".")
+            raise UserError(f"device {str(device)!r} cannot be used ({reason}); choose cpu, cuda or cuda:0") from error
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def classes(self) -> dict[int, str]:
+        """Category id, as in the results' ``labels`` -> name, in the order of the classes."""
+        return {category.id: category.name for category in self.categories}
+
+    def __call__(self, images: ImageLike | Iterable[ImageLike], **options: Any) -> list[Detection]:
+        """What is found in one image, or in each of several of any sizes and kinds, in their order.
+
+        A list even for one image. Options and errors as for ``stream``.
+        """
+        return list(self.stream(images, **options))
+
+    def stream(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        *,
+        tile: int | None = None,
+        overlap: float = 0.25,
+        score_threshold: float | None = None,
+        nms_iou: float | None = None,
+        max_detections: int | None = None,
+        batch_size: int | None = None,
+    ) -> Iterator[Detection]:
+        """One result after the other, for more images than fit into memory.
+
+        Args:
+            images: see ``mimicdet.predict.inputs.ImageLike``; one, or a list, generator or 4-dimensional array of
+                them. Read as they are needed.
+            tile: cut each image into squares of this side in pixels, detect in each, and merge what is found. For
+                images much larger than those the model was trained on, such as aerial ones. ``max_detections`` then
+                holds for each tile.
+            overlap: share of a tile's side that it has in common with its neighbour, at least; objects up to this
+                size are seen whole in one of the two.
+            score_threshold, nms_iou, max_detections, batch_size: instead of those in ``self.inference``.
+
+        Raises:
+            UserError: an image that cannot be read or is none, an option out of range, or not enough memory.
+        """
+        if tile is not None and tile < 1:
+            raise UserError(f"tile must be a side in pixels from 1 up, not {tile}")
+        if not 0 <= overlap < 1:
+            raise UserError(f"overlap must be a share of the tile from 0 to below 1, not {overlap}")
+        inference = self._inference_with(
+            score_threshold=score_threshold, nms_iou=nms_iou, max_detections=max_detections, batch_size=batch_size
+        )
+        return self._stream(each_image(images), tile, overlap, inference)
+
+    def _inference_with(self, **changes: float | None) -> InferenceSettings:
+        given = {key: value for key, value in changes.items() if value is not None}
+        try:
+            return InferenceSettings.model_validate({**self.inference.model_dump(), **given})
+        except ValueError as error:  # pydantic's lists all that is wrong over several lines
+            raise UserError(f"{_first_fault(error)}; these options were given: {given}") from error
+
+    def _stream(
+        self, images: Iterator[ImageLike], tile: int | None, overlap: float, inference: InferenceSettings
+    ) -> Iterator[Detection]:
+        layouts: deque[tuple[tuple[int, int], list[tuple[int, int, int, int]]]] = deque()  # of images on their way
+
+        def crops() -> Iterator[np.ndarray]:
+            for number, image in enumerate(images):
+                pixels = to_pixels(image, name=f"image {number}")
+                height, width = pixels.shape[:2]
+                windows = [(0, 0, width, height)] if tile is None else tile_windows(height, width, tile, overlap)
+                layouts.append(((height, width), windows))
+                for x1, y1, x2, y2 in windows:
+                    yield pixels[y1:y2, x1:x2]
+
+        found = self._detect(crops(), inference)
+        for first in found:
+            (height, width), windows = layouts.popleft()
+            parts = [first, *islice(found, len(windows) - 1)]
+            if tile is None:
+                yield self._result(*first)
+            else:
+                merged = merge_tile_detections(parts, windows, height, width, nms_iou=inference.nms_iou)
+                yield self._result(*merged)
+
+    def _detect(self, crops: Iterator[np.ndarray], inference: InferenceSettings) -> Iterator[Detections]:
+        """Detections of each crop (h, w, 3) in its own pixels, float64 on the CPU, in the order of the crops."""
+        batch_size = inference.batch_size
+        while chunk := list(islice(crops, batch_size * (_SORTED_BATCHES if batch_size > 1 else 1))):
+            resized = [resize_for_inference(c, inference.shorter_side, inference.longer_side) for c in chunk]
+            order = sorted(range(len(chunk)), key=lambda i: resized[i].shape)
+            found: dict[int, Detections] = {}
+            for start in range(0, len(chunk), batch_size):
+                members = order[start : start + batch_size]
+                for i, detections in zip(
+                    members, self._detect_batch([resized[i] for i in members], inference), strict=True
+                ):
+                    size = (resized[i].shape[1], resized[i].shape[2])
+                    boxes = to_original_pixels(detections.boxes.cpu(), size, chunk[i].shape[:2])
+                    found[i] = Detections(boxes, detections.scores.cpu(), detections.labels.cpu())
+            yield from (found[i] for i in range(len(chunk)))
+
+    @torch.inference_mode()
+    def _detect_batch(self, images: Sequence[Tensor], inference: InferenceSettings) -> list[Detections]:
+        batch = collate([_sample(image) for image in images], divisor=getattr(self.model, "divisor", 32))
+        batch = batch.to(self.device)
+        return detect(
+            self.model, batch.images, batch.sizes, s_head=inference.s_head, positions=inference.positions,
+            score_threshold=inference.score_threshold, nms_iou=inference.nms_iou,
+            max_detections=inference.max_detections,
+        )  # fmt: skip
+
+    def _result(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> Detection:
+        classes = labels.tolist()
+        return {
+            "boxes": boxes.float(),
+            "scores": scores.clone().float(),  # a tensor made in inference mode may not take part in autograd
+            "labels": torch.tensor([self.categories[k].id for k in classes], dtype=torch.int64),
+            "names": [self.categories[k].name for k in classes],
+        }
+
+
+def _sample(image: Tensor) -> Sample:
+    """An image without targets, for ``collate``."""
+    return Sample(
+        image=image,
+        boxes=torch.zeros(0, 4),
+        labels=torch.zeros(0, dtype=torch.int64),
+        crowd=torch.zeros(0, dtype=torch.bool),
+        image_id=0,
+        file="",
+        original_size=(image.shape[1], image.shape[2]),
+        seed=0,
+    )
+
+
+def _first_fault(error: ValueError) -> str:
+    first = error.errors()[0]  # type: ignore[attr-defined]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg'][0].lower()}{first['msg'][1:]}"

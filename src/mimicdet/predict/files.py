@@ -1,0 +1,318 @@
+"""Prediction for files, folders and data sets: COCO results and pictures with boxes. Behind the ``predict`` command."""
+
+from __future__ import annotations
+
+import glob
+import io
+import json
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from mimicdet.data.dataset import Category, DetectionDataset, ImageRecord
+from mimicdet.data.decode import IMAGE_SUFFIXES, read_image
+from mimicdet.data.images import list_images
+from mimicdet.data.match import match_classes
+from mimicdet.errors import UserError
+from mimicdet.files import replace_file
+from mimicdet.predict.detector import Detection, Detector
+from mimicdet.report.draw import draw_boxes
+
+_READ_AHEAD = 4
+_NAMED_FAILURES = 5
+
+
+@dataclass(frozen=True)
+class PredictSummary:
+    """What ``predict_files`` did."""
+
+    images: int
+    """Images that were looked at."""
+    detections: int
+    failures: tuple[str, ...]
+    """One sentence for each image that could not be read; the others were predicted and written nonetheless."""
+
+    def complaint(self) -> str | None:
+        """The failures in one sentence that names the first few, or None."""
+        if not self.failures:
+            return None
+        total, more = self.images + len(self.failures), len(self.failures) - _NAMED_FAILURES
+        named = "; ".join(self.failures[:_NAMED_FAILURES]) + (f"; and {more} more" if more > 0 else "")
+        return f"{len(self.failures)} of {total} images could not be read: {named}"
+
+
+def predict_files(
+    detector: Detector,
+    sources: Sequence[str | PathLike[str]],
+    *,
+    json_file: Path | None = None,
+    pictures: Path | None = None,
+    dataset: DetectionDataset | None = None,
+    tile: int | None = None,
+    overlap: float = 0.25,
+    score_threshold: float | None = None,
+    picture_threshold: float = 0.3,
+    progress: bool = False,
+) -> PredictSummary:
+    """Detects in files, folders and globs, and writes what it finds.
+
+    Args:
+        detector: with the inference settings to use.
+        sources: see ``find_images``; empty with ``dataset`` means all its images.
+        json_file: gets COCO results: a list with a row for each detection, ``image_id``, ``category_id``, ``bbox``
+            (x, y, width, height in pixels), ``score``, and besides ``file_name`` and ``category_name``. Image ids
+            number the files found from 1, category ids are the model's own, unless a data set is given.
+        pictures: folder that gets a JPEG of each image with the boxes drawn, named as the image; and with the
+            objects, dashed, where a data set is given.
+        dataset: its image ids and category ids are used, so that the results can be evaluated against it.
+        tile, overlap, score_threshold: see ``Detector.stream``.
+        picture_threshold: detections with at least this score are drawn.
+        progress: show a bar.
+
+    Returns:
+        Counts, and a sentence for each image that could not be read: one bad image does not stop the others.
+
+    Raises:
+        UserError: a source that is not there, an image that the data set does not have, an output that cannot be
+            written, and what ``Detector.stream`` raises.
+    """
+    files, ids = _numbered(sources, dataset, pictures)
+    if dataset is not None:
+        dataset = match_classes(dataset, detector.categories)
+    categories = detector.categories if dataset is None else dataset.categories
+    names = _picture_names(files, pictures) if pictures is not None else {}
+    if json_file is not None:
+        _make_folder(json_file.parent)  # now, not when all the work is done
+    truth = {} if dataset is None else {record.id: record for record in dataset.images}
+    failures: list[str] = []
+    read: deque[tuple[Path, np.ndarray]] = deque()
+
+    def images() -> Iterator[np.ndarray]:
+        for file, pixels in _read_ahead(files):
+            if isinstance(pixels, UserError):
+                failures.append(str(pixels))
+            else:
+                read.append((file, pixels))
+                yield pixels
+
+    rows: list[dict[str, Any]] = []
+    count = 0
+    results = detector.stream(images(), tile=tile, overlap=overlap, score_threshold=score_threshold)
+    with tqdm(total=len(files), desc="predict", unit="image", leave=False, disable=not progress) as bar:
+        for result in results:
+            file, pixels = read.popleft()
+            classes = _class_indices(detector, result)
+            rows += _coco_rows(result, classes, categories, ids[file], file)
+            if pictures is not None:
+                picture = _draw(pixels, result, classes, categories, picture_threshold, truth.get(ids[file]))
+                _save_picture(names[file], picture)
+            count += 1
+            bar.update(count + len(failures) - bar.n)
+        bar.update(count + len(failures) - bar.n)
+    if json_file is not None:
+        write_results(json_file, rows)
+    return PredictSummary(images=count, detections=len(rows), failures=tuple(failures))
+
+
+def predict_dataset(
+    detector: Detector,
+    dataset: DetectionDataset,
+    *,
+    tile: int | None = None,
+    overlap: float = 0.25,
+    progress: bool = False,
+) -> list[dict[str, Any]]:
+    """COCO results for the images of a data set, in its order and with its ids; for ``coco_metrics``.
+
+    The way to evaluate on tiles. Evaluate against ``match_classes(dataset, detector.categories).to_coco()``.
+
+    Raises:
+        UserError: an image that cannot be read, or a class that the model does not know.
+    """
+    dataset = match_classes(dataset, detector.categories)
+    found: list[dict[str, Any]] = []
+    results = detector.stream((record.file for record in dataset.images), tile=tile, overlap=overlap)
+    bar = tqdm(results, total=len(dataset), desc="predict", unit="image", leave=False, disable=not progress)
+    for record, result in zip(dataset.images, bar, strict=True):
+        found += _coco_rows(result, _class_indices(detector, result), dataset.categories, record.id, record.file)
+    return found
+
+
+def find_images(sources: Sequence[str | PathLike[str]], *, leave_out: Path | None = None) -> list[Path]:
+    """The image files that were meant, in the order given, each once.
+
+    Args:
+        sources: files (whatever their suffix), folders (the images in them and in their subfolders, by suffix), and
+            globs such as ``photos/**/*.jpg``. What a folder or a glob gives is in natural order: 2 before 10.
+        leave_out: a folder whose images are not taken from folders and globs, such as one with earlier results.
+
+    Raises:
+        UserError: there is no such file, or no image in a folder or behind a glob.
+    """
+    found: dict[Path, Path] = {}
+    for source in map(str, sources):
+        path = Path(source)
+        if path.is_file():
+            chosen = [path]
+        else:
+            if path.is_dir():
+                chosen = list_images(path)
+            elif glob.has_magic(source):
+                matches = map(Path, glob.glob(source, recursive=True))
+                chosen = [p for p in matches if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
+            else:
+                raise UserError(f"{source}: there is no such file or folder; correct the path, or quote a glob")
+            if leave_out is not None:
+                # Where nothing else is left, its images were meant.
+                chosen = [p for p in chosen if not p.resolve().is_relative_to(leave_out.resolve())] or chosen
+            if not chosen:
+                where = "in this folder or its subfolders" if path.is_dir() else "behind this pattern"
+                raise UserError(f"{source}: there is no image {where} (looked for {', '.join(sorted(IMAGE_SUFFIXES))})")
+        for file in sorted(chosen, key=_natural):
+            found.setdefault(file.resolve(), file)
+    return list(found.values())
+
+
+def write_results(file: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Writes COCO results, a row a line, whole or not at all; makes the folder where need be."""
+    lines = ",\n".join(json.dumps(row, allow_nan=False) for row in rows)
+    _make_folder(file.parent)
+    replace_file(file, f"[\n{lines}\n]\n".encode() if lines else b"[]\n")
+
+
+def _numbered(
+    sources: Sequence[str | PathLike[str]], dataset: DetectionDataset | None, pictures: Path | None
+) -> tuple[list[Path], dict[Path, int]]:
+    """The files, and the image id of each."""
+    if dataset is None:
+        files = find_images(sources, leave_out=pictures)
+        if not files:
+            raise UserError("there is nothing to predict; name image files, folders or globs")
+        return files, {file: number for number, file in enumerate(files, start=1)}
+    if not sources:
+        return [record.file for record in dataset.images], {record.file: record.id for record in dataset.images}
+    known = {record.file.resolve(): record.id for record in dataset.images}
+    ids: dict[Path, int] = {}
+    for file in find_images(sources, leave_out=pictures):
+        if file.resolve() not in known:
+            raise UserError(
+                f"{file}: is not an image of split {dataset.split!r} of {dataset.root}; leave it out, or predict "
+                "without the data set"
+            )
+        ids[file] = known[file.resolve()]
+    return list(ids), ids
+
+
+def _read_ahead(files: Sequence[Path]) -> Iterator[tuple[Path, np.ndarray | UserError]]:
+    """The pixels of each file, or what is wrong with it; a few files are decoded while the detector works."""
+
+    def read(file: Path) -> np.ndarray | UserError:
+        try:
+            return read_image(file)
+        except UserError as error:
+            return error
+
+    waiting: deque[tuple[Path, Future[np.ndarray | UserError]]] = deque()
+    with ThreadPoolExecutor(max_workers=_READ_AHEAD, thread_name_prefix="read") as pool:
+        try:
+            for file in files:
+                waiting.append((file, pool.submit(read, file)))
+                if len(waiting) > _READ_AHEAD:
+                    first, future = waiting.popleft()
+                    yield first, future.result()
+            while waiting:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        finally:  # also when the reader stops early
+            for _, future in waiting:
+                future.cancel()
+
+
+def _class_indices(detector: Detector, result: Detection) -> np.ndarray:
+    """(N,) class indices 0..K-1 of a result's category ids."""
+    index = {category.id: k for k, category in enumerate(detector.categories)}
+    return np.array([index[category_id] for category_id in result["labels"].tolist()], dtype=np.int64)
+
+
+def _coco_rows(
+    result: Detection, classes: np.ndarray, categories: Sequence[Category], image_id: int, file: Path
+) -> list[dict[str, Any]]:
+    return [
+        {
+            "image_id": image_id,
+            "file_name": str(file),
+            "category_id": categories[k].id,
+            "category_name": categories[k].name,
+            "bbox": [x1, y1, x2 - x1, y2 - y1],
+            "score": score,
+        }
+        for (x1, y1, x2, y2), score, k in zip(
+            result["boxes"].tolist(), result["scores"].tolist(), classes.tolist(), strict=True
+        )
+    ]
+
+
+def _draw(
+    pixels: np.ndarray,
+    result: Detection,
+    classes: np.ndarray,
+    categories: Sequence[Category],
+    threshold: float,
+    truth: ImageRecord | None,
+) -> Image.Image:
+    scores = result["scores"].numpy()
+    shown = scores >= threshold
+    return draw_boxes(
+        pixels,
+        result["boxes"].numpy()[shown],
+        classes[shown],
+        class_names=[category.name for category in categories],
+        scores=scores[shown],
+        truth_boxes=None if truth is None else truth.boxes[~truth.crowd],
+        truth_labels=None if truth is None else truth.labels[~truth.crowd],
+    )
+
+
+def _picture_names(files: Sequence[Path], folder: Path) -> dict[Path, Path]:
+    """Where the picture of each file goes; of files with the same name, the second and later get a number."""
+    if beside := next((file for file in files if file.resolve().parent == folder.resolve()), None):
+        raise UserError(f"{folder}: pictures would lie among the images, such as {beside.name}; choose another folder")
+    _make_folder(folder)
+    taken: set[str] = set()
+    names: dict[Path, Path] = {}
+    for file in files:
+        name, number = file.stem, 1
+        while name.casefold() in taken:
+            number += 1
+            name = f"{file.stem}-{number}"
+        taken.add(name.casefold())
+        names[file] = folder / f"{name}.jpg"
+    return names
+
+
+def _save_picture(file: Path, picture: Image.Image) -> None:
+    buffer = io.BytesIO()
+    picture.save(buffer, format="jpeg", quality=92, subsampling=0)  # chroma subsampling blurs thin coloured lines
+    replace_file(file, buffer.getvalue())
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: the folder cannot be made ({error.strerror}); choose another one") from error
+
+
+def _natural(file: Path) -> tuple[list[str | int], str]:
+    """A key that sorts names as people do: image2 before image10, and the same in any case."""
+    parts = re.split(r"(\d+)", str(file).casefold())  # text and numbers in turn, so that like meets like
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)], str(file)

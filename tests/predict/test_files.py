@@ -1,0 +1,201 @@
+"""Prediction for files: which files are meant, what is written, and what one bad image does to the others."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mimicdet.config import InferenceSettings, ModelSettings
+from mimicdet.data.dataset import Category, DetectionDataset
+from mimicdet.data.match import match_classes
+from mimicdet.engine.coco_metrics import coco_metrics
+from mimicdet.errors import UserError
+from mimicdet.predict import Detector, PredictSummary, find_images, predict_dataset, predict_files
+from tests.fake_detector import CATEGORIES, FakeDetector, make_dataset
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "images").mkdir()
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def dataset(folder: Path) -> DetectionDataset:
+    return make_dataset(folder)
+
+
+@pytest.fixture
+def detector(dataset: DetectionDataset) -> Detector:
+    inference = InferenceSettings(shorter_side=75, longer_side=133, nms_iou=1.0, batch_size=2)
+    return Detector(model=FakeDetector(dataset), categories=CATEGORIES, settings=ModelSettings(), inference=inference)
+
+
+def touch(*files: Path) -> None:
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+
+
+def test_folders_files_and_globs_in_natural_order(tmp_path: Path):
+    names = ["b/img10.jpg", "b/img2.JPG", "b/notes.txt", "b/deep/img1.png", "a.xyz", "c/1.tif"]
+    touch(*(tmp_path / name for name in names))
+
+    def found(*sources: str, **options: Any) -> list[str]:
+        return [str(f.relative_to(tmp_path)) for f in find_images([tmp_path / s for s in sources], **options)]
+
+    assert found("b") == ["b/deep/img1.png", "b/img2.JPG", "b/img10.jpg"]
+    assert found("b/*.jpg") == ["b/img10.jpg"]
+    assert found("**/*.[jJp]*") == ["b/deep/img1.png", "b/img2.JPG", "b/img10.jpg"]
+    assert found("a.xyz", "c", "b/img2.JPG", "b") == [
+        "a.xyz",
+        "c/1.tif",
+        "b/img2.JPG",
+        "b/deep/img1.png",
+        "b/img10.jpg",
+    ]
+    assert found("b", leave_out=tmp_path / "b" / "deep") == ["b/img2.JPG", "b/img10.jpg"]
+    touch(tmp_path / "odd[1].jpg")
+    assert found("odd[1].jpg") == ["odd[1].jpg"], "a file of that name is no glob"
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [("nothing.jpg", "no such file or folder"), ("empty", "no image in this folder"), ("*.gif", "behind this pattern")],
+)
+def test_sources_without_an_image(tmp_path: Path, source: str, message: str):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=message) as caught:
+        find_images([tmp_path / source])
+    assert str(tmp_path / source) in str(caught.value)
+
+
+def test_no_source_at_all(detector: Detector):
+    with pytest.raises(UserError, match="nothing to predict"):
+        predict_files(detector, [])
+
+
+def test_json_and_pictures(detector: Detector, dataset: DetectionDataset, folder: Path, tmp_path: Path):
+    json_file, pictures = tmp_path / "new" / "found.json", tmp_path / "drawn"
+    summary = predict_files(detector, [str(folder)], json_file=json_file, pictures=pictures)
+    assert (summary.images, summary.detections, summary.failures) == (5, 16, ())
+    assert summary.complaint() is None
+    rows = json.loads(json_file.read_text())
+    assert len(rows) == 16
+    for i, record in enumerate(dataset.images):
+        own = [row for row in rows if row["image_id"] == i + 1]
+        assert [row["file_name"] for row in own] == [str(record.file)] * len(record.labels)
+        assert [row["category_id"] for row in own] == [CATEGORIES[k].id for k in record.labels]
+        assert [row["category_name"] for row in own] == [CATEGORIES[k].name for k in record.labels]
+        boxes = np.array([row["bbox"] for row in own]).reshape(-1, 4)
+        np.testing.assert_allclose(boxes[:, :2], record.boxes[:, :2], atol=1e-3)
+        np.testing.assert_allclose(boxes[:, 2:], record.boxes[:, 2:] - record.boxes[:, :2], atol=1e-3)
+    assert sorted(p.name for p in pictures.iterdir()) == [f"image{i}.jpg" for i in range(5)]
+    found = np.asarray(Image.open(pictures / "image0.jpg")).astype(int)
+    assert (abs(found - 40) < 3).all(-1).any()
+    assert (found.max(-1) - found.min(-1) > 100).any(), "boxes are in colour"
+    nothing = np.asarray(Image.open(pictures / "image2.jpg").crop((0, 0, 600, 600))).astype(int)
+    assert (nothing.max(-1) - nothing.min(-1) < 10).all(), "the third image has no object"
+
+
+def test_thresholds(detector: Detector, folder: Path, tmp_path: Path):
+    drawn: list[np.ndarray] = []
+    for threshold in (0.3, 0.95):
+        out = tmp_path / str(threshold)
+        summary = predict_files(detector, [folder], pictures=out, score_threshold=0.75, picture_threshold=threshold)
+        assert summary.detections == 8
+        drawn.append(np.asarray(Image.open(out / "image0.jpg").crop((0, 0, 600, 400))).astype(int))
+    assert (np.ptp(drawn[0], axis=-1) > 100).any()
+    assert not (np.ptp(drawn[1], axis=-1) > 100).any()
+
+
+def test_one_bad_image_does_not_stop_the_others(detector: Detector, folder: Path, tmp_path: Path):
+    (folder / "image1b.jpg").write_bytes(b"no image")
+    broken = folder / "image3.png"
+    broken.write_bytes(broken.read_bytes()[:-40])
+    json_file, pictures = tmp_path / "found.json", tmp_path / "drawn"
+    summary = predict_files(detector, [folder], json_file=json_file, pictures=pictures)
+    assert summary.images == 4
+    complaint = summary.complaint()
+    assert complaint is not None
+    assert complaint.startswith("2 of 6 images could not be read: ")
+    assert "image1b.jpg" in complaint
+    assert "image3.png" in complaint
+    assert "\n" not in complaint
+    assert {Path(row["file_name"]).stem for row in json.loads(json_file.read_text())} == {"image0", "image1", "image4"}
+    assert {row["image_id"] for row in json.loads(json_file.read_text())} == {1, 2, 6}, "numbers of the files found"
+    assert len(list(pictures.iterdir())) == 4
+
+
+def test_many_failures_are_counted_and_the_first_named():
+    complaint = PredictSummary(images=3, detections=0, failures=tuple(f"{i}.jpg: broken" for i in range(9))).complaint()
+    assert complaint is not None
+    assert complaint.startswith("9 of 12 images could not be read: 0.jpg: broken; 1.jpg: broken; ")
+    assert complaint.endswith("; 4.jpg: broken; and 4 more")
+
+
+def test_no_readable_image(detector: Detector, tmp_path: Path):
+    (tmp_path / "x.jpg").write_bytes(b"no image")
+    summary = predict_files(detector, [tmp_path / "x.jpg"], json_file=tmp_path / "found.json")
+    assert (summary.images, len(summary.failures)) == (0, 1)
+    assert json.loads((tmp_path / "found.json").read_text()) == []
+
+
+def test_ids_of_a_data_set(detector: Detector, dataset: DetectionDataset, folder: Path, tmp_path: Path):
+    """The data set numbers and orders its classes otherwise than the model, and lacks one."""
+    numbered = (Category(1, "newt"), Category(5, "cat"), Category(3, "dog"))
+    own = match_classes(
+        replace(dataset, categories=(Category(5, "cat"), Category(3, "dog"), Category(1, "newt"))), numbered
+    )
+    for sources, ids in (([], {0, 11, 33, 44}), ([folder / "image4.png", folder / "image0.png"], {44, 0})):
+        json_file, pictures = tmp_path / "found.json", tmp_path / "drawn"
+        predict_files(detector, sources, json_file=json_file, dataset=own, pictures=pictures)
+        rows = json.loads(json_file.read_text())
+        assert {row["image_id"] for row in rows} == ids
+        if not sources:
+            assert coco_metrics(own.to_coco(), rows)["AP"] == pytest.approx(1)
+    strange = tmp_path / "strange.png"
+    Image.new("RGB", (9, 9)).save(strange)
+    with pytest.raises(UserError, match=r"strange\.png: is not an image of split 'val'"):
+        predict_files(detector, [strange], dataset=own)
+    with pytest.raises(UserError, match="does not know the class 'cow'"):
+        predict_files(detector, [], dataset=replace(own, categories=(*numbered[:2], Category(3, "cow"))))
+
+
+@pytest.mark.parametrize("tile", [None, 200])
+def test_results_of_a_data_set_can_be_evaluated(detector: Detector, dataset: DetectionDataset, tile: int | None):
+    results = predict_dataset(detector, dataset, tile=tile)
+    metrics = coco_metrics(match_classes(dataset, detector.categories).to_coco(), results)
+    assert metrics["AP"] == pytest.approx(1)
+
+
+def test_pictures_of_files_with_one_name_stay_apart(detector: Detector, folder: Path, tmp_path: Path):
+    for name in ("a/x.png", "b/x.png", "b/X.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.open(folder / "image0.png").save(tmp_path / name)
+    predict_files(detector, [tmp_path / "a", tmp_path / "b"], pictures=tmp_path / "out")
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["X-2.jpg", "x-3.jpg", "x.jpg"]
+
+
+def test_images_are_never_written_over(detector: Detector, folder: Path):
+    before = {file: file.read_bytes() for file in folder.iterdir()}
+    with pytest.raises(UserError, match="pictures would lie among the images"):
+        predict_files(detector, [folder], pictures=folder)
+    assert {file: file.read_bytes() for file in folder.iterdir()} == before
+    inside = folder / "drawn"
+    for _ in range(2):  # earlier pictures are no images to predict
+        assert predict_files(detector, [folder], pictures=inside).images == 5
+
+
+def test_outputs_that_cannot_be_written(detector: Detector, folder: Path, tmp_path: Path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be made"):
+        predict_files(detector, [folder], pictures=tmp_path / "file")
+    with pytest.raises(UserError, match="cannot be"):
+        predict_files(detector, [folder], json_file=tmp_path / "file" / "found.json")
