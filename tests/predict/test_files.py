@@ -15,6 +15,7 @@ from mimicdet.config import InferenceSettings, ModelSettings
 from mimicdet.data.dataset import Category, DetectionDataset
 from mimicdet.data.match import match_classes
 from mimicdet.engine.coco_metrics import coco_metrics
+from mimicdet.engine.evaluate import evaluate
 from mimicdet.errors import UserError
 from mimicdet.predict import Detector, PredictSummary, find_images, predict_dataset, predict_files
 from tests.fake_detector import CATEGORIES, FakeDetector, make_dataset
@@ -173,6 +174,18 @@ def test_results_of_a_data_set_can_be_evaluated(detector: Detector, dataset: Det
     results = predict_dataset(detector, dataset, tile=tile)
     metrics = coco_metrics(match_classes(dataset, detector.categories).to_coco(), results)
     assert metrics["AP"] == pytest.approx(1)
+
+
+def test_an_evaluation_does_without_no_image(detector: Detector, dataset: DetectionDataset):
+    dataset.images[3].file.unlink()
+    with pytest.raises(UserError, match=r"image3\.png"):
+        predict_dataset(detector, dataset)
+
+
+def test_results_equal_those_of_the_evaluation_in_training(detector: Detector, dataset: DetectionDataset):
+    during = evaluate(detector.model, dataset, **detector.inference.model_dump())
+    after = coco_metrics(dataset.to_coco(), predict_dataset(detector, dataset))
+    assert after == during
 
 
 def test_pictures_of_files_with_one_name_stay_apart(detector: Detector, folder: Path, tmp_path: Path):

@@ -140,7 +140,14 @@ def predict_dataset(
     """
     dataset = match_classes(dataset, detector.categories)
     found: list[dict[str, Any]] = []
-    results = detector.stream((record.file for record in dataset.images), tile=tile, overlap=overlap)
+
+    def images() -> Iterator[np.ndarray]:
+        for _, pixels in _read_ahead([record.file for record in dataset.images]):
+            if isinstance(pixels, UserError):
+                raise pixels
+            yield pixels
+
+    results = detector.stream(images(), tile=tile, overlap=overlap)
     bar = tqdm(results, total=len(dataset), desc="predict", unit="image", leave=False, disable=not progress)
     for record, result in zip(dataset.images, bar, strict=True):
         found += _coco_rows(result, _class_indices(detector, result), dataset.categories, record.id, record.file)
