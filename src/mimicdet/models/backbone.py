@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from difflib import get_close_matches
+from typing import Any
 
 import timm
 import torch
-from timm.layers import freeze_batch_norm_2d
+from timm.layers import Format, freeze_batch_norm_2d
 from torch import Tensor, nn
 
 from mimicdet.errors import UserError
@@ -53,12 +54,10 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> dict[int, Tensor]:
         """Normalised images (B, 3, H, W) -> features (B, C_l, H/2^l, W/2^l) by level."""
-        features: dict[int, Tensor] = {}
-        for (level, channels), feature in zip(self.channels.items(), self.network(images), strict=True):
-            if feature.shape[1] != channels:  # Swin and its kin compute channels-last
-                feature = feature.permute(0, 3, 1, 2).contiguous()
-            features[level] = feature
-        return features
+        features = self.network(images)
+        if _is_channels_last(self.network):
+            features = [feature.permute(0, 3, 1, 2).contiguous() for feature in features]
+        return dict(zip(self.channels, features, strict=True))
 
 
 def build_backbone(
@@ -104,7 +103,8 @@ def _create(name: str, levels: Sequence[int]) -> tuple[nn.Module, list[int], lis
     probe = None
     for option in options:
         try:
-            probe = timm.create_model(name, pretrained=False, features_only=True, **option)
+            with torch.device("meta"):  # shapes only
+                probe = timm.create_model(name, pretrained=False, features_only=True, **option).eval()
             break
         except TypeError:
             continue
@@ -121,12 +121,37 @@ def _create(name: str, levels: Sequence[int]) -> tuple[nn.Module, list[int], lis
             f"model.backbone: {name!r} has features at strides {strides} but not {missing}; "
             f"choose a network with a pyramid"
         )
+    _require_any_size(probe, strides, name)
     indices = tuple(strides.index(2**l) for l in levels)
     network = timm.create_model(name, pretrained=False, features_only=True, out_indices=indices, **option)
     return network, list(levels), list(network.feature_info.channels())
 
 
-def _freeze_up_to(network: nn.Module, *, stride: int) -> None:
+@torch.no_grad()
+def _require_any_size(network: nn.Module, strides: Sequence[int], name: str) -> None:
+    """Refuses a network, on the meta device, that is tied to one image size or does not cover the whole image."""
+    height, width = 3 * 32, 5 * 32
+    try:
+        features = network(torch.empty(1, 3, height, width, device="meta"))
+        axes = slice(1, 3) if _is_channels_last(network) else slice(2, 4)
+        found = [tuple(feature.shape[axes]) for feature in features]
+    except Exception as error:
+        found, reason = [], str(error).splitlines()[0] if str(error) else type(error).__name__
+    else:
+        reason = f"features of {found} cells at strides {list(strides)}"
+    if found != [(height // stride, width // stride) for stride in strides]:
+        raise UserError(
+            f"model.backbone: {name!r} does not work on images of every size: {height} x {width} pixels gave {reason}; "
+            f"choose another network"
+        )
+
+
+def _is_channels_last(network: nn.Module) -> bool:
+    """Swin and its kin return (B, H, W, C)."""
+    return getattr(network, "output_fmt", Format.NCHW) == Format.NHWC
+
+
+def _freeze_up_to(network: Any, *, stride: int) -> None:
     """Stops training of every parameter that the features of ``stride`` depend on; a stride below 2 freezes nothing."""
     reached = [info for info in network.feature_info.info if info["reduction"] <= stride]
     if not reached:
