@@ -12,6 +12,7 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
@@ -161,23 +162,6 @@ class TrainLoader:
         return map(_open, self._loader)
 
 
-def train_loader(
-    dataset: DetectionDataset,
-    transform: TrainTransform,
-    *,
-    seed: int,
-    epoch: int,
-    batches: Sequence[Sequence[int]],
-    workers: int,
-    pin_memory: bool = False,
-    start_batch: int = 0,
-    divisor: int = 32,
-) -> Iterator[Batch]:
-    """The batches of one epoch, for who needs just one: see ``TrainLoader``."""
-    loader = TrainLoader(dataset, transform, seed=seed, workers=workers, pin_memory=pin_memory, divisor=divisor)
-    return loader.epoch(epoch, batches, start_batch=start_batch)
-
-
 class EvalLoader:
     """Evaluation batches in the data set's order, as often as iterated over; see ``eval_loader``."""
 
@@ -233,7 +217,7 @@ class _Parcel:
     """A batch on its way between processes: only the images travel as a tensor.
 
     Each tensor sent costs an open file (shared memory) in both processes and a round trip between them, each
-    numpy array a few bytes in the pipe. Seven tensors for each batch in flight, times workers, times ranks,
+    numpy array a few bytes in the pipe. Six tensors for each batch in flight, times workers, times ranks,
     is how "too many open files" comes about.
     """
 
@@ -287,7 +271,12 @@ class _BatchData(Dataset[Any]):
 
 def _open(item: _Parcel | Batch | UserError) -> Batch:
     if isinstance(item, UserError):
-        raise item
+        try:
+            raise item
+        finally:
+            # Else exception and frame hold each other, and with them the loader: its workers, ended by the
+            # garbage collector in whatever order, take 5 s for it.
+            del item
     return item.open() if isinstance(item, _Parcel) else item
 
 
@@ -328,10 +317,11 @@ def _start_method() -> BaseContext:
 
     Not forked from this process, as Linux does by default: by then it runs threads (OpenMP, CUDA, progress
     bars, a previous loader's), and a lock that one of them holds is never released in the child. The server
-    imports torch once (3 s on 2 cores, while the model is built), then workers start in 0.02 s.
+    imports torch once (3 s on 2 cores, in the background from here on), then workers start in 0.02 s.
     """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", "mimicdet.data.loader"])
+    forkserver.ensure_running()
     return context
