@@ -139,6 +139,15 @@ def test_objects_stay_with_their_image_in_their_order() -> None:
     assert not log.counts
 
 
+def test_many_objects_keep_their_order() -> None:
+    raw = raw_split()
+    for n in range(200):
+        add(raw, n % 2, (n / 10, 0, n / 10 + 1, 1))
+    dataset, _ = cleaned(raw)
+    for image in dataset.images:
+        assert (np.diff(image.boxes[:, 0]) > 0).all()
+
+
 def test_areas_are_the_recorded_ones_unless_missing_or_clipped() -> None:
     raw = raw_split()
     for area in (7.5, math.nan, -1.0, 0.0, math.inf):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import struct
-import threading
+import time
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageFile, ImageOps
 
 from mimicdet.data import decode
 from mimicdet.data.decode import MAX_PIXELS, image_size, read_image, to_rgb
@@ -141,6 +142,14 @@ def test_damaged_exif_does_not_hide_the_image(tmp_path: Path) -> None:
     assert image_size(file) == (5, 7)
 
 
+def test_size_decodes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded = []
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: decoded.append(image))
+    for name in ("x.png", "x.jpg", "x.tif", "x.bmp"):
+        assert image_size(save(tmp_path, Image.fromarray(GRADIENT), name)) == (5, 7)
+    assert not decoded
+
+
 def test_size_reads_the_header_only(tmp_path: Path) -> None:
     file = tmp_path / "x.png"
     file.write_bytes(header_only_png(60, 50))
@@ -192,18 +201,18 @@ def test_large_images_within_the_limit_pass_without_a_warning(tmp_path: Path) ->
         assert image_size(file) == (10_000, 12_000)
 
 
-def test_threads_leave_the_warning_filters_alone(tmp_path: Path) -> None:
+def test_threads_leave_the_warning_filters_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = save(tmp_path, Image.fromarray(GRADIENT))
+    really_open = Image.open
+
+    def slow_open(*args: Any, **kwargs: Any) -> Image.Image:
+        time.sleep(random.random() * 0.002)  # threads meet here unless they are kept apart
+        return really_open(*args, **kwargs)
+
+    monkeypatch.setattr(decode.Image, "open", slow_open)
     before = list(warnings.filters)
-    start = threading.Barrier(8)
-
-    def work(_: int) -> None:
-        start.wait()
-        for _ in range(50):
-            image_size(file)
-
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(work, range(8)))
+        list(pool.map(image_size, [file] * 80))
     assert list(warnings.filters) == before
 
 

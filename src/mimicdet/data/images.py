@@ -56,11 +56,5 @@ def inspect_images(
             return error
 
     hide = not (progress and sys.stderr.isatty())
-    with ThreadPoolExecutor(thread_name_prefix="images") as pool:
-        try:
-            return list(
-                tqdm(pool.map(look, files), total=len(files), desc=label, unit="image", disable=hide, leave=False)
-            )
-        except BaseException:  # Ctrl-C: do not decode the rest of the data set first
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    with ThreadPoolExecutor(thread_name_prefix="images") as pool:  # Ctrl-C cancels what pool.map has not begun
+        return list(tqdm(pool.map(look, files), total=len(files), desc=label, unit="image", disable=hide, leave=False))

@@ -34,6 +34,7 @@ def test_polygons_become_their_bounding_box(tmp_path: Path) -> None:
         ("train: images/train", "images/train/a.png", "labels/train/a.txt"),
         ("train: train/images", "train/images/a.png", "train/labels/a.txt"),
         ("train: ../train/images", "train/images/a.png", "train/labels/a.txt"),
+        ("train: images/train/images", "images/train/images/a.png", "images/train/labels/a.txt"),
         ("train: train", "train/a.png", "train/a.txt"),
         ("train: images/train", "images/train/a.png", "images/train/a.txt"),
         ("train: [images/one, images/two]", "images/two/a.png", "labels/two/a.txt"),
@@ -182,3 +183,14 @@ def test_several_yaml_files(tmp_path: Path) -> None:
     assert len(load_dataset(tmp_path)) == 1  # data.yaml is the usual name
     (tmp_path / "data.yaml").rename(tmp_path / "again.yaml")
     assert "several YAML files describe a data set" in error_of(load_dataset, tmp_path)
+
+
+def test_labels_above_the_data_set_are_not_looked_at(tmp_path: Path) -> None:
+    root = tmp_path / "images" / "set"
+    write_image(root / "train" / "a.png")
+    (root / "train" / "a.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+    (root / "data.yaml").write_text("train: train\nnames: [cat, dog]\n")
+    decoy = tmp_path / "labels" / "set" / "train" / "a.txt"
+    decoy.parent.mkdir(parents=True)
+    decoy.write_text("1 0.5 0.5 0.1 0.1\n")
+    assert load_dataset(root).images[0].labels.tolist() == [0]

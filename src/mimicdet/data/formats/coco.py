@@ -28,6 +28,8 @@ from mimicdet.data.raw import RawImage, RawSplit, Source
 from mimicdet.data.split_names import name_splits, split_word
 from mimicdet.errors import UserError
 
+_NUMBERS = frozenset((int, float))  # by exact type: JSON's true is a bool, and no number
+
 
 def find(path: Path) -> dict[str, Source] | None:
     """The COCO splits at a path, or None if it does not look like COCO. Looks at names only."""
@@ -195,7 +197,7 @@ def _read_annotations(
                 continue
             seen.add(number)
         image_id, category_id = _integer(entry.get("image_id")), _integer(entry.get("category_id"))
-        box, crowd, area = entry.get("bbox"), entry.get("iscrowd"), _number(entry.get("area"))
+        box, crowd, area = entry.get("bbox"), entry.get("iscrowd"), entry.get("area")
         if image_id is None or category_id is None:
             log.add(
                 FaultKind.BROKEN_RECORD, file, item,
@@ -212,7 +214,7 @@ def _read_annotations(
                 f"category_id {category_id} is not among the categories ({_listing(labels)}); correct it, or "
                 "add the category",
             )  # fmt: skip
-        elif not isinstance(box, list) or len(box) != 4 or any(_number(value) is None for value in box):
+        elif (corners := _corners(box)) is None:
             log.add(
                 FaultKind.BROKEN_RECORD, file, item,
                 "needs a `bbox` of four numbers [x, y, width, height]; correct it, or remove the annotation",
@@ -222,34 +224,40 @@ def _read_annotations(
         else:
             row = rows[image_id]
             if row is not None:
-                x, y, width, height = (_number(value) or 0.0 for value in box)
                 raw.add(
                     owner=row,
-                    box=(x, y, x + width, y + height),
+                    box=corners,
                     label=labels[category_id],
                     item=item,
                     crowd=bool(crowd),
-                    area=math.nan if area is None else area,
+                    area=_area(area),
                 )
+
+
+def _corners(box: Any) -> tuple[float, float, float, float] | None:
+    """x1 y1 x2 y2 of a list x y width height; None for anything that is no list of four numbers."""
+    if not isinstance(box, list) or len(box) != 4 or not _NUMBERS.issuperset(map(type, box)):
+        return None
+    try:
+        x, y, width, height = map(float, box)
+    except OverflowError:  # whole numbers of hundreds of digits
+        return math.inf, math.inf, math.inf, math.inf
+    return x, y, x + width, y + height
+
+
+def _area(value: Any) -> float:
+    """A recorded area; NaN, which stands for none, for anything that is no usable number."""
+    try:
+        return float(value) if type(value) in _NUMBERS else math.nan
+    except OverflowError:
+        return math.nan
 
 
 def _integer(value: Any) -> int | None:
     """A whole number, also one written as 3.0; None for anything else."""
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def _number(value: Any) -> float | None:
-    """A number as a float (NaN and infinity are numbers); None for anything else."""
-    if isinstance(value, float):
+    if type(value) is int:  # not a bool
         return value
-    if not isinstance(value, int) or isinstance(value, bool):
-        return None
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf if value > 0 else -math.inf
+    return int(value) if isinstance(value, float) and value.is_integer() else None
 
 
 def _listing(values: Iterable[int]) -> str:
