@@ -1,0 +1,76 @@
+"""Optimiser, parameter groups and learning rate.
+
+The learning rate is a pure function of the step, so there is no scheduler whose state could get lost.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from mimicdet.config import OptimSettings
+
+
+def freeze_by_settings(detector: nn.Module, settings: OptimSettings) -> None:
+    """Freezes the backbone where ``optim.backbone_lr_factor`` is 0: no gradient is computed for it at all."""
+    if settings.backbone_lr_factor == 0:
+        detector.get_submodule("backbone").requires_grad_(False)
+
+
+def parameter_groups(task: nn.Module, detector: nn.Module, settings: OptimSettings) -> list[dict[str, object]]:
+    """The trainable parameters of ``task``, grouped by learning-rate factor and weight decay.
+
+    SGD decays every parameter, as the published detectors it is compared with do; AdamW leaves out vectors
+    (biases and the parameters of normalisation layers), as is usual with it. A frozen parameter is in no group.
+
+    Returns:
+        Groups for a torch optimiser; each besides has its ``lr_factor``. Empty ones are left out.
+    """
+    backbone = {id(parameter) for parameter in detector.get_submodule("backbone").parameters()}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for parameter in task.parameters():
+        if not parameter.requires_grad:
+            continue
+        factor = settings.backbone_lr_factor if id(parameter) in backbone else 1.0
+        decay = 0.0 if settings.optimizer == "adamw" and parameter.ndim <= 1 else settings.weight_decay
+        groups.setdefault((factor, decay), []).append(parameter)
+    return [
+        {"params": parameters, "lr_factor": factor, "weight_decay": decay}
+        for (factor, decay), parameters in groups.items()
+    ]
+
+
+def make_optimizer(task: nn.Module, detector: nn.Module, settings: OptimSettings) -> torch.optim.Optimizer:
+    """SGD with momentum or AdamW (betas ``momentum`` and 0.999); `set_lr` gives it its learning rate.
+
+    Uses torch's fused kernels, which read and write each parameter once.
+    """
+    groups = parameter_groups(task, detector, settings)
+    first = next(task.parameters())
+    fused = first.device.type in ("cpu", "cuda")
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=settings.lr, betas=(settings.momentum, 0.999), fused=fused)
+    return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, fused=fused)
+
+
+def lr_at(step: int, settings: OptimSettings, *, images_per_step: int, steps_per_epoch: int, epochs: int) -> float:
+    """The learning rate of optimiser step ``step`` (from 0), before a group's factor.
+
+    Linear scaling (``optim.lr`` is for ``optim.lr_batch`` images a step), times the schedule, times the warm-up.
+    """
+    lr = settings.lr * images_per_step / settings.lr_batch
+    if settings.schedule == "step":
+        lr *= settings.gamma ** sum(step >= milestone * steps_per_epoch for milestone in settings.milestones)
+    elif settings.schedule == "cosine":
+        lr *= 0.5 * (1 + math.cos(math.pi * min(1.0, step / (epochs * steps_per_epoch))))
+    if step < settings.warmup_steps:
+        lr *= settings.warmup_factor + (1 - settings.warmup_factor) * step / settings.warmup_steps
+    return lr
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Gives each group ``lr`` times its ``lr_factor``."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_factor"]
