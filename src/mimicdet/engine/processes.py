@@ -1,0 +1,147 @@
+"""The processes of a run: how they start, what only the first does, what makes them repeatable.
+
+One process, or as many as torchrun starts: each on its own GPU (NCCL), or all on the CPU (gloo).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    GradientAccumulationPlugin,
+    InitProcessGroupKwargs,
+    broadcast_object_list,
+)
+
+from mimicdet.data.order import image_seed, sampling_seed
+from mimicdet.errors import UserError
+
+Result = TypeVar("Result")
+
+
+@contextmanager
+def accelerated(
+    *,
+    precision: str = "no",
+    accumulate: int = 1,
+    trackers: Sequence[str] = (),
+    tracker_folder: Path | None = None,
+    broadcast_buffers: bool = False,
+) -> Iterator[Accelerator]:
+    """This process's part in the run, by accelerate; torchrun's variables in the environment say which one it is.
+
+    Leaves accelerate's global state as it was, so that one program can train twice with different settings, and
+    ends the group of processes if it began here.
+
+    Args:
+        precision: "no", "bf16" or "fp16".
+        accumulate: micro-batches whose gradients are averaged into one step.
+        trackers: names of accelerate's trackers; ``init_trackers`` is left to the caller.
+        tracker_folder: where trackers that write files put them.
+        broadcast_buffers: copy the first process's buffers to all before a step, which batch norm in training
+            needs; frozen statistics are equal anyway.
+
+    Raises:
+        UserError: fp16 without a GPU; a tracker whose package is not installed.
+    """
+    available = [str(tracker) for tracker in get_available_trackers()]
+    for name in trackers:
+        if name not in available:
+            raise UserError(f"train.trackers: '{name}' is not installed; run `pip install {name}` or leave it out")
+    cpu = _on_cpu()
+    if cpu and precision == "fp16":
+        raise UserError("train.precision: fp16 needs a GPU; on the CPU use 'no' or 'bf16'")
+    ours = not torch.distributed.is_initialized()
+    accelerator = Accelerator(
+        cpu=cpu,
+        mixed_precision=precision,
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=accumulate),
+        log_with=list(trackers) or None,
+        project_dir=tracker_folder,
+        kwargs_handlers=[
+            InitProcessGroupKwargs(backend="gloo" if cpu and _in_group() else None, timeout=timedelta(minutes=30)),
+            DistributedDataParallelKwargs(broadcast_buffers=broadcast_buffers, gradient_as_bucket_view=True),
+        ],
+    )
+    try:
+        yield accelerator
+    finally:
+        for tracker in accelerator.trackers:
+            tracker.finish()
+        AcceleratorState._reset_state()
+        GradientState._reset_state()
+        if ours:
+            PartialState._reset_state()
+            if torch.distributed.is_initialized():
+                torch.distributed.destroy_process_group()
+
+
+def _on_cpu() -> bool:
+    """Accelerate has to be told: left alone it trains apart what torchrun started on a machine without a GPU."""
+    if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "on"):
+        return True
+    if not torch.accelerator.is_available():
+        return True
+    device = torch.accelerator.current_accelerator()
+    return _in_group() and device is not None and device.type == "mps"  # which has no process groups
+
+
+def _in_group() -> bool:
+    """torchrun started this process, alone or with others."""
+    return "LOCAL_RANK" in os.environ
+
+
+def on_main(accelerator: Accelerator, work: Callable[[], Result]) -> Result:
+    """``work()`` on the first process only; its result on all.
+
+    A UserError raised by it is raised on every process, so that none waits for one that has given up.
+    """
+    if accelerator.num_processes == 1:
+        return work()
+    outcome: list[Any] = [None, None]
+    if accelerator.is_main_process:
+        try:
+            outcome = [work(), None]
+        except UserError as error:
+            outcome = [None, str(error)]
+    result, message = broadcast_object_list(outcome)
+    if message is not None:
+        raise UserError(message)
+    return result
+
+
+@contextmanager
+def repeatable(device: torch.device) -> Iterator[None]:
+    """Inside, the CPU computes the same bits every time; afterwards torch is set as before.
+
+    Summing into rows that repeat (the backward of indexing) runs on several threads in whatever order unless
+    deterministic algorithms are asked for. They are not on a GPU: there they cost speed, and some do not exist.
+    The global random state, which no part of this package reads but a backbone with stochastic depth does, is
+    set anew for every step (`seed_step`) and put back at the end.
+    """
+    switches: Any = torch.utils.deterministic
+    mode, fill = torch.get_deterministic_debug_mode(), switches.fill_uninitialized_memory
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            if device.type == "cpu":
+                torch.use_deterministic_algorithms(True, warn_only=True)
+                switches.fill_uninitialized_memory = False  # finds bugs, at a price
+            yield
+    finally:
+        torch.set_deterministic_debug_mode(mode)
+        switches.fill_uninitialized_memory = fill
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Sets the global random state to a pure function of its arguments."""
+    torch.manual_seed(sampling_seed(sampling_seed(image_seed(seed, step, rank))))  # no image draws from this stream

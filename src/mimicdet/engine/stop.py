@@ -1,0 +1,69 @@
+"""A clean end on SIGINT (Ctrl-C) and SIGTERM (a batch system takes the machine back)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+
+class TrainingStopped(KeyboardInterrupt):
+    """Training ended on a signal, after writing a checkpoint. The message is one sentence: how to go on.
+
+    A KeyboardInterrupt, so that ``except Exception`` in a script that trains does not swallow Ctrl-C.
+    """
+
+
+@dataclass
+class StopRequest:
+    """Whether a signal has asked this process to stop."""
+
+    made: bool = False
+    raises: bool = False
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Inside, a signal does not wait to be noticed but raises TrainingStopped: for what a checkpoint precedes."""
+        self.raises = True
+        try:
+            if self.made:
+                raise TrainingStopped
+            yield
+        finally:
+            self.raises = False
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Inside, the first SIGINT or SIGTERM only makes the request; a second one acts as it would outside.
+
+    Does nothing in another thread than the main one, where Python allows no signal handlers.
+    """
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        request.made = True
+        restore()
+        if request.raises:
+            raise TrainingStopped
+        if os.environ.get("RANK", "0") == "0":  # not print: the signal may have come in the middle of one
+            os.write(2, b"\nstopping after this step; once more stops at once\n")
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield request
+    finally:
+        restore()

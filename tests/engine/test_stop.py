@@ -1,0 +1,57 @@
+"""Signals make a request; the second one acts as ever; at once where that is allowed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+
+from mimicdet.engine.stop import StopRequest, TrainingStopped, stop_on_signals
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_asks_and_the_handlers_come_back(number: int) -> None:
+    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    with stop_on_signals() as stop:
+        assert not stop.made
+        os.kill(os.getpid(), number)
+        assert stop.made
+        assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_the_second_signal_interrupts() -> None:
+    with stop_on_signals():
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt) as raised:
+            os.kill(os.getpid(), signal.SIGINT)
+    assert not isinstance(raised.value, TrainingStopped)
+
+
+def test_at_once() -> None:
+    with stop_on_signals() as stop:
+        with stop.at_once():
+            pass
+        with pytest.raises(TrainingStopped), stop.at_once():
+            os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(TrainingStopped), stop.at_once():  # asked before
+            pytest.fail("not reached")
+
+
+def test_except_exception_does_not_swallow_it() -> None:
+    assert not issubclass(TrainingStopped, Exception)
+
+
+def test_other_threads_cannot_have_handlers() -> None:
+    requests: list[StopRequest] = []
+
+    def work() -> None:
+        with stop_on_signals() as stop:
+            requests.append(stop)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert not requests[0].made
