@@ -1,0 +1,201 @@
+"""The state of training on disk: checkpoints/last.pt, and previous.pt, the one before.
+
+Order and randomness are functions of (seed, epoch, index, step, rank), so a checkpoint is weights, optimiser,
+average, gradient scaler and counters, and resuming from it is exact. It is written beside the old ones and then
+renamed, so that a crash at any moment leaves one that is whole. It is never unpickled: torch's ``weights_only``
+reader takes tensors, numbers, text and containers, nothing else.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from mimicdet.config import Settings
+from mimicdet.data.dataset import DetectionDataset
+from mimicdet.errors import UserError
+
+FORMAT = "mimicdet checkpoint 1"
+LAST, PREVIOUS = "last.pt", "previous.pt"
+
+MAY_CHANGE = frozenset(
+    {
+        "data.workers", "data.max_faulty_boxes", "inference.batch_size", "train.eval_every", "train.eval_teacher",
+        "train.checkpoint_every", "train.log_every", "train.max_bad_steps", "train.pictures", "train.trackers",
+    }
+)  # fmt: skip
+"""Settings that a resumed run may change, for they alter no weight and no comparison of APs. ``train.epochs`` may
+change too unless the schedule is cosine, whose every learning rate depends on it."""
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+# ------------------------------------------------------------------------------------------------ on disk
+
+
+def save_checkpoint(folder: Path, state: Mapping[str, Any]) -> None:
+    """Makes ``state`` the last checkpoint and the last one the previous.
+
+    Args:
+        folder: exists; ``checkpoints`` of the run.
+        state: tensors, numbers, text, None and containers of them.
+
+    Raises:
+        UserError: the disk is full or the folder not writable; the old checkpoints are as they were.
+    """
+    part = folder / f".{LAST}.part"
+    try:
+        with part.open("wb") as file:
+            torch.save({"format": FORMAT, **state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        if (folder / LAST).exists():
+            os.replace(folder / LAST, folder / PREVIOUS)
+        os.replace(part, folder / LAST)
+    except (OSError, RuntimeError) as error:  # torch's zip writer buries the first in the second
+        cause = _os_error(error)
+        if cause is None:
+            raise
+        part.unlink(missing_ok=True)
+        why = "the disk is full" if cause.errno in _DISK_FULL else cause.strerror
+        rest = "the previous checkpoint is intact" if (folder / LAST).exists() else "there is no earlier one"
+        raise UserError(
+            f"{folder / LAST} cannot be written: {why} ({rest}); free some space and continue with --resume"
+        ) from error
+
+
+def _os_error(error: BaseException | None) -> OSError | None:
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def newest_checkpoint(folder: Path) -> tuple[Path | None, str | None]:
+    """The newest checkpoint that is whole, and a sentence about a broken one that was passed over.
+
+    Every byte is checked against its checksum.
+
+    Returns:
+        None for the path: there is no checkpoint, for the run ended before it wrote one.
+
+    Raises:
+        UserError: there are checkpoints and all are broken.
+    """
+    broken: list[str] = []
+    for file in (folder / LAST, folder / PREVIOUS):
+        if not file.exists():
+            continue
+        fault = _fault(file)
+        if fault is None:
+            notice = f"{broken[0]}; going on from {file}, the one before" if broken else None
+            return file, notice
+        broken.append(f"{file} is broken ({fault})")
+    if broken:
+        raise UserError(f"{' and '.join(broken)}; start again with --overwrite, or put back a copy of a checkpoint")
+    return None, None
+
+
+def _fault(file: Path) -> str | None:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            damaged = archive.testzip()
+    except (OSError, zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError) as error:
+        return str(error)
+    return f"{damaged} is damaged" if damaged else None
+
+
+def load_checkpoint(file: Path) -> dict[str, Any]:
+    """The state in a checkpoint, on the CPU.
+
+    Raises:
+        UserError: the file is no checkpoint of ours, or holds more than tensors and plain values.
+    """
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(
+            f"{file} is not there for every process; a run folder must lie where all machines of the run can read it"
+        ) from None
+    except Exception as error:  # whatever a file that is something else provokes in the reader
+        raise UserError(
+            f"{file} cannot be read as a checkpoint ({type(error).__name__}); start again with --overwrite"
+        ) from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise UserError(
+            f"{file} is not a checkpoint of this version of mimicdet ({FORMAT!r}); start again with --overwrite"
+        )
+    return state
+
+
+# ---------------------------------------------------------------------------- does it belong to this run
+
+
+def fingerprint(dataset: DetectionDataset) -> dict[str, Any]:
+    """What tells one training set from another: classes, number of images, and a hash over images and objects."""
+    digest = hashlib.sha256()
+    for record in dataset.images:
+        digest.update(f"{record.file.name} {record.height} {record.width} {len(record.labels)}\n".encode())
+        for array in (record.boxes, record.labels, record.crowd):
+            digest.update(array.tobytes())
+    return {"classes": list(dataset.class_names), "images": len(dataset), "hash": digest.hexdigest()}
+
+
+def require_same_run(
+    state: Mapping[str, Any], *, settings: Settings, data: Mapping[str, Any], processes: int, file: Path
+) -> None:
+    """UserError naming what differs, unless going on from ``state`` continues the very same run.
+
+    Args:
+        state: of ``load_checkpoint``; its "settings" (plain values), "data" and "processes" are compared.
+        settings, data, processes: of the run that wants to continue; ``data`` by ``fingerprint``.
+    """
+    try:
+        saved = Settings.model_validate_json(json.dumps(state["settings"]))
+    except ValidationError as error:
+        raise UserError(
+            f"{file} has settings of another version of mimicdet ({error.errors()[0]['msg']}); start again with "
+            "--overwrite"
+        ) from None
+    epochs_may_change = settings.optim.schedule != "cosine"
+    differences = [
+        f"{name} was {_shown(before)} and is {_shown(now)}"
+        for name, before, now in _differing(saved, settings)
+        if name not in MAY_CHANGE and not (name == "train.epochs" and epochs_may_change)
+    ]
+    for what in ("classes", "images"):
+        if state["data"][what] != data[what]:
+            differences.append(f"the training set's {what} were {state['data'][what]} and are {data[what]}")
+    if not differences and state["data"] != data:
+        differences.append("the training set's objects have changed")
+    if state["processes"] != processes:
+        differences.append(f"it ran on {state['processes']} process(es) and would go on with {processes}")
+    if differences:
+        raise UserError(
+            f"{file} is of another run: {'; '.join(differences)}. Undo that to --resume, or start a new run in another "
+            "folder or with --overwrite"
+        )
+
+
+def _differing(before: Settings, now: Settings) -> Iterator[tuple[str, Any, Any]]:
+    """(dotted name, value before, value now) of every setting that differs."""
+    old, new = before.model_dump(mode="json"), now.model_dump(mode="json")
+    for section in new:
+        if isinstance(new[section], dict):
+            for key in new[section]:
+                if old[section][key] != new[section][key]:
+                    yield f"{section}.{key}", old[section][key], new[section][key]
+        elif old[section] != new[section]:
+            yield section, old[section], new[section]
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value)

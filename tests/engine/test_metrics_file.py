@@ -1,0 +1,52 @@
+"""metrics.jsonl: what is read is what was written, whatever happened in between."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mimicdet.engine.metrics_file import MetricsFile, read_metrics
+from mimicdet.errors import UserError
+
+
+def test_records_come_back_with_null_for_what_json_lacks(tmp_path: Path) -> None:
+    file = MetricsFile(tmp_path / "metrics.jsonl")
+    file.append({"kind": "train", "loss": float("nan"), "norm": float("inf"), "per_class": {"a": float("nan"), "b": 1}})
+    file.append({"kind": "eval", "AP": 0.1 + 0.2})
+    assert read_metrics(file.path) == [
+        {"kind": "train", "loss": None, "norm": None, "per_class": {"a": None, "b": 1}},
+        {"kind": "eval", "AP": 0.1 + 0.2},
+    ]
+
+
+@pytest.mark.parametrize("cut", [1, 5, 14])
+def test_a_half_written_last_line_is_passed_over(tmp_path: Path, cut: int) -> None:
+    file = MetricsFile(tmp_path / "metrics.jsonl")
+    for step in range(3):
+        file.append({"step": step})
+    whole = file.path.read_bytes()
+    file.path.write_bytes(whole[: -min(cut, len(b'{"step": 2}\n'))])
+    assert read_metrics(file.path) == [{"step": 0}, {"step": 1}]
+    file.keep_first(3)
+    file.append({"step": 7})
+    assert read_metrics(file.path) == [{"step": 0}, {"step": 1}, {"step": 7}]
+    assert [json.loads(line) for line in file.path.read_text().splitlines()] == read_metrics(file.path)
+
+
+def test_what_came_after_the_checkpoint_is_cut_off(tmp_path: Path) -> None:
+    file = MetricsFile(tmp_path / "metrics.jsonl")
+    file.keep_first(0)
+    assert read_metrics(file.path) == []
+    for step in range(4):
+        file.append({"step": step})
+    file.keep_first(2)
+    assert [record["step"] for record in read_metrics(file.path)] == [0, 1]
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a device that is always full")
+def test_full_disk() -> None:
+    with pytest.raises(UserError, match=r"/dev/full cannot be written.*No space left.*--resume"):
+        MetricsFile(Path("/dev/full")).append({"step": 1})
