@@ -191,7 +191,8 @@ def _likeness(wrong: str, right: str) -> float:
     wrong_section, _, wrong_leaf = wrong.lower().replace("-", "_").rpartition(".")
     right_section, _, right_leaf = right.rpartition(".")
     leaf = difflib.SequenceMatcher(None, wrong_leaf, right_leaf).ratio()
-    if right_leaf == _initials(wrong_leaf) or wrong_leaf == _initials(right_leaf):
+    shuffled = sorted(wrong_leaf) == sorted(right_leaf)  # rl for lr
+    if shuffled or right_leaf == _initials(wrong_leaf) or wrong_leaf == _initials(right_leaf):
         leaf = max(leaf, 0.8)
     section = difflib.SequenceMatcher(None, wrong_section, right_section).ratio() if wrong_section else 0.5
     return 0.75 * leaf + 0.25 * section

@@ -1,0 +1,59 @@
+"""``mimicdet cut``."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+EXAMPLES = """\
+mimicdet cut forest tiles --tile 400
+mimicdet cut forest tiles --tile 400 --hold-back 400     no other images to validate on: a strip of each is
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """Cut a data set of large images, such as aerial photographs, into tiles to train on.
+
+    Predicting and evaluating need no such step: `mimicdet predict` and `mimicdet eval` take --tile.
+    """
+
+    data: Annotated[Path, Positional, arg(metavar="DATA")]
+    """Folder of a data set in COCO, PASCAL VOC or YOLO form, or one COCO .json file."""
+    out: Annotated[Path, Positional, arg(metavar="OUT")]
+    """Folder to write, in COCO form; it must be new or empty."""
+    tile: Annotated[int, arg(metavar="PIXELS")]
+    """Side of the square tiles; 400 to 1000 is usual."""
+    overlap: Annotated[float, arg(metavar="SHARE")] = 0.25
+    """Share of a tile that it has in common with its neighbour, at least."""
+    hold_back: Annotated[int, arg(metavar="PIXELS")] = 0
+    """Make a split `val` of so many pixels at the end of the longer side of each image of `train`."""
+    max_faulty_boxes: Annotated[float, arg(metavar="SHARE")] = 0.05
+    """A larger share of faulty boxes than this is an error."""
+    voc_one_based: bool = False
+    """VOC coordinates count pixels from 1 (the original PASCAL VOC) instead of 0."""
+
+    def run(self) -> int:
+        from mimicdet.data.cut import cut_datasets
+        from mimicdet.data.splits import available_splits, load_dataset
+
+        datasets = {
+            split: load_dataset(
+                self.data, split, max_faulty_boxes=self.max_faulty_boxes, voc_one_based=self.voc_one_based
+            )
+            for split in available_splits(self.data)
+        }
+        cut = cut_datasets(
+            datasets,
+            self.out,
+            tile=self.tile,
+            overlap=self.overlap,
+            hold_back=self.hold_back,
+            progress=sys.stderr.isatty(),
+        )
+        print("\n".join(cut.lines()))
+        return 0

@@ -1,0 +1,36 @@
+"""``mimicdet presets``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from tyro.conf import Positional
+
+from mimicdet.commands.optional import optional
+
+EXAMPLES = """\
+mimicdet presets                        what each preset is for
+mimicdet presets small > mine.yaml      a preset as a file to edit, then: mimicdet train DATA --config mine.yaml
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Presets:
+    """List the presets with command, cost and expected accuracy, or print one in full."""
+
+    name: Annotated[str | None, Positional, optional("NAME", str)] = None
+    """Print this preset's YAML file."""
+
+    def run(self) -> int:
+        from mimicdet.settings_file import preset_file, preset_header, preset_names
+
+        if self.name is not None:
+            print(preset_file(self.name).read_text(encoding="utf-8"), end="")
+            return 0
+        for name in preset_names():
+            print(name)
+            for line in preset_header(name):
+                print(f"    {line}".rstrip())
+            print()
+        return 0

@@ -1,0 +1,180 @@
+"""Data sets of large images cut into tiles, to train on: an aerial photograph as it is would be shrunk to nothing.
+
+For prediction nothing need be cut on disk: see the ``tile`` option of ``mimicdet.predict.Detector``.
+
+M objects of an image.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from mimicdet.data.dataset import DetectionDataset, ImageRecord
+from mimicdet.data.decode import read_image
+from mimicdet.data.tiles import Window, tile_windows
+from mimicdet.errors import UserError
+
+VISIBLE = 0.5
+"""An object is one in every tile that shows at least this share of it."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What ``cut_datasets`` wrote: numbers by split."""
+
+    out: Path
+    tiles: dict[str, int]
+    objects: dict[str, int]
+
+    def lines(self) -> list[str]:
+        """The same for people to read."""
+        return [f"{self.out}: COCO"] + [
+            f"  {split}: {tiles} tiles, {self.objects[split]} objects" for split, tiles in self.tiles.items()
+        ]
+
+
+def cut_datasets(
+    datasets: Mapping[str, DetectionDataset],
+    out: str | Path,
+    *,
+    tile: int,
+    overlap: float = 0.25,
+    hold_back: int = 0,
+    progress: bool = False,
+) -> Cut:
+    """Writes tiles of all images as a data set in COCO form: ``out/train.json`` beside ``out/train/`` and so on.
+
+    Args:
+        datasets: by the name of the split.
+        out: folder, new or empty; it appears only when it is complete.
+        tile: side of the square tiles in pixels; smaller images stay whole.
+        overlap: share of the side that neighbours have in common at least, 0 to below 1.
+        hold_back: so many pixels at the end of the longer side of each image of the split ``train`` make a split
+            ``val`` instead, which shares no pixel with the rest; for when there are no other images to validate on.
+        progress: show a bar.
+
+    An object that is cut by a tile's edge shrinks to its visible part where that is at least half of it (``VISIBLE``);
+    a smaller rest is marked as crowd, which training and evaluation pass over. Tiles are 8-bit RGB PNG files.
+
+    Raises:
+        UserError: values out of range, images not longer than what is held back, an ``out`` that is not empty, an
+            image that cannot be read, a full disk.
+    """
+    out = Path(out)
+    if tile < 1:
+        raise UserError(f"a tile's side must be 1 pixel at least, not {tile}")
+    if not 0 <= overlap < 1:
+        raise UserError(f"the overlap must be a share of the tile from 0 to below 1, not {overlap}")
+    if hold_back < 0:
+        raise UserError(f"the strip held back must be a number of pixels from 0 up, not {hold_back}")
+    if hold_back and ("val" in datasets or "train" not in datasets):
+        raise UserError("a strip of train is held back as val only where there is a split train and no split val")
+    windows = {split: [_windows(r, tile, overlap) for r in dataset.images] for split, dataset in datasets.items()}
+    sources = dict(datasets)
+    if hold_back:
+        parts = [_divided(record, tile, overlap, hold_back) for record in datasets["train"].images]
+        windows |= {"train": [part[0] for part in parts], "val": [part[1] for part in parts]}
+        sources["val"] = replace(datasets["train"], split="val")
+    written: dict[str, DetectionDataset] = {}
+    with _new_folder(out) as folder:
+        for split, dataset in sources.items():
+            written[split] = _write_split(folder, split, dataset, windows[split], progress=progress)
+    return Cut(
+        out=out,
+        tiles={split: len(dataset) for split, dataset in written.items()},
+        objects={split: sum(int((~r.crowd).sum()) for r in dataset.images) for split, dataset in written.items()},
+    )
+
+
+def _windows(record: ImageRecord, tile: int, overlap: float) -> list[Window]:
+    return tile_windows(record.height, record.width, tile, overlap)
+
+
+def _divided(record: ImageRecord, tile: int, overlap: float, hold_back: int) -> tuple[list[Window], list[Window]]:
+    """Windows in the image less the strip at the end of its longer side, and in the strip."""
+    height, width = record.height, record.width
+    kept = max(height, width) - hold_back
+    if kept < 1:
+        raise UserError(
+            f"{record.file}: has {width} x {height} pixels, of which {hold_back} cannot be held back; hold back fewer"
+        )
+    if width > height:
+        rest, strip, shift = (height, kept), (height, hold_back), (kept, 0)
+    else:
+        rest, strip, shift = (kept, width), (hold_back, width), (0, kept)
+    dx, dy = shift
+    return tile_windows(*rest, tile, overlap), [
+        (x1 + dx, y1 + dy, x2 + dx, y2 + dy) for x1, y1, x2, y2 in tile_windows(*strip, tile, overlap)
+    ]
+
+
+def _write_split(
+    folder: Path, split: str, dataset: DetectionDataset, windows: list[list[Window]], *, progress: bool
+) -> DetectionDataset:
+    (folder / split).mkdir()
+    tiles: list[ImageRecord] = []
+    pairs = zip(dataset.images, windows, strict=True)
+    for number, (record, places) in enumerate(
+        tqdm(pairs, total=len(dataset), desc=f"cut {split}", unit="image", disable=not progress, leave=False)
+    ):
+        pixels = read_image(record.file)
+        for window in places:
+            x1, y1, x2, y2 = window
+            name = f"{number:05}-{record.file.stem}-x{x1}-y{y1}.png"  # the number: files of different folders
+            Image.fromarray(pixels[y1:y2, x1:x2]).save(folder / split / name, compress_level=1)
+            tiles.append(_cropped(record, window, image_id=len(tiles) + 1, file=Path(name)))
+    result = replace(dataset, root=folder, split=split, format="coco", images=tuple(tiles))
+    text = json.dumps(result.to_coco(), ensure_ascii=False, allow_nan=False)
+    (folder / f"{split}.json").write_text(text + "\n", encoding="utf-8")
+    return result
+
+
+def _cropped(record: ImageRecord, window: Window, *, image_id: int, file: Path) -> ImageRecord:
+    """What of an image's M objects lies in a window, in the window's pixels."""
+    x1, y1, x2, y2 = window
+    boxes = np.clip(record.boxes, [x1, y1, x1, y1], [x2, y2, x2, y2])
+    sides = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)  # (M,) visible area of each box
+    visible = sides / (record.boxes[:, 2:] - record.boxes[:, :2]).prod(axis=1)
+    inside = visible > 0
+    return ImageRecord(
+        id=image_id,
+        file=file,
+        height=y2 - y1,
+        width=x2 - x1,
+        boxes=boxes[inside] - [x1, y1, x1, y1],
+        labels=record.labels[inside],
+        crowd=record.crowd[inside] | (visible[inside] < VISIBLE),
+        areas=record.areas[inside] * visible[inside],
+    )
+
+
+@contextmanager
+def _new_folder(out: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes ``out`` when all has gone well and vanishes otherwise."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: exists already and is not an empty folder; name a new one")
+    partial = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}"
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        if out.exists():
+            out.rmdir()
+        os.replace(partial, out)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise UserError(f"{out}: the disk is full; free some space and cut again") from error
+        raise UserError(f"{error.filename or out}: {error.strerror or error}; check paths and permissions") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,262 @@
+"""The command line as a user meets it: help, typing errors, exit codes, start-up."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mimicdet import cli
+from mimicdet.cli import COMMANDS, guarded, main
+from mimicdet.config import InferenceSettings
+from mimicdet.errors import UserError
+from mimicdet.settings_file import FIELDS, load_settings
+
+
+def complaint(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """The one sentence that a wrong command line gets."""
+    assert main(words) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert captured.err.startswith("error: ")
+    assert "Traceback" not in captured.err
+    return captured.err.removeprefix("error: ").rstrip("\n")
+
+
+def help_text(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    with pytest.raises(SystemExit) as end:
+        main([*words, "--help"])
+    assert end.value.code == 0
+    return capsys.readouterr().out
+
+
+# ----------------------------------------------------------------------------------------------- help
+
+
+def test_overview_names_every_command_with_its_summary(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for name in COMMANDS:
+        summary = (cli._command(name).__doc__ or "").splitlines()[0]
+        assert f"{name} " in text
+        assert summary in text
+    assert main([]) == 2
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    from importlib.metadata import version
+
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"mimicdet {version('mimicdet')}\n"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_a_command_explains_every_option_and_ends_with_examples(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = help_text(capsys, name)
+    command = cli._command(name)
+    for option in dataclasses.fields(command):
+        assert option.name.upper() in text or f"--{option.name}" in text or option.name == "settings"
+    examples = text.partition("\nexamples:\n")[2]
+    assert f"mimicdet {name}" in examples
+
+
+@pytest.mark.parametrize("title", ["╭─ Bad ──╮", " Bad \n -----"])
+def test_messages_of_the_parser_lose_their_frame(title: str) -> None:
+    wide = "╭" in title
+    bar, rule = ("│", "───") if wide else ("", "---")
+    rows = ["Missing a \x1b[1mvalue\x1b[0m ", "  for --out.", rule, "See help"]
+    box = "\n".join([title, *(f"{bar} {row} {bar}" for row in rows)])
+    assert cli._one_sentence(box) == "Missing a value for --out"
+    assert cli._one_sentence("") == "the arguments cannot be understood"
+
+
+def examples() -> list[list[str]]:
+    """The command lines in the help's examples, without their explanations."""
+    lines = [line for name in COMMANDS for line in sys.modules[cli._command(name).__module__].EXAMPLES.splitlines()]
+    commands = [line.partition("   ")[0].partition(" > ")[0] for line in lines]
+    return [command.partition("mimicdet ")[2].split() for command in commands]
+
+
+@pytest.mark.parametrize("words", examples(), ids=" ".join)
+def test_examples_are_command_lines_that_parse(words: list[str], tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    saved = tmp_path / "runs/cells/settings.yaml"
+    saved.parent.mkdir(parents=True)
+    saved.write_text("optim:\n  lr: 0.5\n")
+    if "--help" not in words:
+        cli.parse(words[0], words[1:])
+
+
+def test_help_of_train_lists_every_setting_with_the_presets_value(capsys: pytest.CaptureFixture[str]) -> None:
+    text = " ".join(help_text(capsys, "train", "--preset", "paper_r50_2x").split())
+    for name in FIELDS:
+        assert f"--{name} " in text
+    assert "(default: 16.0 22.0)" in text
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "tcsh"])
+def test_completion(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--print-completion", shell]) == 0
+    script = capsys.readouterr().out
+    for word in (*COMMANDS, "optim.lr", "box_grid"):
+        assert word in script
+
+
+def test_completion_script_is_valid_bash(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--print-completion", "bash"]) == 0
+    subprocess.run(["bash", "-n"], input=capsys.readouterr().out, text=True, check=True)
+
+
+# ------------------------------------------------------------------------------------- wrong arguments
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("trian x", "unknown command 'trian'; did you mean 'train'?"),
+        ("frobnicate", "unknown command 'frobnicate'; there are check, train, eval, predict, convert, cut, presets"),
+        ("check --jsn f x", "mimicdet check: unknown option '--jsn'; did you mean '--json'?"),
+        ("check x --foo-bar", "mimicdet check: unknown option '--foo-bar'; see mimicdet check --help"),
+        ("check x y", "mimicdet check: unexpected argument 'y'; see mimicdet check --help"),
+        ("train x --out r --ressume", "mimicdet train: unknown option '--ressume'; did you mean '--resume'?"),
+        ("train x --out r --optimlr 1", "mimicdet train: unknown option '--optimlr'; did you mean '--optim.lr'?"),
+        ("train x --out r --optim.rl 1", "unknown setting '--optim.rl'; did you mean '--optim.lr'?"),
+        (
+            "train x --out r --optim.lr a",
+            """setting 'optim.lr' on the command line is "a"; it should be""",
+        ),
+        ("train x --out r --preset smal", "there is no preset 'smal'; did you mean 'small'?"),
+        ("train x --out r --config no.yaml", "settings file no.yaml does not exist"),
+        ("presets smal", "there is no preset 'smal'; did you mean 'small'?"),
+        ("--print-completion csh", "--print-completion takes one of bash, zsh, fish, tcsh"),
+        ("convert a b --to vok", "mimicdet convert: invalid choice 'vok' for argument '--to'. Expected one of"),
+        ("train x", "mimicdet train: missing --out RUN"),
+        (
+            "eval m --data d --tile a",
+            "mimicdet eval: Error parsing --tile: 'a' is not a whole number; see",
+        ),
+        (
+            "eval m --data d --overlap a",
+            "mimicdet eval: Error parsing --overlap: 'a' is not a number; see",
+        ),
+        ("eval m --data no/such/folder", "no/such/folder"),
+        ("predict m", "mimicdet predict: name image files, folders or globs"),
+        ("predict m a.jpg", "mimicdet predict: say where results go"),
+        ("check", "mimicdet check: missing DATA"),
+        ("train x --out", "mimicdet train: Missing value for argument '--out'"),
+        ("check no/such/folder", "no/such/folder"),
+        ("train no/such/folder --out r", "no/such/folder"),
+    ],
+)
+def test_wrong_arguments_get_one_sentence(words: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert complaint(capsys, *words.split()).startswith(sentence)
+
+
+# ------------------------------------------------------------------------------------------- settings
+
+
+def options(*words: str) -> Any:
+    return cli.parse(words[0], list(words[1:]))
+
+
+def test_train_takes_preset_file_and_overrides(tmp_path: Path) -> None:
+    config = tmp_path / "my.yaml"
+    config.write_text("optim:\n  lr: 0.5\n  momentum: 0.5\n")
+    parsed = options(
+        "train", "--preset", "small", "cells", "--config", str(config), "--optim.lr", "0.25", "--out", "run",
+        "--data.shorter-side", "320", "400", "--assign.ensure_match", "false", "--no-images", "--resume",
+    )  # fmt: skip
+    expected = load_settings(preset="small", config=config).model_dump()
+    expected["optim"]["lr"] = 0.25
+    expected["data"]["shorter_side"] = (320, 400)
+    expected["assign"]["ensure_match"] = False
+    assert parsed.settings.model_dump() == expected
+    assert (parsed.data, parsed.out, parsed.images, parsed.resume) == (Path("cells"), Path("run"), False, True)
+
+
+def test_a_resumed_run_keeps_its_settings_unless_told_otherwise(tmp_path: Path) -> None:
+    (tmp_path / "settings.yaml").write_text("optim:\n  lr: 0.5\n")
+    run = ("--out", str(tmp_path))
+    assert options("train", "x", *run, "--resume").settings.optim.lr == 0.5
+    assert options("train", "x", *run, "--resume", "--optim.lr", "2").settings.optim.lr == 2
+    assert options("train", "x", *run, "--resume", "--preset", "small").settings == load_settings(preset="small")
+    assert options("train", "x", *run, "--overwrite").settings == load_settings()
+    assert options("train", "x", "--out", "elsewhere", "--resume").settings == load_settings()
+
+
+def test_inference_options_are_the_settings_of_that_section() -> None:
+    from mimicdet.commands.inference_options import InferenceOptions
+
+    assert [field.name for field in dataclasses.fields(InferenceOptions)] == list(InferenceSettings.model_fields)
+    stored = InferenceSettings(shorter_side=320)
+    assert InferenceOptions().applied_to(stored, Path("m")) == stored
+    assert InferenceOptions(nms_iou=0.5).applied_to(stored, Path("m")).model_dump() == {
+        **stored.model_dump(),
+        "nms_iou": 0.5,
+    }
+    with pytest.raises(UserError, match=r"'inference.nms_iou' on the command line is 2; it should be less"):
+        InferenceOptions(nms_iou=2).applied_to(stored, Path("m"))
+
+
+# ------------------------------------------------------------------------------------------- guarded
+
+
+def raising(error: BaseException) -> Any:
+    def work() -> int:
+        raise error
+
+    return work
+
+
+def test_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert guarded(lambda: 0) == 0
+    assert guarded(raising(UserError("x is broken; mend it"))) == 2
+    assert capsys.readouterr().err == "error: x is broken; mend it\n"
+    assert guarded(raising(KeyboardInterrupt())) == 130
+    assert capsys.readouterr().err == ""
+    assert guarded(raising(KeyboardInterrupt("stopped; go on with --resume"))) == 130
+    assert capsys.readouterr().err == "stopped; go on with --resume\n"
+    assert guarded(raising(OSError(errno.ENOSPC, "No space left on device", "out.json"))) == 2
+    assert capsys.readouterr().err == "error: the disk is full (out.json): free some space and try again\n"
+    with pytest.raises(PermissionError):  # a fault of ours, to be seen whole
+        guarded(raising(PermissionError()))
+
+
+def test_only_the_first_process_tells_at_once(monkeypatch: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr("time.sleep", pauses.append)
+    monkeypatch.setenv("RANK", "1")
+    assert guarded(raising(UserError("broken"))) == 2
+    assert pauses == [2]
+    assert capsys.readouterr().err == "error: broken\n"
+    monkeypatch.setenv("RANK", "0")
+    assert guarded(raising(UserError("broken"))) == 2
+    assert pauses == [2]
+
+
+# -------------------------------------------------------------------------------- as a program of its own
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    command = f"{sys.executable} -m mimicdet presets | head -n 1"
+    outcome = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    assert outcome.stdout == "demo\n"
+    assert outcome.stderr == ""
+
+
+@pytest.mark.parametrize("words", ["--help", "--version", "presets", "train --help", "train x --out r --optim.rl 1"])
+def test_nothing_heavy_is_imported_for_help_and_typing_errors(words: str) -> None:
+    program = (
+        "import sys\nfrom mimicdet.cli import main\n"
+        f"try: main({words.split()!r})\nexcept SystemExit: pass\n"
+        "heavy = {'torch', 'torchvision', 'timm', 'numpy', 'matplotlib', 'accelerate'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
