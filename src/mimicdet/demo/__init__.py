@@ -1,0 +1,1 @@
+"""``make demo``: tree crowns in aerial photographs, from download to pictures, by the commands that users have."""
