@@ -37,12 +37,12 @@ def test_header_says_what_to_expect(name: str) -> None:
 
 @pytest.mark.parametrize("name", PAPER)
 def test_header_command_is_one_that_the_command_line_takes(name: str) -> None:
-    from mimicdet.cli import _parse
+    from mimicdet.cli import parse
 
     text = "\n".join(preset_header(name))
     command = text.partition("Command:\n")[2].partition("\nThe data:")[0].replace("\\\n", " ")
     words = shlex.split(command)
-    options = _parse("train", words[words.index("train") + 1 :])
+    options = parse("train", words[words.index("train") + 1 :])
     assert options.settings == load_settings(preset=name)
     assert "--nproc-per-node 8" in command
     assert "--nnodes 2" in command
