@@ -80,6 +80,16 @@ def test_objects_smaller_than_the_overlap_come_back_once_and_whole(seed: int, wi
     assert classes[order].tolist() == labels[expected].tolist()
 
 
+def test_a_whole_object_close_to_the_edges_of_all_its_tiles_still_covers_its_parts():
+    windows = tile_windows(160, 160, 100, 0.4)
+    assert windows[:2] == [(0, 0, 100, 100), (60, 0, 160, 100)]
+    boxes, labels = torch.tensor([[61.0, 40, 98.5, 70]]).double(), torch.tensor([0])
+    parts = seen_in_tiles(boxes, labels, windows)
+    assert [len(part[1]) for part in parts] == [1, 1, 1, 1], "the lower tiles see a third of it"
+    found, _, _ = merge_tile_detections(parts, windows, 160, 160, nms_iou=0.6)
+    torch.testing.assert_close(found, boxes)
+
+
 def literal_merge(parts: list[tuple], windows: list[Window], height: int, width: int, nms_iou: float) -> list[tuple]:
     """Object by object, from the description alone."""
     everything = []
@@ -95,27 +105,27 @@ def literal_merge(parts: list[tuple], windows: list[Window], height: int, width:
             )
             everything.append((t, cut, (a, b, c, d), score, label))
 
+    def area(p: tuple) -> float:
+        return (p[2] - p[0]) * (p[3] - p[1])
+
     def inside(p: tuple, q: tuple) -> float:
         overlap = max(0, min(p[2], q[2]) - max(p[0], q[0])) * max(0, min(p[3], q[3]) - max(p[1], q[1]))
-        return overlap / ((p[2] - p[0]) * (p[3] - p[1]))
+        return overlap / area(p)
 
     left = [
         (box, score, label)
         for t, cut, box, score, label in everything
         if not cut
         or not any(
-            u != t
-            and not other_cut
-            and other_label == label
-            and other_score >= 0.5 * score
+            u != t and area(other) > area(box) and other_label == label and other_score >= 0.5 * score
             and inside(box, other) >= 0.7
-            for u, other_cut, other, other_score, other_label in everything
+            for u, _, other, other_score, other_label in everything
         )
-    ]
+    ]  # fmt: skip
     kept = []
     for label in {entry[2] for entry in left}:
         own = [entry for entry in left if entry[2] == label]
-        for i in nms(torch.tensor([e[0] for e in own]), torch.tensor([e[1] for e in own]), nms_iou).tolist():
+        for i in nms(*(torch.tensor([e[k] for e in own], dtype=torch.float64) for k in (0, 1)), nms_iou).tolist():
             kept.append(own[i])
     return sorted(kept, key=lambda entry: -entry[1])
 
@@ -125,15 +135,16 @@ def literal_merge(parts: list[tuple], windows: list[Window], height: int, width:
 def test_equals_the_literal_version_on_random_boxes(seed: int, rows: int):
     generator = torch.Generator().manual_seed(seed)
     windows = tile_windows(150, 220, 100, 0.3)
+    double = {"generator": generator, "dtype": torch.float64}
     parts = []
     for x1, y1, x2, y2 in windows:
         n = int(torch.randint(0, 12, (), generator=generator))
         limit = torch.tensor([x2 - x1, y2 - y1])
-        corner = torch.rand(n, 2, generator=generator) * 1.1 * limit - 5
-        boxes = torch.cat([corner, corner + 5 + torch.rand(n, 2, generator=generator) * 60], 1)
+        corner = torch.rand(n, 2, **double) * 1.1 * limit - 5
+        boxes = torch.cat([corner, corner + 5 + torch.rand(n, 2, **double) * 60], 1)
         boxes = torch.cat([boxes[:, :2].clamp(min=0).minimum(limit - 1), boxes[:, 2:].minimum(limit).clamp(min=1)], 1)
         boxes[:, 2:] = boxes[:, 2:].maximum(boxes[:, :2] + 1)
-        parts.append((boxes, torch.rand(n, generator=generator), torch.randint(0, 2, (n,), generator=generator)))
+        parts.append((boxes, torch.rand(n, **double), torch.randint(0, 2, (n,), generator=generator)))
     expected = literal_merge(parts, windows, 150, 220, 0.5)
     original, tiles._ROWS = tiles._ROWS, rows
     try:
@@ -141,8 +152,10 @@ def test_equals_the_literal_version_on_random_boxes(seed: int, rows: int):
     finally:
         tiles._ROWS = original
     assert labels.tolist() == [entry[2] for entry in expected]
-    torch.testing.assert_close(boxes, torch.tensor([entry[0] for entry in expected]).reshape(-1, 4))
-    torch.testing.assert_close(scores, torch.tensor([entry[1] for entry in expected]))
+    torch.testing.assert_close(
+        boxes, torch.tensor([entry[0] for entry in expected], dtype=torch.float64).reshape(-1, 4)
+    )
+    torch.testing.assert_close(scores, torch.tensor([entry[1] for entry in expected], dtype=torch.float64))
 
 
 def test_nothing_found():

@@ -20,11 +20,11 @@ Window = tuple[int, int, int, int]
 _BORDER = 0.01
 """A box that ends within this share of the tile's side (2 pixels at least) of a cut counts as cut by it."""
 _COVERED = 0.7
-"""A cut box goes when this share of it lies inside a whole one from another tile."""
+"""A cut box goes when this share of it lies inside a larger one from another tile."""
 _SCORE_RATIO = 0.5
 """... of at least this multiple of its score."""
 _ROWS = 512
-"""Cut boxes compared with all whole ones at once; bounds the memory."""
+"""Cut boxes compared with all boxes at once; bounds the memory."""
 
 
 def tile_windows(height: int, width: int, tile: int, overlap: float = 0.25) -> list[Window]:
@@ -68,7 +68,7 @@ def merge_tile_detections(
 
     An object that a tile's edge cuts is found twice: in part there, and whole in the neighbour. Suppression by IoU
     alone keeps both, since the part is small. So a box that ends at a cut goes first when most of it lies inside a
-    box of the same class that another tile saw whole, with a score not much lower. Then class-wise NMS, as always.
+    larger box of the same class from another tile, with a score not much lower. Then class-wise NMS, as always.
 
     Args:
         parts: T times boxes (N, 4) in pixels of the tile, scores (N,), and class indices (N,).
@@ -88,24 +88,25 @@ def merge_tile_detections(
 
     kept = ~_covered_parts(boxes, scores, labels, tile, tiles, height, width)
     boxes, scores, labels = boxes[kept], scores[kept], labels[kept]
-    best = batched_nms(boxes.float(), scores.float(), labels, nms_iou)
+    best = batched_nms(boxes, scores.to(boxes.dtype), labels, nms_iou)
     return boxes[best], scores[best], labels[best]
 
 
 def _covered_parts(
     boxes: Tensor, scores: Tensor, labels: Tensor, tile: Tensor, tiles: Tensor, height: int, width: int
 ) -> Tensor:
-    """(N,) bool: boxes that are the visible part of an object which another tile shows whole."""
+    """(N,) bool: boxes that are the visible part of an object of which another tile shows more."""
     image = tiles.new_tensor([0, 0, width, height])
     margin = ((tiles[:, 2:] - tiles[:, :2]).amax(1) * _BORDER).clamp(min=2)
     at_edge = (boxes - tiles[tile]).abs() <= margin[tile, None]
     cut = (at_edge & (tiles != image)[tile]).any(1)  # the image's own edges cut in every tile alike
-    whole = (~cut).nonzero().flatten()
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
     covered = torch.zeros_like(cut)
     for rows in cut.nonzero().flatten().split(_ROWS):
-        inside = intersection_over_first(boxes[rows], boxes[whole]) >= _COVERED  # (rows, whole)
-        same_class = labels[rows, None] == labels[None, whole]
-        elsewhere = tile[rows, None] != tile[None, whole]
-        trusted = scores[None, whole] >= _SCORE_RATIO * scores[rows, None]
-        covered[rows] = (inside & same_class & elsewhere & trusted).any(1)
+        inside = intersection_over_first(boxes[rows], boxes) >= _COVERED  # (rows, N)
+        larger = area > area[rows, None]
+        same_class = labels == labels[rows, None]
+        elsewhere = tile != tile[rows, None]
+        trusted = scores >= _SCORE_RATIO * scores[rows, None]
+        covered[rows] = (inside & larger & same_class & elsewhere & trusted).any(1)
     return covered
