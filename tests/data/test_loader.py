@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data._utils.pin_memory import pin_memory as torch_pin_memory
 
 from mimicdet.data.batch import Batch
 from mimicdet.data.dataset import Category, DetectionDataset, ImageRecord
-from mimicdet.data.loader import TrainData, TrainLoader, eval_loader
+from mimicdet.data.loader import TrainData, TrainLoader, _Parcel, eval_loader
 from mimicdet.data.order import image_seed, rank_indices, sampling_seed
 from mimicdet.data.transform import TrainTransform, resize_for_inference
 from mimicdet.errors import UserError
@@ -215,6 +216,17 @@ def test_a_batch_from_a_worker_holds_at_most_one_open_file(dataset: DetectionDat
     before = len(os.listdir("/proc/self/fd"))
     held = list(loader.epoch(0, batches_of(0) * 5))
     assert len(os.listdir("/proc/self/fd")) - before <= len(held) == 20
+
+
+def test_what_travels_is_pinned_as_the_batch_it_holds(
+    dataset: DetectionDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a GPU: only that torch's pinning thread gets from the parcel to ``Batch.pin_memory``."""
+    monkeypatch.setattr(Batch, "pin_memory", lambda batch: ("pinned", batch))
+    batch = next(TrainLoader(dataset, TRANSFORM, seed=3, workers=0).epoch(0, batches_of(0)))
+    word, pinned = torch_pin_memory(_Parcel.pack(batch))
+    assert word == "pinned"
+    assert content(pinned) == content(batch)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="memory is pinned for a GPU")
