@@ -45,7 +45,12 @@ def build_model(
     )
     return MimicDet(
         backbone=backbone,
-        pyramid=Pyramid(in_channels=backbone.channels, levels=settings.levels, channels=settings.pyramid_channels),
+        pyramid=Pyramid(
+            in_channels=backbone.channels,
+            levels=settings.levels,
+            channels=settings.pyramid_channels,
+            norm=settings.pyramid_norm,
+        ),
         refinement=Refinement(channels=settings.pyramid_channels),
         s_head=SHead(
             in_channels=settings.pyramid_channels,

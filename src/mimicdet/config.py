@@ -42,6 +42,8 @@ class ModelSettings(Section):
     """Pyramid levels of the refinement module and the S-head; level l has stride 2^l."""
     pyramid_channels: Count = 256
     """Width of the pyramid and of the refinement module."""
+    pyramid_norm: Literal["none", "layer"] = "none"
+    """Normalise what comes into and out of the pyramid over the channels of each cell; `none` is the paper's."""
     alignment: Literal["guided", "deformable", "conv"] = "guided"
     """The S-head's alignment layer (Table 2): offsets from the box deltas, from the features, or none."""
     offsets: Literal["learned", "box_grid", "box_grid+learned"] = "box_grid+learned"

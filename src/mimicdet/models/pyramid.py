@@ -7,13 +7,16 @@ rest of its batch brings.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
 COARSEST_BACKBONE_LEVEL = 5
+
+Norm = Literal["none", "layer"]
 
 
 class PyramidFeatures(NamedTuple):
@@ -48,24 +51,28 @@ class Pyramid(nn.Module):
         in_channels: channels of the backbone's features by level, such as ``{3: 512, 4: 1024, 5: 2048}``.
         levels: the pyramid's levels, consecutive, finest first.
         channels: width of every level.
+        norm: ``none`` (the paper), or ``layer``: what comes in and goes out is normalised over the channels of each
+            cell. The scale of frozen backbone features differs tenfold between networks and levels; normalised, the
+            heads start alike on all of them. Over one cell, so that padding has no part in it.
     """
 
-    def __init__(self, *, in_channels: Mapping[int, int], levels: Sequence[int], channels: int) -> None:
+    def __init__(
+        self, *, in_channels: Mapping[int, int], levels: Sequence[int], channels: int, norm: Norm = "none"
+    ) -> None:
         super().__init__()
         self.level_numbers = tuple(levels)
         self.channels = channels
         self.top_down_levels = tuple(l for l in levels if l <= COARSEST_BACKBONE_LEVEL)
         self.extra_levels = tuple(l for l in levels if l > COARSEST_BACKBONE_LEVEL)
-        self.lateral = nn.ModuleDict({f"p{l}": nn.Conv2d(in_channels[l], channels, 1) for l in self.top_down_levels})
-        self.output = nn.ModuleDict(
-            {f"p{l}": nn.Conv2d(channels, channels, 3, padding=1) for l in self.top_down_levels}
-        )
+        self.lateral = nn.ModuleDict({f"p{l}": _lateral(in_channels[l], channels, norm) for l in self.top_down_levels})
+        self.output = nn.ModuleDict({f"p{l}": _output(channels, channels, norm) for l in self.top_down_levels})
         # P6 = conv(C5), P7 = conv(ReLU(P6)), as in RetinaNet
-        extra_in = [in_channels[COARSEST_BACKBONE_LEVEL]] + [channels] * len(self.extra_levels)
+        top = in_channels[COARSEST_BACKBONE_LEVEL]
+        self.extra_norm = LayerNorm2d(top) if norm == "layer" and self.extra_levels else nn.Identity()
         self.extra = nn.ModuleDict(
             {
-                f"p{l}": nn.Conv2d(c, channels, 3, stride=2, padding=1)
-                for l, c in zip(self.extra_levels, extra_in, strict=False)
+                f"p{l}": _output(top if i == 0 else channels, channels, norm, stride=2)
+                for i, l in enumerate(self.extra_levels)
             }
         )
         he_init(self)
@@ -81,7 +88,8 @@ class Pyramid(nn.Module):
                 merged = merged + F.interpolate(above, size=merged.shape[-2:], mode="nearest")
             above = top_down[l] = mask_padding(merged, sizes, l)
         levels = [mask_padding(self.output[f"p{l}"](top_down[l]), sizes, l) for l in self.top_down_levels]
-        last = features[COARSEST_BACKBONE_LEVEL]
+        top = COARSEST_BACKBONE_LEVEL
+        last = mask_padding(self.extra_norm(features[top]), sizes, top)
         for i, l in enumerate(self.extra_levels):
             last = mask_padding(self.extra[f"p{l}"](last if i == 0 else F.relu(last)), sizes, l)
             levels.append(last)
@@ -91,11 +99,11 @@ class Pyramid(nn.Module):
 class FinerLevel(nn.Module):
     """One level below a pyramid's finest: P2 for the T-head, built only while training (section 3.1)."""
 
-    def __init__(self, *, in_channels: int, channels: int, level: int) -> None:
+    def __init__(self, *, in_channels: int, channels: int, level: int, norm: Norm = "none") -> None:
         super().__init__()
         self.level = level
-        self.lateral = nn.Conv2d(in_channels, channels, 1)
-        self.output = nn.Conv2d(channels, channels, 3, padding=1)
+        self.lateral = _lateral(in_channels, channels, norm)
+        self.output = _output(channels, channels, norm)
         he_init(self)
 
     def forward(self, pyramid: PyramidFeatures, sizes: Tensor | None = None) -> Tensor:
@@ -103,6 +111,16 @@ class FinerLevel(nn.Module):
         lateral = self.lateral(mask_padding(pyramid.backbone[self.level], sizes, self.level))
         up = F.interpolate(pyramid.finest_top_down, size=lateral.shape[-2:], mode="nearest")
         return mask_padding(self.output(mask_padding(lateral + up, sizes, self.level)), sizes, self.level)
+
+
+def _lateral(in_channels: int, channels: int, norm: Norm) -> nn.Module:
+    conv = nn.Conv2d(in_channels, channels, 1)
+    return nn.Sequential(LayerNorm2d(in_channels), conv) if norm == "layer" else conv
+
+
+def _output(in_channels: int, channels: int, norm: Norm, *, stride: int = 1) -> nn.Module:
+    conv = nn.Conv2d(in_channels, channels, 3, stride=stride, padding=1)
+    return nn.Sequential(conv, LayerNorm2d(channels)) if norm == "layer" else conv
 
 
 def he_init(module: nn.Module) -> None:

@@ -22,7 +22,10 @@ def build_task(settings: Settings, detector: MimicDet) -> DetectTask | MimicTask
     finest = settings.teacher.levels[0]
     if finest < settings.model.levels[0]:
         finer_level = FinerLevel(
-            in_channels=detector.backbone.channels[finest], channels=settings.model.pyramid_channels, level=finest
+            in_channels=detector.backbone.channels[finest],
+            channels=settings.model.pyramid_channels,
+            level=finest,
+            norm=settings.model.pyramid_norm,
         )
     t_head = THead(
         in_channels=settings.model.pyramid_channels,
