@@ -25,7 +25,7 @@ from mimicdet.errors import UserError
 
 N = 7
 SETTINGS: dict[str, Any] = {
-    "shorter_side": (200, 260), "shorter_side_sampling": "range", "longer_side": 400, "scale_jitter": (0.7, 1.5),
+    "shorter_side": (80, 110), "shorter_side_sampling": "range", "longer_side": 160, "scale_jitter": (0.7, 1.5),
     "horizontal_flip": 0.5, "vertical_flip": 0.5, "color_jitter": 0.4,
 }  # fmt: skip
 TRANSFORM = TrainTransform(**SETTINGS)
