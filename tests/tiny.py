@@ -93,7 +93,8 @@ def enliven(module: nn.Module) -> None:
     for layer in module.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):
             nn.init.normal_(layer.weight, std=(2 / layer.weight[0].numel()) ** 0.5)
-            nn.init.normal_(layer.bias, std=0.1)
+            if layer.bias is not None:
+                nn.init.normal_(layer.bias, std=0.1)
 
 
 def tiny_settings(**sections: dict[str, Any]) -> Settings:

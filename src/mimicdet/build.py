@@ -14,7 +14,7 @@ from mimicdet.data.dataset import Category
 from mimicdet.errors import UserError
 from mimicdet.models.backbone import build_backbone
 from mimicdet.models.mimicdet import MimicDet
-from mimicdet.models.pretrained_folder import DESCRIPTION_FILE, load_weights, read_description
+from mimicdet.models.pretrained_folder import DESCRIPTION_FILE, FAMILY, load_weights, read_description
 from mimicdet.models.pyramid import COARSEST_BACKBONE_LEVEL, Pyramid
 from mimicdet.models.refinement import Refinement
 from mimicdet.models.s_head import SHead
@@ -82,9 +82,14 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu") -> Loaded
     """Reads a folder that :func:`mimicdet.models.pretrained_folder.save_model` wrote.
 
     Raises:
-        UserError: no model folder, or one that is broken or of a newer version.
+        UserError: no model folder, or one that is broken, of another family or of a newer version.
     """
     description = read_description(folder)
+    if description.family != FAMILY:
+        raise UserError(
+            f"{Path(folder) / DESCRIPTION_FILE}: models of the family {description.family!r} are not known here; "
+            f"update mimicdet"
+        )
     try:
         settings = ModelSettings.model_validate_json(json.dumps(dict(description.model)))
         inference = InferenceSettings.model_validate_json(json.dumps(dict(description.inference)))

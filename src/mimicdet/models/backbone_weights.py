@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -40,6 +41,7 @@ def read_weights(file: str | Path, name: str) -> dict[str, Tensor]:
     path = Path(file)
     if not path.is_file():
         raise UserError(f"model.weights: {file} does not exist; give 'imagenet', 'random' or a weights file")
+    state: Any
     try:
         if path.suffix == ".safetensors":
             state = safetensors.torch.load_file(path)

@@ -20,6 +20,7 @@ from mimicdet.errors import UserError
 from mimicdet.files import replace_file
 
 FORMAT_VERSION = 1
+FAMILY = "mimicdet"
 WEIGHTS_FILE, DESCRIPTION_FILE = "model.safetensors", "model.json"
 
 
@@ -43,7 +44,7 @@ def save_model(
     categories: Sequence[Category],
     extra: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes a model folder; an older model in it stays whole until the new one is complete.
+    """Writes a model folder. A crash leaves the old weights or the new ones, never half of them.
 
     Args:
         folder: made if need be.
@@ -51,12 +52,18 @@ def save_model(
         model_settings, inference: plain values of the settings' sections of these names.
         categories: class index -> id and name.
         extra: anything else worth keeping, such as the training step and its AP.
+
+    Raises:
+        UserError: the folder cannot be made or written to.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be made ({error.strerror}); choose another folder") from error
     description = {
         "format_version": FORMAT_VERSION,
-        "family": "mimicdet",
+        "family": FAMILY,
         "model": dict(model_settings),
         "inference": dict(inference),
         "categories": [{"id": c.id, "name": c.name} for c in categories],
@@ -86,19 +93,18 @@ def read_description(folder: str | Path) -> ModelDescription:
         raise UserError(f"{folder} is not a model folder: it needs {DESCRIPTION_FILE} and {WEIGHTS_FILE}{hint}")
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
-        version = raw["format_version"]
-        description = ModelDescription(
-            family=raw["family"],
-            model=raw["model"],
-            inference=raw["inference"],
+        version = int(raw["format_version"])
+        if version > FORMAT_VERSION:
+            raise UserError(f"{file} has format version {version}, newer than {FORMAT_VERSION}; update mimicdet")
+        return ModelDescription(
+            family=str(raw["family"]),
+            model=dict(raw["model"]),
+            inference=dict(raw["inference"]),
             categories=tuple(Category(id=int(c["id"]), name=str(c["name"])) for c in raw["categories"]),
-            extra=raw.get("extra", {}),
+            extra=dict(raw.get("extra", {})),
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file} is broken ({type(error).__name__}: {error}); save the model again") from error
-    if version > FORMAT_VERSION:
-        raise UserError(f"{file} has format version {version}, newer than {FORMAT_VERSION}; update mimicdet")
-    return description
 
 
 def load_weights(folder: str | Path, model: nn.Module) -> None:
