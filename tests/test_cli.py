@@ -191,6 +191,19 @@ def test_a_resumed_run_keeps_its_settings_unless_told_otherwise(tmp_path: Path) 
     assert options("train", "x", "--out", "elsewhere", "--resume").settings == load_settings()
 
 
+def test_a_folder_in_use_is_refused_before_the_data_are_checked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cells = tmp_path / "cells"
+    (cells / "train").mkdir(parents=True)
+    (cells / "train.json").write_text('{"images": [], "annotations": [], "categories": []}')
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").touch()
+    words = ("train", str(cells), "--out", str(tmp_path / "run"))
+    assert "is not empty and holds no run" in complaint(capsys, *words)
+    assert "no categories" in complaint(capsys, "train", str(cells), "--out", str(tmp_path / "new"))
+
+
 def test_inference_options_are_the_settings_of_that_section() -> None:
     from mimicdet.commands.inference_options import InferenceOptions
 

@@ -78,6 +78,7 @@ def test_paper_presets_follow_section_4(name: str) -> None:
     assert (s.model.frozen_stages, s.model.freeze_batch_norm) == (2, True)
     assert (s.model.levels, s.teacher.levels) == ((3, 4, 5, 6, 7), (2, 3, 4, 5, 6))
     assert (s.model.pyramid_channels, s.model.head_channels, s.teacher.conv_channels) == (256, 256, 256)
+    assert s.model.pyramid_norm == "none"
     assert (s.model.head_paths, s.model.head_features, s.model.head_init) == ("dual", 1024, "gaussian")
     assert (s.model.alignment, s.model.offsets, s.model.offset_grad) == ("guided", "learned", 0)
     assert (s.model.kernel_size, s.model.finest_kernel_size) == (5, 3)

@@ -82,10 +82,12 @@ class Train:
 
     def run(self) -> int:
         from mimicdet.data.splits import available_splits, load_dataset
+        from mimicdet.engine.run_folder import RunFolder
 
         main_process = int(os.environ.get("RANK", "0")) == 0  # as torchrun sets it
         val = self.val or next((s for s in available_splits(self.data) if s in ("val", "valid", "validation")), None)
         if main_process:
+            RunFolder(self.out).require_fit(resume=self.resume, overwrite=self.overwrite)
             self._check(val)
         from mimicdet.engine.train import train  # torch and all: not before the data are found to be good
 

@@ -72,12 +72,12 @@ class RunFolder:
         with self.settings_file.open("rb") as file:
             return file.readline() == _HEADER.encode() or any(path.exists() for path in written)
 
-    def open(self, *, resume: bool, overwrite: bool) -> None:
-        """Makes the folder ready for a run; on one process only.
+    def require_fit(self, *, resume: bool, overwrite: bool) -> None:
+        """Changes nothing; may be called long before ``open``, so that nobody waits for a refusal.
 
         Raises:
             UserError: it holds a run and neither flag says what to do with it, or both do; there is no run to resume;
-                it holds something else than a run; it cannot be made.
+                it holds something else than a run.
         """
         if resume and overwrite:
             raise UserError("--resume continues a run and --overwrite replaces it: give one of them")
@@ -93,6 +93,14 @@ class RunFolder:
             raise UserError(f"{self.path} holds no run to resume; start it without --resume")
         elif self.path.is_dir() and any(self.path.iterdir()):
             raise UserError(f"{self.path} is not empty and holds no run; choose another folder for this one")
+
+    def open(self, *, resume: bool, overwrite: bool) -> None:
+        """Makes the folder ready for a run; on one process only.
+
+        Raises:
+            UserError: as ``require_fit``; the folder cannot be made.
+        """
+        self.require_fit(resume=resume, overwrite=overwrite)
         try:
             if overwrite and self.holds_a_run:
                 self._remove_run()
