@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from timm.layers import FrozenBatchNormAct2d
+from timm.layers import FrozenBatchNormAct2d, LayerNorm2d
 from timm.layers.norm_act import FrozenBatchNorm2d
 from torch import Tensor, nn
 
@@ -189,6 +189,7 @@ def test_widths() -> None:
         ({"levels": (2, 3, 4, 5)}, lambda m: m.pyramid.level_numbers == (2, 3, 4, 5) and 2 in m.backbone.channels),
         ({"levels": (4, 5, 6)}, lambda m: m.pyramid.level_numbers == (4, 5, 6) and 3 not in m.backbone.channels),
         ({"pyramid_channels": 8}, lambda m: m.pyramid.channels == m.s_head.align.in_channels == 8),
+        ({"pyramid_norm": "layer"}, lambda m: len([x for x in m.pyramid.modules() if isinstance(x, LayerNorm2d)]) == 9),
         ({"alignment": "deformable"}, lambda m: m.s_head.offset_conv.out_channels == 50),
         ({"alignment": "conv"}, lambda m: not hasattr(m.s_head, "guided_offsets")),
         ({"offsets": "box_grid"}, lambda m: not list(m.s_head.guided_offsets.parameters())),

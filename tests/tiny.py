@@ -19,7 +19,7 @@ from mimicdet.data.batch import Batch, Sample, collate
 from mimicdet.models.backbone import Backbone
 from mimicdet.models.grid import make_grid
 from mimicdet.models.mimicdet import MimicDet
-from mimicdet.models.pyramid import Pyramid
+from mimicdet.models.pyramid import Norm, Pyramid
 from mimicdet.models.refinement import Refinement
 from mimicdet.models.s_head import SHead
 from mimicdet.tasks import build_task
@@ -61,8 +61,9 @@ def tiny_detector(
     levels: Sequence[int] = LEVELS,
     num_classes: int = CLASSES,
     channels: int = 8,
-    delta_scale: float = 0.1,
+    delta_scale: float = 0.03,
     finest: int = 2,
+    norm: Norm = "none",
     **s_head: Any,
 ) -> MimicDet:
     """A detector with random weights of ordinary scale; ``s_head`` are arguments of ``SHead``."""
@@ -71,7 +72,7 @@ def tiny_detector(
         backbone = tiny_backbone(finest)
         detector = MimicDet(
             backbone=backbone,
-            pyramid=Pyramid(in_channels=backbone.channels, levels=levels, channels=channels),
+            pyramid=Pyramid(in_channels=backbone.channels, levels=levels, channels=channels, norm=norm),
             refinement=Refinement(channels=channels),
             s_head=SHead(
                 in_channels=channels,
@@ -115,9 +116,10 @@ def tiny_task(settings: Settings | None = None, *, seed: int = 0, **detector: An
     settings = settings or tiny_settings()
     model = settings.model
     options: dict[str, Any] = {
-        "levels": model.levels, "channels": model.pyramid_channels, "alignment": model.alignment,
-        "offsets": model.offsets, "kernel_size": model.kernel_size, "finest_kernel_size": model.finest_kernel_size,
-        "offset_grad": model.offset_grad, "paths": model.head_paths, "features": model.head_features,
+        "levels": model.levels, "channels": model.pyramid_channels, "norm": model.pyramid_norm,
+        "alignment": model.alignment, "offsets": model.offsets, "kernel_size": model.kernel_size,
+        "finest_kernel_size": model.finest_kernel_size, "offset_grad": model.offset_grad, "paths": model.head_paths,
+        "features": model.head_features,
     }  # fmt: skip
     built = tiny_detector(seed=seed, **options | detector)
     with torch.random.fork_rng():

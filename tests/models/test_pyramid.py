@@ -7,16 +7,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from mimicdet.models.pyramid import FinerLevel, Pyramid, he_init, level_mask, mask_padding
+from mimicdet.models.pyramid import FinerLevel, Norm, Pyramid, he_init, level_mask, mask_padding
 from tests.tiny import enliven
 
 IN_CHANNELS = {2: 5, 3: 3, 4: 4, 5: 6}
 
 
-def make_pyramid(levels: tuple[int, ...] = (3, 4, 5, 6, 7)) -> Pyramid:
-    pyramid = Pyramid(in_channels=IN_CHANNELS, levels=levels, channels=4)
+def make_pyramid(levels: tuple[int, ...] = (3, 4, 5, 6, 7), norm: Norm = "none") -> Pyramid:
+    pyramid = Pyramid(in_channels=IN_CHANNELS, levels=levels, channels=4, norm=norm)
     enliven(pyramid)
     return pyramid.double()
+
+
+def make_finer(norm: Norm = "none") -> FinerLevel:
+    finer = FinerLevel(in_channels=IN_CHANNELS[2], channels=4, level=2, norm=norm)
+    enliven(finer)
+    return finer.double()
 
 
 def make_features(height: int, width: int, images: int = 1) -> dict[int, Tensor]:
@@ -56,16 +62,53 @@ def test_levels_are_what_section_3_1_says() -> None:
         (2, 4, 8, 16), (2, 4, 4, 8), (2, 4, 2, 4), (2, 4, 1, 2), (2, 4, 1, 1)
     ]  # fmt: skip
 
-    finer = FinerLevel(in_channels=IN_CHANNELS[2], channels=4, level=2)
-    enliven(finer)
-    finer = finer.double()
+    finer = make_finer()
     p2 = conv(conv(c[2], finer.lateral) + twice(top3), finer.output, padding=1)
     torch.testing.assert_close(finer(out), p2, rtol=0, atol=1e-12)
 
 
+def over_channels(x: Tensor, layer: nn.Module) -> Tensor:
+    """Layer norm of each cell."""
+    moved = F.layer_norm(x.permute(0, 2, 3, 1), (x.shape[1],), layer.weight, layer.bias, 1e-6)  # type: ignore[arg-type]
+    return moved.permute(0, 3, 1, 2)
+
+
+def test_normalised_levels_are_normalised_on_the_way_in_and_out() -> None:
+    pyramid, finer = make_pyramid(norm="layer"), make_finer("layer")
+    c = make_features(64, 128, images=2)
+    out = pyramid(c)
+
+    def lateral(l: int) -> Tensor:
+        norm, layer = (finer.lateral if l == 2 else pyramid.lateral[f"p{l}"]).children()
+        return conv(over_channels(c[l], norm), layer)
+
+    def output(x: Tensor, part: nn.Module, stride: int = 1) -> Tensor:
+        layer, norm = part.children()
+        return over_channels(conv(x, layer, stride=stride, padding=1), norm)
+
+    top5 = lateral(5)
+    top4 = lateral(4) + twice(top5)
+    top3 = lateral(3) + twice(top4)
+    p6 = output(over_channels(c[5], pyramid.extra_norm), pyramid.extra["p6"], stride=2)
+    expected = (
+        output(top3, pyramid.output["p3"]),
+        output(top4, pyramid.output["p4"]),
+        output(top5, pyramid.output["p5"]),
+        p6,
+        output(F.relu(p6), pyramid.extra["p7"], stride=2),
+    )
+    for found, wanted in zip(out.levels, expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-10)
+    torch.testing.assert_close(finer(out), output(lateral(2) + twice(top3), finer.output), rtol=0, atol=1e-10)
+    # Whatever the backbone's scale, the heads see the same
+    for found, wanted in zip(pyramid({l: 30 * x for l, x in c.items()}).levels, out.levels, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-2)
+
+
+@pytest.mark.parametrize("norm", ["none", "layer"])
 @pytest.mark.parametrize("levels", [(3, 4, 5, 6, 7), (2, 3, 4, 5, 6), (3, 4, 5), (4, 5, 6, 7, 8), (5, 6)])
-def test_any_run_of_levels(levels: tuple[int, ...]) -> None:
-    pyramid = make_pyramid(levels)
+def test_any_run_of_levels(levels: tuple[int, ...], norm: Norm) -> None:
+    pyramid = make_pyramid(levels, norm)
     out = pyramid(make_features(128, 256))
     assert [tuple(level.shape[2:]) for level in out.levels] == [(max(128 // 2**l, 1), 256 // 2**l) for l in levels]
     sum(level.sum() for level in out.levels).backward()
@@ -95,11 +138,13 @@ def test_without_sizes_nothing_is_masked() -> None:
     width=st.integers(1, 130),
     more=st.tuples(st.integers(0, 3), st.integers(0, 3)),
     levels=st.sampled_from([(3, 4, 5, 6, 7), (3, 4, 5), (2, 3, 4, 5, 6)]),
+    norm=st.sampled_from(["none", "layer"]),
 )
-def test_padding_changes_nothing(height: int, width: int, more: tuple[int, int], levels: tuple[int, ...]) -> None:
+def test_padding_changes_nothing(
+    height: int, width: int, more: tuple[int, int], levels: tuple[int, ...], norm: Norm
+) -> None:
     """Whatever the backbone gives there: levels are equal on the smallest canvas and a larger one, and zero beyond."""
-    pyramid = make_pyramid(levels)
-    finer = FinerLevel(in_channels=IN_CHANNELS[2], channels=4, level=2).double()
+    pyramid, finer = make_pyramid(levels, norm), make_finer(norm)
     sizes = torch.tensor([[height, width]])
     small = make_features(-(-height // 32) * 32, -(-width // 32) * 32)
     large = make_features((-(-height // 32) + more[0]) * 32, (-(-width // 32) + more[1]) * 32)
