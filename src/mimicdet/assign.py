@@ -1,4 +1,4 @@
-"""Which anchors and proposals learn what: assignment and sampling as pure functions, no gradients, no host sync.
+"""Which anchors and proposals learn what: assignment and sampling as pure functions, no gradients.
 
 B images, A anchor positions, M objects of an image (padded), R proposals of an image (padded), K classes.
 """

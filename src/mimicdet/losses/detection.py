@@ -1,6 +1,6 @@
 """Losses of the refinement module, the S-head and the T-head.
 
-All return sums in float32; the task divides them by counts over all processes.
+Sums over boxes, or one value a box (``class_losses``), in float32; the task divides by counts over all processes.
 """
 
 from __future__ import annotations
