@@ -159,6 +159,22 @@ def test_the_smallest_of_several_objects_wins():
         assert 2 not in won
 
 
+def test_anchors_on_padding_are_never_positive():
+    """Whatever the mask: objects of a batch lie inside their image, so that sizes alone would not show it."""
+    grid = grid_of(160, 224)
+    valid = torch.rand(1, len(grid.level), generator=torch.Generator().manual_seed(0)) < 0.5
+    boxes, labels, crowd = padded([[((4 * x, 4 * x, 4 * x + 80, 4 * x + 80), 0, False) for x in range(0, 140, 3)]])
+    everywhere = match_anchors(
+        grid, torch.ones_like(valid), boxes, labels, crowd, center_fraction=0.9, ensure_match=False
+    )
+    assert (everywhere[~valid] != NO_OBJECT).any()
+    for ensure in (False, True):
+        match = match_anchors(grid, valid, boxes, labels, crowd, center_fraction=0.9, ensure_match=ensure)
+        assert torch.equal(match, everywhere.masked_fill(~valid, NO_OBJECT))
+    sparse = match_anchors(grid, valid, boxes, labels, crowd, center_fraction=0.01, ensure_match=True)
+    assert (sparse[~valid] == NO_OBJECT).all()
+
+
 @settings(max_examples=40, deadline=None)
 @given(objects=objects_in(256, 256), ensure=st.booleans())
 def test_moving_by_a_p7_stride_moves_the_targets(objects: Objects, ensure: bool):
@@ -281,10 +297,11 @@ def test_proposals_match_the_literal_version(data: st.DataObject, tenths: int):
             moved = [c + s for c, s in zip(box, shift, strict=True)]
             row.append((moved[0], moved[1], max(moved[0], moved[2]), max(moved[1], moved[3])))
         boxes.append(row)
-    targets = match_proposals(
-        some_proposals(boxes), *padded(batch, extra=data.draw(st.integers(0, 1))),
-        num_classes=K, positive_iou=tenths / 10,
-    )  # fmt: skip
+    proposals, objects_padded = some_proposals(boxes), padded(batch, extra=data.draw(st.integers(0, 1)))
+    for i, objects in enumerate(batch):  # padding as attractive as can be
+        if objects:
+            proposals.boxes[i, len(boxes[i]) :] = objects_padded[0][i, 0]
+    targets = match_proposals(proposals, *objects_padded, num_classes=K, positive_iou=tenths / 10)
     for i, objects in enumerate(batch):
         for r in range(targets.match.shape[1]):
             match, label = int(targets.match[i, r]), int(targets.classes[i, r])
