@@ -43,7 +43,7 @@ class Patches(nn.Module):
         return [conv(images) for conv in self.convs]
 
 
-def tiny_backbone(finest: int = 2, channels: int = 6) -> Backbone:
+def tiny_backbone(finest: int = 3, channels: int = 6) -> Backbone:
     levels = range(finest, 6)
     return Backbone(
         network=Patches(levels, channels),
@@ -62,7 +62,7 @@ def tiny_detector(
     num_classes: int = CLASSES,
     channels: int = 8,
     delta_scale: float = 0.03,
-    finest: int = 2,
+    finest: int = 3,
     norm: Norm = "none",
     **s_head: Any,
 ) -> MimicDet:
@@ -121,7 +121,8 @@ def tiny_task(settings: Settings | None = None, *, seed: int = 0, **detector: An
         "finest_kernel_size": model.finest_kernel_size, "offset_grad": model.offset_grad, "paths": model.head_paths,
         "features": model.head_features,
     }  # fmt: skip
-    built = tiny_detector(seed=seed, **options | detector)
+    finest = min(model.levels[0], settings.teacher.levels[0]) if settings.task == "mimic" else model.levels[0]
+    built = tiny_detector(seed=seed, **options | {"finest": finest} | detector)
     with torch.random.fork_rng():
         torch.manual_seed(seed + 1)
         task = build_task(settings, built)
