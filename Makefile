@@ -27,17 +27,19 @@ lint: .venv/installed-dev
 
 # The stamps make a second call quick; a change of pyproject.toml installs again.
 .venv/installed: pyproject.toml | .venv/bin/python
+	@echo "installing mimicdet and what it needs into .venv; torch takes some minutes and 5 GB"
 	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
 
 .venv/installed-dev: pyproject.toml | .venv/bin/python
+	@echo "installing mimicdet, what it needs and its tests' tools into .venv; torch takes some minutes and 5 GB"
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@ .venv/installed
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "mimicdet needs Python 3.11 or newer; name one: make PYTHON=python3.12 ..." >&2; exit 2; }
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 2; }
 
 clean:
 	rm -rf .venv .cache runs/demo
