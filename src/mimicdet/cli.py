@@ -63,9 +63,7 @@ def guarded(work: Callable[[], int]) -> int:
         return work()
     except UserError as error:
         return _complain(str(error))
-    except KeyboardInterrupt as interrupt:  # training's says how to go on
-        if str(interrupt) and os.environ.get("RANK", "0") == "0":
-            print(interrupt, file=sys.stderr)
+    except KeyboardInterrupt:  # training has said how to go on
         return 130
     except BrokenPipeError:  # `mimicdet presets | head`
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (else Python complains at exit that it cannot flush)

@@ -112,6 +112,20 @@ def test_eval_of_one_tile_an_image_is_that_of_the_image(run: Path, cells: Path, 
     assert numbers(tmp_path, run / "model", "--data", cells, "--tile", SIDE // 2)["detections"] != whole["detections"]
 
 
+def test_eval_on_data_without_one_of_the_models_classes(run: Path, cells: Path, tmp_path: Path) -> None:
+    red_only = tmp_path / "red"
+    shutil.copytree(cells / "valid", red_only / "val")
+    content = json.loads((cells / "valid.json").read_text())
+    content["categories"] = [{"id": 1, "name": "red"}]
+    content["annotations"] = [
+        {"id": 1, "image_id": 100, "category_id": 1, "bbox": [2, 3, 20, 20], "area": 400, "iscrowd": 0}
+    ]
+    (red_only / "val.json").write_text(json.dumps(content))
+    result = numbers(tmp_path, run / "model", "--data", red_only, "--inference.score_threshold", 0)
+    assert result["per_class_AP"]["green"] == -1
+    assert result["AP"] == result["per_class_AP"]["red"] >= 0
+
+
 def test_eval_takes_inference_settings_and_a_limit(
     run: Path, cells: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
