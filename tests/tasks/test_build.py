@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from mimicdet.build import build_model
+from mimicdet.config import Settings
+from mimicdet.tasks import build_task
+from mimicdet.tasks.detect import DetectTask
+from mimicdet.tasks.mimic import MimicTask
+from tests.tiny import tiny_settings
+
+
+def build(**sections: Any) -> DetectTask | MimicTask:
+    settings = tiny_settings(**{"model": {"backbone": "test_resnet"} | sections.pop("model", {})}, **sections)
+    finest = settings.teacher.levels[0] if settings.task == "mimic" else None
+    return build_task(settings, build_model(settings.model, 3, finest_level=finest))
+
+
+def mimic(**sections: Any) -> MimicTask:
+    task = build(**sections)
+    assert isinstance(task, MimicTask)
+    return task
+
+
+def test_settings_are_handed_on() -> None:
+    task = mimic(
+        assign={"t_samples": 7},
+        mimic={"classification": "feature"},
+        loss={"t_boxes": 0.5},
+        teacher={"conv_channels": 10},
+        model={"head_features": 20, "pyramid_channels": 6},
+    )
+    assert task.assign.t_samples == 7
+    assert task.mimic.classification == "feature"
+    assert task.loss.t_boxes == 0.5
+    assert [layer.out_channels for layer in task.t_head.convs if isinstance(layer, nn.Conv2d)] == [10] * 4
+    assert task.t_head.classifier.in_features == 20
+    assert task.t_head.classifier.out_features == 4
+    assert task.finer_level is not None
+    assert task.finer_level.output.out_channels == 6
+    alone = build(task="detect", assign={"s_box_samples": 3}, loss={"s_boxes": 0.25})
+    assert isinstance(alone, DetectTask)
+    assert alone.assign.s_box_samples == 3
+    assert alone.loss.s_boxes == 0.25
+
+
+@pytest.mark.parametrize(
+    ("model", "teacher", "level"),
+    [
+        ((3, 4, 5, 6, 7), (2, 3, 4, 5, 6), 2),
+        ((3, 4, 5, 6, 7), (3, 4, 5, 6, 7), None),
+        ((4, 5, 6), (3, 4, 5), 3),
+        ((2, 3, 4, 5), (2, 3, 4, 5), None),
+    ],
+)
+def test_the_finer_level_is_built_where_the_teacher_pools_from_it(
+    model: tuple[int, ...], teacher: tuple[int, ...], level: int | None
+) -> None:
+    task = mimic(model={"levels": model}, teacher={"levels": teacher})
+    assert (task.finer_level.level if task.finer_level is not None else None) == level
+    images = torch.rand(1, 3, 64, 64)
+    refined = task.detector.refine(images)
+    assert len(refined.pyramid.levels) == len(model)
+    if level is not None:
+        assert task.finer_level is not None
+        assert task.finer_level(refined.pyramid).shape[2:] == (64 // 2**level, 64 // 2**level)
+
+
+def test_the_finer_level_is_normalised_as_the_pyramid_is() -> None:
+    plain, normalised = (mimic(model={"pyramid_norm": norm}).finer_level for norm in ("none", "layer"))
+    assert plain is not None
+    assert normalised is not None
+    assert not [m for m in plain.modules() if isinstance(m, nn.LayerNorm)]
+    assert len([m for m in normalised.modules() if isinstance(m, nn.LayerNorm)]) == 2
+
+
+@pytest.mark.parametrize("variant", ["dual", "light", "heavy"])
+def test_variants_of_the_t_head(variant: str) -> None:
+    task = mimic(teacher={"variant": variant}, model={"head_paths": "dual" if variant == "dual" else "single"})
+    assert task.t_head.variant == variant
+    assert bool(len(task.t_head.convs)) == (variant != "light")
+
+
+def test_a_task_without_a_teacher_has_no_trace_of_one() -> None:
+    """And what ships is the same: the detector has the same entries either way."""
+    alone, taught = build(task="detect"), mimic()
+    assert set(alone.state_dict()) == {f"detector.{key}" for key in taught.detector.state_dict()}
+    assert 2 not in alone.detector.backbone.channels
+    extra = {key.split(".")[0] for key in taught.state_dict()} - {"detector"}
+    assert extra == {"t_head", "finer_level"}
+    assert not [key for key in taught.detector.state_dict() if "t_head" in key or "finer" in key]
+
+
+def test_defaults_build_the_papers_teacher() -> None:
+    settings = Settings.model_validate({"model": {"weights": "random"}})
+    with torch.device("meta"):
+        task = build_task(settings, build_model(settings.model, 80, finest_level=2))
+    assert isinstance(task, MimicTask)
+    assert sum(p.numel() for p in task.t_head.parameters()) == pytest.approx(29.2e6, abs=0.1e6)

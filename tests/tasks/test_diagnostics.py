@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from mimicdet.data.batch import Batch, collate
+from mimicdet.models.mimicdet import MimicDet
+from mimicdet.tasks.diagnostics import mimic_diagnostics, student_diagnostics
+from mimicdet.tasks.student import prepare, student_sums
+from tests.tiny import sample, samples, tiny_batch, tiny_detector, tiny_settings, tiny_task
+
+ASSIGN = tiny_settings().assign
+
+
+def diagnose(detector: MimicDet, batch: Batch) -> dict[str, float]:
+    prepared = prepare(detector, batch, ASSIGN)
+    sums = student_sums(detector, batch, prepared, ASSIGN)
+    found = student_diagnostics(detector, batch, prepared, sums)
+    assert all(value.shape == () and not value.requires_grad for value in found.values())
+    return {name: float(value) for name, value in found.items()}
+
+
+def literal_iou(a: list[float], b: list[float]) -> float:
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    both = max(width, 0) * max(height, 0)
+    return both / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both)
+
+
+def test_recall_and_counts_are_those_of_a_count_by_hand() -> None:
+    detector = tiny_detector(seed=2)
+    batch = collate([sample(seed=1, objects=8, crowd=2), *samples(seed=5), sample((40, 64), seed=9, objects=0)])
+    found = diagnose(detector, batch)
+    prepared = prepare(detector, batch, ASSIGN)
+    best = []
+    for i in range(5):
+        rows = prepared.proposals.boxes[i][prepared.proposals.valid[i]].tolist()
+        for m, label in enumerate(batch.labels[i].tolist()):
+            if label >= 0 and not batch.crowd[i, m]:
+                best.append(max(literal_iou(row, batch.boxes[i, m].tolist()) for row in rows))
+    assert len(best) == 6 + 18
+    assert found["diag/recall_50"] == pytest.approx(sum(o >= 0.5 for o in best) / len(best))
+    assert found["diag/recall_60"] == pytest.approx(sum(o >= 0.6 for o in best) / len(best))
+    assert 0 < found["diag/recall_60"] < 1
+    assert found["diag/proposals"] == pytest.approx(int(prepared.proposals.valid.sum()) / 5)
+    assert found["diag/proposal_positives"] == pytest.approx(int((prepared.targets.match >= 0).sum()) / 5)
+    levels = prepared.refined.grid.level
+    for number in range(3, 8):
+        positive = (prepared.anchor_match >= 0) & (levels == number - 3)
+        assert found[f"diag/anchor_positives_p{number}"] == pytest.approx(int(positive.sum()) / 5)
+
+
+@pytest.mark.parametrize("offsets", ["learned", "box_grid", "box_grid+learned"])
+def test_taps_of_the_chosen_positives(offsets: Any) -> None:
+    detector, batch = tiny_detector(seed=1, offsets=offsets, kernel_size=5, finest_kernel_size=3), tiny_batch()
+    found = diagnose(detector, batch)
+    prepared = prepare(detector, batch, ASSIGN)
+    sums = student_sums(detector, batch, prepared, ASSIGN)
+    shares, lengths = [], []
+    for i, r in sums.chosen.tolist():
+        if prepared.targets.match[i, r] >= 0:
+            position = int(prepared.proposals.positions[i, r])
+            finest = int(prepared.refined.grid.level[position]) == 0
+            deltas = prepared.refined.deltas[i, position : position + 1].detach()
+            length, inside = detector.s_head.tap_statistics(deltas, finest=finest)
+            shares.append(float(inside.detach()))
+            lengths.append(float(length.detach()))
+    assert len(shares) > 5
+    assert found["diag/taps_in_box"] == pytest.approx(sum(shares) / len(shares))
+    assert found["diag/offset_length"] == pytest.approx(sum(lengths) / len(lengths))
+    if offsets == "box_grid":
+        assert found["diag/taps_in_box"] == 1
+
+
+@pytest.mark.parametrize("alignment", ["deformable", "conv"])
+def test_only_a_guided_layer_has_taps_to_speak_of(alignment: Any) -> None:
+    found = diagnose(tiny_detector(alignment=alignment), tiny_batch())
+    assert "diag/taps_in_box" not in found
+    assert "diag/offset_length" not in found
+
+
+def test_rates_over_nothing_are_not_numbers_and_counts_are_zero() -> None:
+    found = diagnose(tiny_detector(), tiny_batch(objects=0))
+    for name in ("diag/recall_50", "diag/recall_60", "diag/taps_in_box", "diag/offset_length"):
+        assert math.isnan(found[name])
+    assert found["diag/proposal_positives"] == 0
+    assert found["diag/proposals"] > 10
+
+
+def test_cosines() -> None:
+    class_distance, box_distance = torch.tensor([0.0, 0.5, 2.0]), torch.tensor([1.0, 0.2, 0.3])
+    found = mimic_diagnostics(class_distance, box_distance, torch.tensor([True, True, False]))
+    expected = {
+        "diag/cosine_class": 1 - 2.5 / 3,
+        "diag/cosine_box": 0.5,
+        "diag/cosine_class_positives": 0.75,
+        "diag/cosine_box_positives": 0.4,
+    }
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert float(found[name]) == pytest.approx(value)
+    none = mimic_diagnostics(class_distance, box_distance, torch.zeros(3, dtype=torch.bool))
+    assert math.isnan(none["diag/cosine_class_positives"])
+    assert float(none["diag/cosine_box"]) == pytest.approx(0.5)
+
+
+def test_they_come_with_every_step_of_both_tasks() -> None:
+    batch = tiny_batch()
+    student = {f"diag/{name}" for name in ("recall_50", "recall_60", "proposals", "proposal_positives")}
+    for task, extra in (("detect", set()), ("mimic", {"diag/cosine_class", "diag/cosine_box_positives"})):
+        output = tiny_task(tiny_settings(task=task))(batch)
+        assert student | extra <= output.keys()
+        assert all(not value.requires_grad for name, value in output.items() if name.startswith("diag/"))
