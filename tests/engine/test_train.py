@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,10 +23,12 @@ from torch import Tensor
 from mimicdet.build import load_model
 from mimicdet.data.batch import Batch
 from mimicdet.data.dataset import Category, DetectionDataset
+from mimicdet.engine.coco_metrics import METRIC_NAMES, Metrics
 from mimicdet.engine.evaluate import evaluate
 from mimicdet.engine.metrics_file import read_metrics
 from mimicdet.engine.train import TrainResult, train
 from mimicdet.errors import UserError
+from mimicdet.models.pretrained_folder import read_description
 from mimicdet.settings_file import load_settings
 from mimicdet.tasks.mimic import MimicTask
 from tests.engine.toy import toy_data, toy_settings
@@ -79,8 +82,8 @@ def test_what_a_run_leaves(result: TrainResult) -> None:
 def test_the_records_of_a_run(result: TrainResult) -> None:
     records = read_metrics(result.run / "metrics.jsonl")
     assert [(r["kind"], r["step"], r["epoch"]) for r in records] == [
-        ("train", 2, 0.4), ("train", 4, 0.8), ("train", 5, 1), ("eval", 5, 1),
-        ("train", 6, 1.2), ("train", 8, 1.6), ("train", 10, 2), ("eval", 10, 2),
+        ("train", 3, 0.6), ("train", 5, 1), ("eval", 5, 1),
+        ("train", 6, 1.2), ("train", 9, 1.8), ("train", 10, 2), ("eval", 10, 2),
     ]  # fmt: skip
     train_records = [record for record in records if record["kind"] == "train"]
     for record in train_records:
@@ -96,7 +99,8 @@ def test_the_records_of_a_run(result: TrainResult) -> None:
         assert 0 <= record["data_wait"] < 1
         assert record["seconds_per_step"] > 0
         assert any(name.startswith("diag/") for name in record)
-    assert train_records[0]["lr"] < train_records[1]["lr"] == pytest.approx(0.00793893)  # step 3 of 10, cosine
+    cosine = [0.5 * (1 + math.cos(math.pi * step / 10)) for step in (2, 4, 5, 8, 9)]  # of the steps, counted from 0
+    assert [record["lr"] for record in train_records] == pytest.approx([0.01 * c for c in cosine])
     evals = [record for record in records if record["kind"] == "eval"]
     assert all(0 <= record["teacher/AP"] <= 1 for record in evals)
     assert result.last == evals[-1]
@@ -110,6 +114,26 @@ def test_the_best_and_the_last_model_are_those_of_the_records(result: TrainResul
         metrics = evaluate(loaded.model, data, **loaded.inference.model_dump())
         assert metrics["AP"] == pytest.approx(record["AP"], rel=1e-9)
         assert loaded.categories == data.categories
+
+
+def test_the_best_weights_stay_when_later_ones_are_worse(tmp_path: Path, data: DetectionDataset) -> None:
+    """Also when the run is resumed in between: a checkpoint knows the best AP so far."""
+    scores = iter([0.5, 0.2, 0.4])
+
+    def scored(*_: Any, **__: Any) -> Metrics:
+        numbers = dict.fromkeys(METRIC_NAMES, 0.0) | {"AP": next(scores)}
+        return Metrics(numbers=numbers, class_ap={}, class_ap50={}, images=10, objects=8, detections=0)
+
+    settings = toy_settings(optim={"schedule": "constant"}, epochs=2)
+    longer = toy_settings(optim={"schedule": "constant"}, epochs=3)
+    with patch("mimicdet.engine.validate.evaluate", scored):
+        train(settings=settings, train_data=data, val_data=data, out=tmp_path / "run")
+        result = train(settings=longer, train_data=data, val_data=data, out=tmp_path / "run", resume=True)
+    assert result.best is not None
+    assert result.last is not None
+    assert [(record["step"], record["AP"]) for record in (result.best, result.last)] == [(5, 0.5), (15, 0.4)]
+    steps = [read_description(result.run / name).extra["step"] for name in ("model", "model-last")]
+    assert steps == [5, 15]
 
 
 def test_the_average_is_what_ships(result: TrainResult) -> None:
@@ -177,6 +201,18 @@ def test_a_backbone_that_is_not_trained_keeps_its_weights(tmp_path: Path, data: 
     first = read_metrics(tmp_path / "run" / "metrics.jsonl")[0]
     assert "grad_norm/pyramid" in first
     assert "grad_norm/backbone" not in first
+
+
+def test_mixed_precision_learns_in_float32_weights(tmp_path: Path, data: DetectionDataset) -> None:
+    settings = toy_settings(epochs=1, precision="bf16")
+    # Twice as large: the CPU's bfloat16 convolution (oneDNN, AMX) reads unset memory on a 1x1 map, which P6 was else
+    larger = settings.data.model_copy(update={"shorter_side": (128,), "longer_side": 128})
+    settings = settings.model_copy(update={"data": larger})
+    result = train(settings=settings, train_data=data, val_data=data, out=tmp_path / "run")
+    losses = [record["loss"] for record in read_metrics(result.run / "metrics.jsonl") if record["kind"] == "train"]
+    assert all(loss is not None for loss in losses)
+    state = load_model(result.model).model.state_dict()
+    assert all(value.dtype == torch.float32 for value in state.values() if value.is_floating_point())
 
 
 def test_a_few_bad_steps_are_skipped(tmp_path: Path, data: DetectionDataset) -> None:
@@ -335,7 +371,7 @@ def test_trackers_get_the_numbers(tmp_path: Path, data: DetectionDataset, monkey
     assert tracker.finished
     assert str(tracker.logging_dir) == str(tmp_path / "run" / "trackers")
     assert tracker.config["optim.lr"] == 0.01
-    assert [step for step, _ in tracker.logged] == [2, 4, 5, 5]
+    assert [step for step, _ in tracker.logged] == [3, 5, 5]
     assert tracker.logged[0][1]["loss"] > 0
     assert tracker.logged[-1][1]["AP"] >= 0
     assert yaml.safe_load(yaml.safe_dump(tracker.config)) == tracker.config  # plain values, as TensorBoard wants them

@@ -70,7 +70,7 @@ def toy_settings(*, optim: dict[str, Any] | None = None, **train: Any) -> Settin
             }
         ),
         train=TrainSettings(
-            **{"epochs": 2, "batch_size": 1, "checkpoint_every": 2, "log_every": 2, "pictures": 0, **train}
+            **{"epochs": 2, "batch_size": 1, "checkpoint_every": 2, "log_every": 3, "pictures": 0, **train}
         ),
         inference=InferenceSettings(shorter_side=SIDE, longer_side=SIDE),
     )  # fmt: skip

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import pytest
 import torch
 from torch import Tensor
 
 from mimicdet.data.batch import Batch
 from mimicdet.engine.step import Stepper, StepResult
+from mimicdet.engine.stop import TrainingStopped
 from mimicdet.engine.train import train
 from mimicdet.tasks.mimic import MimicTask
 from tests.engine.toy import toy_data, toy_settings
@@ -46,7 +48,7 @@ def train_toy(out: Path, *, resume: bool = False, workers: int = 0, signal_at: i
     with (
         patch.object(Stepper, "__call__", signal_and_step),
         patch.object(MimicTask, "forward", poisoned_forward),
-        patch("mimicdet.engine.finish.draw_curves"),  # which takes longer than all the rest
+        patch("mimicdet.engine.finish.draw_curves", lambda *_: None),  # it takes longer than all the rest
     ):
         train(settings=settings, train_data=data, val_data=data, out=out, resume=resume)
 
@@ -55,6 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("runs", nargs="+", type=Path, help="run folders, one after the other; with a + to resume")
     parser.add_argument("--kill-at", type=int, default=0, help="the process kills itself before this step")
+    parser.add_argument("--stop", type=Path, help="one more run, which only the second process is asked to stop")
     options = parser.parse_args()
     if len(options.runs) > 1:
         torch.distributed.init_process_group("gloo")  # one group for all runs
@@ -63,6 +66,9 @@ def main() -> None:
             run.with_name(run.name.removesuffix("+")), resume=run.name.endswith("+"), signal_at=options.kill_at,
             number=signal.SIGKILL,
         )  # fmt: skip
+    if options.stop is not None:
+        with pytest.raises(TrainingStopped):
+            train_toy(options.stop, signal_at=2 if os.environ["RANK"] == "1" else 0, number=signal.SIGTERM)
 
 
 if __name__ == "__main__":

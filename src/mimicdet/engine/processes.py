@@ -22,6 +22,7 @@ from accelerate.utils import (
     InitProcessGroupKwargs,
     broadcast_object_list,
 )
+from torch import nn
 
 from mimicdet.data.order import image_seed, sampling_seed
 from mimicdet.errors import UserError
@@ -118,6 +119,13 @@ def on_main(accelerator: Accelerator, work: Callable[[], Result]) -> Result:
     if message is not None:
         raise UserError(message)
     return result
+
+
+def share_buffers(accelerator: Accelerator, module: nn.Module) -> None:
+    """Gives every process the first one's buffers: batch-norm statistics that moved apart since the last step."""
+    if accelerator.num_processes > 1:
+        for buffer in module.buffers():
+            torch.distributed.broadcast(buffer, src=0)
 
 
 @contextmanager

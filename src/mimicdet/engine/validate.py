@@ -10,7 +10,7 @@ from torch import nn
 from mimicdet.engine.coco_metrics import METRIC_NAMES
 from mimicdet.engine.evaluate import evaluate, evaluate_with, evaluation_mode
 from mimicdet.engine.metrics_file import Record
-from mimicdet.engine.processes import on_main
+from mimicdet.engine.processes import on_main, share_buffers
 from mimicdet.engine.start import Run
 from mimicdet.models.pretrained_folder import save_model
 from mimicdet.tasks.mimic import MimicTask
@@ -27,6 +27,7 @@ def validate(run: Run) -> Record | None:
     """
     progress, task = run.state.progress, run.state.shipped_task
     detector = task.get_submodule("detector")
+    share_buffers(run.accelerator, task)
     if run.val_data is None:
         _save(run, detector, None, best=True)
         return None
