@@ -7,6 +7,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+CODE := src tests $(wildcard benchmarks)
 STARTED := $(shell date +%s)
 
 .PHONY: demo test test-slow lint clean
@@ -21,8 +22,8 @@ test-slow: .venv/installed-dev
 	$(BIN)/python -m pytest -m slow
 
 lint: .venv/installed-dev
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy
 
 # The stamps make a second call quick; a change of pyproject.toml installs again.
