@@ -96,6 +96,9 @@ def enliven(module: nn.Module) -> None:
             nn.init.normal_(layer.weight, std=(2 / layer.weight[0].numel()) ** 0.5)
             if layer.bias is not None:
                 nn.init.normal_(layer.bias, std=0.1)
+        elif isinstance(layer, nn.LayerNorm):
+            nn.init.normal_(layer.weight, mean=1, std=0.2)
+            nn.init.normal_(layer.bias, std=0.2)
 
 
 def tiny_settings(**sections: dict[str, Any]) -> Settings:
