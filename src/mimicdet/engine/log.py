@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -127,7 +128,9 @@ class RunLog:
     def _write(self, record: Record) -> None:
         on_main(self.accelerator, lambda: self.file.append(record))
         self.state.progress.records += 1
-        numbers = {key: value for key, value in record.items() if isinstance(value, int | float)}
+        numbers = {
+            key: value for key, value in record.items() if isinstance(value, int | float) and math.isfinite(value)
+        }
         self.accelerator.log(numbers, step=self.state.progress.step)
 
 
