@@ -29,7 +29,7 @@ from mimicdet.settings_file import Layer, load_settings
 BACKBONE = "tf_efficientnet_lite0"
 TILE = 400
 OVERLAP = 0.25
-HOLD_BACK = 400
+HOLD_BACK = 256
 """Pixels at the lower end of the training image that choose the best weights."""
 LIMIT = 1000
 """Detections that count: COCO's 100 would miss most of the test image's 279 trees."""

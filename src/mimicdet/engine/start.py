@@ -99,7 +99,9 @@ def start_run(
     on_main(accelerator, lambda: folder.write_settings(settings))
 
     torch.manual_seed(settings.train.seed)
-    task = build(settings, num_classes=len(train_data.categories), pretrained=saved is None).to(accelerator.device)
+    task = build(settings, num_classes=len(train_data.categories), pretrained=saved is None)
+    # Channels last makes convolutions faster on GPUs with half precision and on CPUs (a step of `small` by a fifth)
+    task = task.to(accelerator.device, memory_format=torch.channels_last)
     detector = task.get_submodule("detector")
     freeze_by_settings(detector, settings.optim)
     average = moving_average(task, settings.optim.ema_decay) if settings.optim.ema_decay else None
