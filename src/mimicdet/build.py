@@ -102,5 +102,5 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu") -> Loaded
         ) from error
     model = build_model(settings, len(description.categories), pretrained=False)
     load_weights(folder, model)
-    model = model.to(device, memory_format=torch.channels_last).eval()
+    model = model.to(device).to(memory_format=torch.channels_last).eval()
     return LoadedModel(model, settings, inference, description.categories)

@@ -101,7 +101,7 @@ def start_run(
     torch.manual_seed(settings.train.seed)
     task = build(settings, num_classes=len(train_data.categories), pretrained=saved is None)
     # Channels last makes convolutions faster on GPUs with half precision and on CPUs (a step of `small` by a fifth)
-    task = task.to(accelerator.device, memory_format=torch.channels_last)
+    task = task.to(accelerator.device).to(memory_format=torch.channels_last)
     detector = task.get_submodule("detector")
     freeze_by_settings(detector, settings.optim)
     average = moving_average(task, settings.optim.ema_decay) if settings.optim.ema_decay else None
