@@ -31,6 +31,7 @@ def start_toy(*arguments: str | Path, processes: int = 0) -> subprocess.Popen[st
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        start_new_session=True,
         text=True,
     )
 

@@ -57,14 +57,15 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("runs", nargs="+", type=Path, help="run folders, one after the other; with a + to resume")
     parser.add_argument("--kill-at", type=int, default=0, help="the process kills itself before this step")
+    parser.add_argument("--workers", type=int, default=0, help="of the loader")
     parser.add_argument("--stop", type=Path, help="one more run, which only the second process is asked to stop")
     options = parser.parse_args()
     if len(options.runs) > 1:
         torch.distributed.init_process_group("gloo")  # one group for all runs
     for run in options.runs:
         train_toy(
-            run.with_name(run.name.removesuffix("+")), resume=run.name.endswith("+"), signal_at=options.kill_at,
-            number=signal.SIGKILL,
+            run.with_name(run.name.removesuffix("+")), resume=run.name.endswith("+"), workers=options.workers,
+            signal_at=options.kill_at, number=signal.SIGKILL,
         )  # fmt: skip
     if options.stop is not None:
         with pytest.raises(TrainingStopped):
