@@ -205,7 +205,7 @@ def test_widths() -> None:
         ({"frozen_stages": 2}, lambda m: not m.backbone.network.layer1[0].conv1.weight.requires_grad),
         ({"freeze_batch_norm": True}, lambda m: not [x for x in m.modules() if isinstance(x, nn.BatchNorm2d)]),
     ],
-    ids=str,
+    ids=lambda value: None if callable(value) else str(value),
 )
 def test_settings_reach_the_modules(changes: dict[str, Any], check: Any) -> None:
     model = tiny(**changes)
@@ -256,7 +256,7 @@ def save(folder: Path, settings: ModelSettings = TINY, *, seed: int = 0) -> Mimi
         {"freeze_batch_norm": True, "frozen_stages": 2},
         {"levels": (2, 3, 4), "alignment": "conv"},
     ],
-    ids=str,
+    ids=lambda value: None if callable(value) else str(value),
 )
 def test_a_saved_model_comes_back_with_equal_outputs(tmp_path: Path, changes: dict[str, Any]) -> None:
     """Also where two names stand for one module: equal kernels, one path."""
