@@ -35,7 +35,7 @@ def test_initialisation() -> None:
         assert float(layer.weight.detach().std()) == pytest.approx(0.01, rel=0.25)
     objectness, deltas = refinement([torch.randn(1, 64, 8, 8)])
     torch.testing.assert_close(objectness.sigmoid(), torch.full((1, 64), 0.01), rtol=0, atol=1e-3)
-    assert float(deltas.detach().abs().max()) < 0.05
+    assert float(deltas.detach().abs().max()) < 0.1
 
 
 def test_results_are_float32_under_autocast_and_float64_in_float64() -> None:
