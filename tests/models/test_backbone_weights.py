@@ -193,6 +193,7 @@ def broken_files(folder: Path) -> dict[str, Path]:
     return files
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize(
     ("kind", "found"),
     [
