@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -137,3 +138,17 @@ def test_a_signal_stops_after_the_step_with_a_checkpoint(
     assert progress(run)["step"] in (3, 4)
     train_toy(run, resume=True)
     assert_same_run(run, straight)
+
+
+def test_workers_do_not_die_of_the_signal_that_training_stops_on(tmp_path: Path) -> None:
+    """Ctrl-C and torchrun signal the whole group, while training still needs the batches that are under way."""
+    run = tmp_path / "run"
+    process = start_toy(run, "--workers", "1")
+    metrics = run / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and metrics.stat().st_size) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGTERM)
+    told, _ = process.communicate(timeout=120)
+    assert "--resume goes on from there" in told
+    assert (run / "checkpoints" / "last.pt").exists()

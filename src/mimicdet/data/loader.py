@@ -9,10 +9,11 @@ from __future__ import annotations
 import dataclasses
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
@@ -289,19 +290,28 @@ def _data_loader(
         batch_size=None,
         num_workers=workers,
         multiprocessing_context=_start_method() if workers else None,
-        worker_init_fn=_exit_with_main_process,
+        worker_init_fn=_depend_on_main_process_alone,
         persistent_workers=persistent and workers > 0,
         pin_memory=pin_memory,
         generator=torch.Generator(),  # else every epoch would draw from the global one
     )
 
 
-def _exit_with_main_process(worker: int) -> None:
-    """Ends this worker when the training process is killed.
+_GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
+
+def _depend_on_main_process_alone(worker: int) -> None:
+    """Ends this worker when the training process is killed, and not before.
+
+    Ctrl-C and torchrun send their signal to all processes of a group: training wants to finish its step and write
+    a checkpoint then, for which it needs the batches that are under way. So a worker is a group of its own, and the
+    fork server, which it does not outlive, is deaf to them (see ``_start_method``).
     The data loader's own watchdog looks at the parent process, which here is the fork server; and that lives
     for as long as a worker does.
     """
+    if os.name == "posix":
+        os.setpgrp()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _GROUP_SIGNALS)
     main = multiprocessing.parent_process()
     assert main is not None, "a worker has a parent"
 
@@ -323,5 +333,11 @@ def _start_method() -> BaseContext:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", "mimicdet.data.loader"])
-    forkserver.ensure_running()
+    # A process starts with the signals blocked that its parent blocks, and so do its children
+    resource_tracker.ensure_running()  # before: starting it unblocks them
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _GROUP_SIGNALS)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return context
