@@ -17,6 +17,7 @@ from mimicdet.data.batch import Batch
 from mimicdet.engine.finite import agree
 from mimicdet.engine.optim import set_lr
 from mimicdet.errors import UserError
+from mimicdet.models.detect import lacks_memory
 
 
 class StepResult(NamedTuple):
@@ -115,8 +116,8 @@ def gradient_norms(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
 def _memory_errors_explained(batch: Batch) -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU's allocator raises a plain one
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+    except RuntimeError as error:
+        if not lacks_memory(error):
             raise
         images, _, height, width = batch.images.shape
         raise UserError(

@@ -71,13 +71,18 @@ def to_original_pixels(boxes: Tensor, size: tuple[int, int], original_size: tupl
     return (boxes.double() * ratio).clamp(min=0).minimum(limit)
 
 
+def lacks_memory(error: RuntimeError) -> bool:
+    """Whether ``error`` says that a device is out of memory; the CPU's allocator raises a plain RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
 @contextmanager
 def memory_errors_explained(images: Tensor) -> Iterator[None]:
     """Turns a lack of memory while ``images`` (B, 3, H, W) are worked on into a sentence with the way out."""
     try:
         yield
-    except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU's allocator raises a plain one
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+    except RuntimeError as error:
+        if not lacks_memory(error):
             raise
         batch, _, height, width = images.shape
         raise UserError(
