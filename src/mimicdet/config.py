@@ -153,6 +153,8 @@ class DataSettings(Section):
     """Probability of a mirrored image."""
     vertical_flip: Fraction = 0.0
     """Probability of an image upside down, for aerial and microscope images."""
+    quarter_turn: Fraction = 0.0
+    """Probability of an image turned by 90 degrees, for aerial and microscope images."""
     color_jitter: Fraction = 0.0
     """Brightness, contrast and saturation vary by up to this fraction."""
     max_faulty_boxes: Fraction = 0.05

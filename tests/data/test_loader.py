@@ -26,7 +26,7 @@ from mimicdet.errors import UserError
 N = 7
 SETTINGS: dict[str, Any] = {
     "shorter_side": (80, 110), "shorter_side_sampling": "range", "longer_side": 160, "scale_jitter": (0.7, 1.5),
-    "horizontal_flip": 0.5, "vertical_flip": 0.5, "color_jitter": 0.4,
+    "horizontal_flip": 0.5, "vertical_flip": 0.5, "quarter_turn": 0.5, "color_jitter": 0.4,
 }  # fmt: skip
 TRANSFORM = TrainTransform(**SETTINGS)
 

@@ -13,7 +13,7 @@ from mimicdet.data.transform import MIN_VISIBLE, TrainTransform, resize_for_infe
 def transform(**changes: Any) -> TrainTransform:
     plain: dict[str, Any] = {
         "shorter_side": (100,), "shorter_side_sampling": "choice", "longer_side": 1000,
-        "scale_jitter": (1.0, 1.0), "horizontal_flip": 0.0, "vertical_flip": 0.0, "color_jitter": 0.0,
+        "scale_jitter": (1.0, 1.0), "horizontal_flip": 0.0, "vertical_flip": 0.0, "quarter_turn": 0.0, "color_jitter": 0.0,
     }  # fmt: skip
     return TrainTransform(**{**plain, **changes})
 
@@ -57,7 +57,7 @@ def boxes_in(draw: st.DrawFn, height: int, width: int) -> list[tuple[int, int, i
 
 varied = transform(
     shorter_side=(60, 200), shorter_side_sampling="range", longer_side=220, scale_jitter=(0.5, 2.0),
-    horizontal_flip=0.5, vertical_flip=0.5,
+    horizontal_flip=0.5, vertical_flip=0.5, quarter_turn=0.5,
 )  # fmt: skip
 
 
@@ -132,6 +132,28 @@ def test_flips_are_exact_and_pixels_untouched_where_nothing_is_to_resize(horizon
     x1, x2 = (90, 120) if horizontal else (10, 40)
     y1, y2 = (10, 80) if vertical else (20, 90)
     assert out.tolist() == [[x1, y1, x2, y2]]
+
+
+def test_a_quarter_turn_is_exact_and_follows_the_flips() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (100, 130, 3)).astype(np.uint8)
+    image[20:90, 10:40] = 255
+    for flip in (0.0, 1.0):
+        pixels, out, *_ = apply(transform(horizontal_flip=flip, quarter_turn=1.0), image, [(10, 20, 40, 90)])
+        expected = np.rot90(image[:, ::-1] if flip else image)
+        np.testing.assert_array_equal(pixels.permute(1, 2, 0).numpy(), expected)
+        assert pixels.is_contiguous()
+        x1, y1, x2, y2 = (int(v) for v in out[0])
+        assert (x2 - x1, y2 - y1) == (70, 30)
+        assert (expected[y1:y2, x1:x2] == 255).all()
+
+
+def test_all_eight_orientations_are_drawn_alike_often() -> None:
+    t = transform(horizontal_flip=0.5, vertical_flip=0.5, quarter_turn=0.5)
+    image = np.zeros((100, 100, 3), np.uint8)
+    boxes = [(0, 0, 40, 10)]
+    ways = [tuple(apply(t, image, boxes, seed)[1][0].tolist()) for seed in range(400)]
+    assert len(set(ways)) == 8
+    assert all(25 < ways.count(way) < 80 for way in set(ways))
 
 
 def test_boxes_scale_by_the_exact_ratio_of_each_axis() -> None:

@@ -55,7 +55,8 @@ class TrainTransform:
        likely: above 1 a window at a random place of the image fills the canvas, below 1 the whole image lies at
        a random place of a black canvas (the colour of batch padding).
     3. Brightness, contrast and saturation, each by a factor within ``1 +- color_jitter``.
-    4. Mirrored and upside down with probabilities ``horizontal_flip`` and ``vertical_flip``.
+    4. Mirrored and upside down with probabilities ``horizontal_flip`` and ``vertical_flip``, then a quarter turn
+       to the left with probability ``quarter_turn``; one half each draws all eight orientations alike often.
 
     Boxes are clipped to the canvas; objects and crowd regions of which less than ``MIN_VISIBLE`` of the area
     is left, or a side under ``MIN_SIDE`` pixels, are dropped.
@@ -70,6 +71,7 @@ class TrainTransform:
         scale_jitter: tuple[float, float],
         horizontal_flip: float,
         vertical_flip: float,
+        quarter_turn: float,
         color_jitter: float,
     ) -> None:
         if shorter_side_sampling not in ("choice", "range"):
@@ -83,6 +85,7 @@ class TrainTransform:
         self.scale_jitter = scale_jitter
         self.horizontal_flip = horizontal_flip
         self.vertical_flip = vertical_flip
+        self.quarter_turn = quarter_turn
         self.color_jitter = color_jitter
 
     def __call__(
@@ -98,7 +101,7 @@ class TrainTransform:
 
         All randomness comes from ``generator``, by the same number of draws whatever the settings are.
         """
-        draws = torch.rand(9, generator=generator, dtype=torch.float64).tolist()
+        draws = torch.rand(10, generator=generator, dtype=torch.float64).tolist()
         height, width = image.shape[:2]
         shorter_side = self.shorter_sides[int(draws[0] * len(self.shorter_sides))]
         canvas_h, canvas_w = resized_size(height, width, shorter_side=shorter_side, longer_side=self.longer_side)
@@ -132,6 +135,10 @@ class TrainTransform:
         if draws[8] < self.vertical_flip:
             pixels = F.vertical_flip(pixels)
             corners[..., 1] = canvas_h - corners[:, ::-1, 1]
+        if draws[9] < self.quarter_turn:
+            pixels = torch.rot90(pixels, 1, (1, 2)).contiguous()
+            x, y = corners[..., 0], corners[..., 1]
+            corners = np.stack((y, canvas_w - x[:, ::-1]), -1)
         return (
             pixels,
             torch.from_numpy(corners.reshape(-1, 4).astype(np.float32)),

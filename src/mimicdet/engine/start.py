@@ -197,6 +197,7 @@ def _transform(settings: Settings) -> TrainTransform:
         scale_jitter=data.scale_jitter,
         horizontal_flip=data.horizontal_flip,
         vertical_flip=data.vertical_flip,
+        quarter_turn=data.quarter_turn,
         color_jitter=data.color_jitter,
     )
 
