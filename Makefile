@@ -7,7 +7,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-CODE := src tests $(wildcard benchmarks)
+CODE := src tests docs $(wildcard benchmarks)
 STARTED := $(shell date +%s)
 
 .PHONY: demo test test-slow lint clean

@@ -26,7 +26,9 @@ def _require_run(name: str, levels: tuple[int, ...]) -> None:
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, validate_default=True, use_attribute_docstrings=True
+    )
 
 
 class ModelSettings(Section):
@@ -129,13 +131,21 @@ class LossSettings(Section):
     """Weights of the eight parts of the loss; a part of weight 0 is still computed and logged, without gradient."""
 
     refinement_objectness: NotNegative = 1.0
+    """Focal loss of the refinement module: which positions lie on an object."""
     refinement_boxes: NotNegative = 1.0
+    """Smooth L1 of the refinement module's deltas on positive anchors."""
     s_classification: NotNegative = 1.0
+    """Cross-entropy of the S-head on the proposals with the highest loss."""
     s_boxes: NotNegative = 1.0
+    """Smooth L1 of the S-head's deltas on positive proposals."""
     t_classification: NotNegative = 1.0
+    """Cross-entropy of the T-head on its sampled proposals."""
     t_boxes: NotNegative = 1.0
+    """Smooth L1 of the T-head's deltas on its positive proposals."""
     mimic_classification: NotNegative = 1.0
+    """Distance of S-head and T-head on the classification path."""
     mimic_boxes: NotNegative = 1.0
+    """Distance of S-head and T-head on the regression path."""
 
 
 class DataSettings(Section):
@@ -169,18 +179,23 @@ class OptimSettings(Section):
     """Optimiser and learning-rate schedule."""
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
+    """SGD with momentum (the paper), or AdamW for small machines and sets."""
     lr: Positive = 0.04
     """Learning rate at `lr_batch` images a step; scaled linearly to the actual number."""
     lr_batch: Count = 32
+    """Images of a step that `lr` is meant for."""
     momentum: Fraction = 0.9
     """Of SGD; AdamW takes it as its first beta."""
     weight_decay: NotNegative = 1e-4
+    """Pull of the weights towards zero; AdamW spares biases and normalisation."""
     backbone_lr_factor: NotNegative = 1.0
     """Backbone parameters learn at this multiple of the learning rate."""
     schedule: Literal["step", "cosine", "constant"] = "step"
+    """How the learning rate falls after warm-up: in steps at `milestones`, as half a cosine to zero, or not at all."""
     milestones: tuple[Positive, ...] = (8.0, 11.0)
     """Epochs after which a step schedule multiplies the learning rate by `gamma`."""
     gamma: Positive = 0.1
+    """Factor of each step of a step schedule."""
     warmup_steps: Natural = 1000
     """Optimiser steps over which the learning rate rises linearly."""
     warmup_factor: Fraction = 0.001
@@ -197,6 +212,7 @@ class TrainSettings(Section):
     """The loop."""
 
     epochs: Count = 13
+    """Passes over the training images."""
     batch_size: Count = 2
     """Images a process handles at once."""
     precision: Literal["no", "bf16", "fp16"] = "no"
@@ -216,20 +232,26 @@ class TrainSettings(Section):
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ()
     """Experiment trackers to log to besides metrics.jsonl; each needs its package installed."""
     seed: int = 0
+    """Two runs with the same seed, data and settings are the same run."""
 
 
 class InferenceSettings(Section):
     """From an image to detections; stored with the model."""
 
     shorter_side: Count = 800
+    """Shorter side after resizing, in pixels."""
     longer_side: Count = 1333
+    """Longer side at most; the shorter one shrinks along."""
     s_head: Literal["positions", "dense"] = "positions"
     """Compute the S-head at the best positions only, or everywhere; the detections are the same."""
     positions: Count = 1000
     """Positions of an image, best refinement score first, that the S-head looks at."""
     score_threshold: Fraction = 0.005
+    """Detections must score higher."""
     nms_iou: Fraction = 0.6
+    """Of two boxes of a class that overlap more than this, the one with the lower score goes."""
     max_detections: Count = 100
+    """Detections of an image at most, best score first."""
     batch_size: Count = 1
     """Images at once in evaluation and prediction."""
 

@@ -13,7 +13,8 @@ from mimicdet.data.transform import MIN_VISIBLE, TrainTransform, resize_for_infe
 def transform(**changes: Any) -> TrainTransform:
     plain: dict[str, Any] = {
         "shorter_side": (100,), "shorter_side_sampling": "choice", "longer_side": 1000,
-        "scale_jitter": (1.0, 1.0), "horizontal_flip": 0.0, "vertical_flip": 0.0, "quarter_turn": 0.0, "color_jitter": 0.0,
+        "scale_jitter": (1.0, 1.0), "horizontal_flip": 0.0, "vertical_flip": 0.0, "quarter_turn": 0.0,
+        "color_jitter": 0.0,
     }  # fmt: skip
     return TrainTransform(**{**plain, **changes})
 
