@@ -26,8 +26,8 @@ def _lines() -> Iterator[str]:
     yield "# Settings"
     yield ""
     yield "Made by `python docs/make_settings.py`. In a YAML file these are sections and keys; on a command line"
-    yield "`--section.key value`. The values of two presets stand beside the defaults; `mimicdet presets NAME` shows all of"
-    yield "a preset."
+    yield "`--section.key value`. The values of two presets stand beside the defaults; `mimicdet presets NAME` shows"
+    yield "a preset in full."
     presets = [load_settings(preset=name) for name in PRESETS]
     for section, names in groupby(FIELDS, key=lambda name: name.rpartition(".")[0]):
         yield f"\n## {section or 'task'}\n"
