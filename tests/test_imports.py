@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "losses": {"ops", "data", "models", "teachers"},
     "build": {"config", "data", "models"},
     "tasks": {"config", "ops", "data", "models", "teachers", "assign", "losses", "build"},
+    "bench": {"ops", "models"},
     "report": {"ops", "data", "models"},
     "predict": {"config", "ops", "data", "models", "build", "report"},
     "engine": {

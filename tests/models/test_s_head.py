@@ -65,11 +65,18 @@ def gradients_of(outputs: HeadOutput, wanted: list[Tensor]) -> tuple[Tensor | No
     return torch.autograd.grad(total, wanted, allow_unused=True)
 
 
+@pytest.fixture(params=["grouped", "fixed"])
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """As the S-head runs eagerly, and as torch.compile and torch.export see it."""
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: request.param == "fixed")
+    return request.param
+
+
 @pytest.mark.parametrize("paths", ["dual", "single"])
 @pytest.mark.parametrize("kernels", KERNELS, ids=str)
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: "-".join(str(value) for value in v.values()))
 def test_at_equals_dense_at_those_positions_in_values_and_gradients(
-    variant: dict[str, Any], kernels: tuple[int, int], paths: str
+    variant: dict[str, Any], kernels: tuple[int, int], paths: str, form: str
 ) -> None:
     head = make_head(**variant, kernel_size=kernels[0], finest_kernel_size=kernels[1], paths=paths)
     levels, deltas, grid = make_inputs()
@@ -109,7 +116,7 @@ def test_at_every_position_is_dense(alignment: str) -> None:
 
 @pytest.mark.parametrize("rows", [[], [0, 3], [POSITIONS - 1]], ids=["none", "finest only", "coarsest only"])
 @pytest.mark.parametrize("variant", VARIANTS[6:], ids=str)
-def test_every_parameter_takes_part_whatever_is_read(rows: list[int], variant: dict[str, Any]) -> None:
+def test_every_parameter_takes_part_whatever_is_read(rows: list[int], variant: dict[str, Any], form: str) -> None:
     """Several processes with other positions must touch the same parameters."""
     head = make_head(**variant)
     levels, deltas, grid = make_inputs()

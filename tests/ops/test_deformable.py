@@ -54,6 +54,15 @@ def literal(m: Tensor, y: float, x: float) -> Tensor:
     return value
 
 
+def test_the_exported_form_is_the_same_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    which = torch.arange(len(SHAPES)).repeat(8)
+    points, table = hard_points(which, 9), make_table(make_maps())
+    fused = sample_bilinear(table, points, **where(which))
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    monkeypatch.setattr(F, "embedding_bag", None)
+    torch.testing.assert_close(sample_bilinear(table, points, **where(which)), fused, rtol=0, atol=1e-12)
+
+
 def test_taps_row_by_row():
     assert kernel_taps(3).tolist() == [[y, x] for y in (-1, 0, 1) for x in (-1, 0, 1)]
     assert kernel_taps(1).tolist() == [[0, 0]]

@@ -74,17 +74,23 @@ class MimicDet(nn.Module):
             s_head: compute the S-head at the ``top`` positions by refinement score, or everywhere.
             top: R, at most A.
         """
-        refined = self.refine(images, sizes)
-        b, a = refined.objectness.shape
+        return self.predict(self.refine(images, sizes), s_head=s_head, top=top)
+
+    def predict(
+        self, refined: Refined, *, s_head: Literal["positions", "dense"] = "positions", top: int = 1000
+    ) -> DenseOutput:
+        """The S-head on what :meth:`refine` gives; arguments as for :meth:`forward`."""
+        objectness = refined.objectness.masked_fill(~refined.valid, float("-inf"))
+        b, a = objectness.shape
         if s_head == "dense":
-            positions = torch.arange(a, device=images.device).expand(b, a)
+            positions = torch.arange(a, device=objectness.device).expand(b, a)
             head = self.s_head.dense(refined.pyramid.levels, refined.deltas, refined.grid)
         else:
-            positions = refined.objectness.masked_fill(~refined.valid, float("-inf")).topk(min(top, a), dim=1).indices
+            positions = objectness.topk(min(top, a), dim=1).indices
             head = self.s_head_at(refined, positions)
         base = refined.adjusted_boxes.gather(1, positions[..., None].expand(-1, -1, 4))
         return DenseOutput(
-            objectness=refined.objectness.masked_fill(~refined.valid, float("-inf")),
+            objectness=objectness,
             adjusted_boxes=refined.adjusted_boxes,
             positions=positions,
             logits=head.logits,
@@ -98,9 +104,12 @@ class MimicDet(nn.Module):
                 f"images must be (B, 3, H, W) with H and W multiples of {self.divisor}, got {tuple(images.shape)}"
             )
         normalised = mask_padding(self.backbone.normalise(images), sizes, 0)
-        pyramid = self.pyramid(self.backbone(normalised), sizes)
+        return self.refine_pyramid(self.pyramid(self.backbone(normalised), sizes), sizes)
+
+    def refine_pyramid(self, pyramid: PyramidFeatures, sizes: Tensor | None = None) -> Refined:
+        """The refinement module on a pyramid; ``sizes`` as for :meth:`forward`."""
         shapes = [(level.shape[2], level.shape[3]) for level in pyramid.levels]
-        grid = make_grid(shapes, [2**l for l in self.pyramid.level_numbers], images.device)
+        grid = make_grid(shapes, [2**l for l in self.pyramid.level_numbers], pyramid.levels[0].device)
         objectness, deltas = self.refinement(pyramid.levels)
         valid = torch.ones_like(objectness, dtype=torch.bool) if sizes is None else grid.valid(sizes)
         adjusted = decode_deltas(deltas.detach(), grid.anchors.to(deltas.dtype), std=REFINEMENT_STD)

@@ -21,6 +21,9 @@ from mimicdet.ops.boxes import decode_deltas
 from mimicdet.ops.deformable import kernel_taps, sample_bilinear
 from mimicdet.ops.precision import full_precision
 
+FAR_OUTSIDE = -1e4
+"""Cells; a tap there reads zero."""
+
 Alignment = Literal["guided", "deformable", "conv"]
 Paths = Literal["dual", "single"]
 Init = Literal["gaussian", "he"]
@@ -139,17 +142,39 @@ class SHead(nn.Module):
         image, position = rows // count, rows % count
         chosen_deltas = self._guide(deltas.reshape(-1, 4)[rows])
         on_finest = grid.level[position] == 0
+        # Two forms of one function: compiled or exported, no shape may depend on how many positions each level has
+        align = self._align_fixed if torch.compiler.is_compiling() else self._align_grouped
+        return self._predict(align(table, chosen_deltas, grid, image * count, position, on_finest))
+
+    def _align_grouped(
+        self, table: Tensor, deltas: Tensor, grid: Grid, image_start: Tensor, position: Tensor, on_finest: Tensor
+    ) -> Tensor:
+        """Positions on the finest level, then all others: no tap is read in vain."""
         groups, order = [], []
         # Both groups are always computed, so that every process of a group touches the same parameters
         for finest, members in ((True, on_finest), (False, ~on_finest)):
             index = members.nonzero().squeeze(1)
-            groups.append(
-                self._align_at(table, chosen_deltas[index], grid, image[index] * count, position[index], finest=finest)
-            )
+            level = _level_of(grid, image_start[index], position[index])
+            points = self._points(table, deltas[index], grid, level, position[index], finest=finest)
+            groups.append(self._layer(finest)[0].at(sample_bilinear(table, points, **level)))
             order.append(index)
-        aligned = torch.cat(groups)
-        restored = torch.empty_like(rows).index_put((torch.cat(order),), torch.arange(len(rows), device=rows.device))
-        return self._predict(aligned[restored])
+        rows = torch.arange(len(position), device=position.device)
+        restored = torch.empty_like(position).index_put((torch.cat(order),), rows)
+        return torch.cat(groups)[restored]
+
+    def _align_fixed(
+        self, table: Tensor, deltas: Tensor, grid: Grid, image_start: Tensor, position: Tensor, on_finest: Tensor
+    ) -> Tensor:
+        """As many taps everywhere as the larger kernel has; those that the finest level lacks lie far outside."""
+        level = _level_of(grid, image_start, position)
+        points = [self._points(table, deltas, grid, level, position, finest=finest) for finest in (True, False)]
+        most = max(p.shape[1] for p in points)
+        fine, other = (F.pad(p, (0, 0, 0, most - p.shape[1]), value=FAR_OUTSIDE) for p in points)
+        taps = sample_bilinear(table, torch.where(on_finest[:, None, None], fine, other), **level)
+        fine, other = (
+            self._layer(finest)[0].at(taps[:, : p.shape[1]]) for finest, p in zip((True, False), points, strict=True)
+        )
+        return torch.where(on_finest[:, None], fine, other)
 
     def tap_points(self, deltas: Tensor, *, finest: bool) -> Tensor:
         """Where a guided layer reads, relative to the position: deltas (P, 4) -> (P, T, 2) y, x in cells."""
@@ -175,25 +200,20 @@ class SHead(nn.Module):
         detached = deltas.detach()
         return detached if self.offset_grad == 0 else detached + self.offset_grad * (deltas - detached)
 
-    def _align_at(
-        self, table: Tensor, deltas: Tensor, grid: Grid, image_start: Tensor, position: Tensor, *, finest: bool
+    def _points(
+        self, table: Tensor, deltas: Tensor, grid: Grid, level: dict[str, Tensor], position: Tensor, *, finest: bool
     ) -> Tensor:
+        """Where the alignment layer reads: (P, T, 2) y, x in cells of each position's level."""
         align, _ = self._layer(finest)
-        regular = kernel_taps(align.kernel_size[0], device=table.device).to(table.dtype)
         center = torch.stack([grid.y[position], grid.x[position]], dim=-1).to(table.dtype)
-        level = {
-            "start": image_start + grid.start[position],
-            "height": grid.height[position],
-            "width": grid.width[position],
-        }
-        points = center[:, None] + regular
         if self.alignment == "guided":
-            points = center[:, None] + self.tap_points(deltas, finest=finest).to(table.dtype)
-        elif self.alignment == "deformable":
+            return center[:, None] + self.tap_points(deltas, finest=finest).to(table.dtype)
+        points = center[:, None] + kernel_taps(align.kernel_size[0], device=table.device).to(table.dtype)
+        if self.alignment == "deformable":
             conv = self.offset_conv_finest if finest else self.offset_conv
             offsets = conv.at(sample_bilinear(table, points, **level))
             points = points + offsets.reshape(points.shape).to(points.dtype)
-        return align.at(sample_bilinear(table, points, **level))
+        return points
 
     def _predict(self, aligned: Tensor) -> HeadOutput:
         aligned = F.relu(aligned)
@@ -205,3 +225,12 @@ class SHead(nn.Module):
             class_feature=full_precision(class_feature),
             box_feature=full_precision(box_feature),
         )
+
+
+def _level_of(grid: Grid, image_start: Tensor, position: Tensor) -> dict[str, Tensor]:
+    """Where each position's map begins in the table of all cells, and its size; (P,) each."""
+    return {
+        "start": image_start + grid.start[position],
+        "height": grid.height[position],
+        "width": grid.width[position],
+    }

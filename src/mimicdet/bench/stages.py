@@ -1,0 +1,53 @@
+"""The parts of one prediction, each as a unit of work that can be timed alone.
+
+B images, H W the padded canvas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from mimicdet.models.decode import decode
+from mimicdet.models.dense import DenseOutput
+from mimicdet.models.mimicdet import MimicDet
+from mimicdet.models.pyramid import mask_padding
+
+STAGES = ("backbone", "pyramid", "refinement", "s_head", "decode")
+
+
+def stages(
+    model: MimicDet, images: Tensor, sizes: Tensor, *, top: int = 1000, score_threshold: float = 0.05
+) -> dict[str, Callable[[], object]]:
+    """Each stage of a prediction on what the stages before it give for ``images``.
+
+    Args:
+        model: in evaluation mode, on the device of ``images``. Run this and the stages in inference mode.
+        images: (B, 3, H, W) as the model takes them.
+        sizes: (B, 2), height and width of each image inside the canvas.
+        top: positions that the S-head looks at.
+        score_threshold: for the stage ``decode``, which includes class-wise NMS.
+
+    Returns:
+        By the names in ``STAGES``.
+    """
+
+    def backbone() -> dict[int, Tensor]:
+        return model.backbone(mask_padding(model.backbone.normalise(images), sizes, 0))
+
+    features = backbone()
+    pyramid = model.pyramid(features, sizes)
+    refined = model.refine(images, sizes)
+
+    def s_head() -> DenseOutput:
+        return model.predict(refined, top=top)
+
+    output = s_head()
+    return {
+        "backbone": backbone,
+        "pyramid": lambda: model.pyramid(features, sizes),
+        "refinement": lambda: model.refine_pyramid(pyramid, sizes),
+        "s_head": s_head,
+        "decode": lambda: decode(output, sizes, score_threshold=score_threshold, top=top),
+    }

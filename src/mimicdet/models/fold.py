@@ -1,0 +1,73 @@
+"""Batch norm folded into the convolution before it: the same function, with one operation less a layer."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from typing import Any
+
+import torch
+from timm.layers import BatchNormAct2d, FrozenBatchNormAct2d
+from torch import fx, nn
+from torchvision.ops import FrozenBatchNorm2d
+
+_NORMS = (nn.BatchNorm2d, FrozenBatchNorm2d, BatchNormAct2d, FrozenBatchNormAct2d)
+
+
+class _Tracer(fx.Tracer):
+    """Looks into everything but convolutions and batch norm, timm's own kinds of them included."""
+
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        return isinstance(module, (nn.Conv2d, *_NORMS)) or super().is_leaf_module(module, name)
+
+
+def fold_batch_norm(network: nn.Module) -> nn.Module:
+    """A copy of ``network``, in evaluation mode, without the batch norm that directly follows a convolution.
+
+    What cannot be traced (networks whose course depends on the input) comes back as a plain copy, as does every
+    batch norm whose convolution something else reads too.
+    """
+    folded = copy.deepcopy(network).eval()
+    try:
+        nodes = list(_Tracer().trace(folded).nodes)
+    except Exception:
+        return folded  # fx raises many kinds of errors; the copy is right, just not faster
+    modules = dict(folded.named_modules())
+    calls = Counter(node.target for node in nodes if node.op == "call_module")
+    for node in nodes:
+        if node.op != "call_module" or not isinstance(norm := modules[str(node.target)], _NORMS):
+            continue
+        source = node.args[0]
+        if not isinstance(source, fx.Node) or source.op != "call_module" or len(source.users) != 1:
+            continue
+        conv = modules[str(source.target)]
+        if not isinstance(conv, nn.Conv2d):
+            continue
+        if calls[node.target] == calls[source.target] == 1:
+            _fold(conv, norm)
+            parent, _, name = str(node.target).rpartition(".")
+            setattr(folded.get_submodule(parent), name, _rest(norm))
+    return folded
+
+
+@torch.no_grad()
+def _fold(conv: nn.Conv2d, norm: Any) -> None:
+    # In double precision: the product of two roundings should not be worse than one
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight.double()
+    shift = -norm.running_mean.double() * scale
+    if norm.bias is not None:
+        shift = shift + norm.bias.double()
+    if conv.bias is not None:
+        shift = shift + conv.bias.double() * scale
+    weight = conv.weight.double() * scale[:, None, None, None]
+    conv.weight = nn.Parameter(weight.to(conv.weight.dtype), requires_grad=False)
+    conv.bias = nn.Parameter(shift.to(conv.weight.dtype), requires_grad=False)
+
+
+def _rest(norm: Any) -> nn.Module:
+    """What timm's batch norm does besides: an activation."""
+    if isinstance(norm, (BatchNormAct2d, FrozenBatchNormAct2d)):
+        return norm.act
+    return nn.Identity()
