@@ -282,3 +282,59 @@ def test_a_device_that_is_not_there(detector: Detector, device: str):
 def test_a_folder_that_is_no_model(tmp_path: Path):
     with pytest.raises(UserError, match="not a model folder"):
         Detector.from_pretrained(tmp_path)
+
+
+def test_batch_norm_is_folded_for_detection_and_not_in_the_model(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    detector = live_detector()
+    image = torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8)
+    (found,) = detector(image)
+    fast = detector._fast_model()
+    assert not [m for m in fast.modules() if "BatchNorm" in type(m).__name__]
+    assert [m for m in detector.model.modules() if "BatchNorm" in type(m).__name__]
+    assert fast.s_head is detector.model.s_head
+    assert detector._fast_model() is fast
+
+    detector._fast_model = lambda: detector.model  # type: ignore[method-assign]
+    (plain,) = detector(image)
+    assert len(found["scores"]) == len(plain["scores"]) > 0
+    torch.testing.assert_close(found["boxes"], plain["boxes"], rtol=0, atol=1e-2)
+    torch.testing.assert_close(found["scores"], plain["scores"], rtol=0, atol=1e-4)
+    detector.save_pretrained(tmp_path / "model")
+    assert Detector.from_pretrained(tmp_path / "model", "cpu").model.state_dict().keys() == (
+        detector.model.state_dict().keys()
+    )
+
+
+def test_changed_weights_are_used() -> None:
+    torch.manual_seed(0)
+    detector = live_detector()
+    image = torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8)
+    detector(image)
+    other = live_detector()
+    detector.model.load_state_dict(other.model.state_dict())
+    assert_equal(detector(image), other(image))
+    with torch.no_grad():
+        for module in detector.model.modules():
+            if "BatchNorm" in type(module).__name__:
+                module.running_var.mul_(4)  # type: ignore[operator, union-attr]
+    (changed,), (before,) = detector(image), other(image)
+    assert not torch.equal(changed["boxes"], before["boxes"])
+
+
+@torch.inference_mode()
+def test_a_detector_made_and_used_in_inference_mode(tmp_path: Path) -> None:
+    live_detector().save_pretrained(tmp_path / "model")
+    assert len(Detector.from_pretrained(tmp_path / "model", "cpu")(torch.zeros(3, 64, 64, dtype=torch.uint8))) == 1
+
+
+def live_detector() -> Detector:
+    """Of random weights, with batch norm that does something."""
+    model = build_model(SMALL, 2)
+    for module in model.modules():
+        if "BatchNorm" in type(module).__name__:
+            module.running_var.uniform_(0.5, 2)  # type: ignore[operator, union-attr]
+            module.running_mean.normal_()  # type: ignore[operator, union-attr]
+            module.weight.data.uniform_(0.5, 1)  # type: ignore[operator, union-attr]
+    inference = InferenceSettings(shorter_side=64, longer_side=96, score_threshold=0.0)
+    return Detector(model=model, categories=CATEGORIES[:2], settings=SMALL, inference=inference)

@@ -11,6 +11,8 @@ from timm.layers import BatchNormAct2d, FrozenBatchNormAct2d
 from torch import fx, nn
 from torchvision.ops import FrozenBatchNorm2d
 
+from mimicdet.models.backbone import Backbone
+
 _NORMS = (nn.BatchNorm2d, FrozenBatchNorm2d, BatchNormAct2d, FrozenBatchNormAct2d)
 
 
@@ -48,6 +50,26 @@ def fold_batch_norm(network: nn.Module) -> nn.Module:
             parent, _, name = str(node.target).rpartition(".")
             setattr(folded.get_submodule(parent), name, _rest(norm))
     return folded
+
+
+def fold_detector(model: nn.Module) -> nn.Module:
+    """A detector that shares every part with ``model`` but its backbone, which :func:`fold_batch_norm` makes faster.
+
+    Detectors without a ``Backbone`` come back as they are.
+    """
+    if not isinstance(backbone := getattr(model, "backbone", None), Backbone):
+        return model
+    folded, folded_backbone = _shallow_copy(model), _shallow_copy(backbone)
+    folded_backbone.network = fold_batch_norm(backbone.network)
+    folded.backbone = folded_backbone
+    return folded
+
+
+def _shallow_copy(module: Any) -> Any:
+    """Another module with the same parts, which can be exchanged in it without a change of the first."""
+    copied = copy.copy(module)
+    copied._modules = dict(module._modules)
+    return copied
 
 
 @torch.no_grad()

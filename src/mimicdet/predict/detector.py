@@ -24,6 +24,7 @@ from mimicdet.data.transform import resize_for_inference
 from mimicdet.errors import UserError
 from mimicdet.models.decode import Detections
 from mimicdet.models.detect import detect, to_original_pixels
+from mimicdet.models.fold import fold_detector
 from mimicdet.models.pretrained_folder import save_model
 from mimicdet.predict.inputs import ImageLike, each_image, to_pixels
 
@@ -59,6 +60,7 @@ class Detector:
         inference: InferenceSettings,
     ) -> None:
         self.model = model.eval()
+        self._fast: tuple[object, nn.Module] | None = None
         self.categories = tuple(categories)
         self.settings = settings
         self.inference = inference
@@ -198,12 +200,20 @@ class Detector:
                     found[i] = Detections(boxes, detections.scores.cpu(), detections.labels.cpu())
             yield from (found[i] for i in range(len(chunk)))
 
+    def _fast_model(self) -> nn.Module:
+        """``self.model`` with folded batch norm, made anew after its weights have changed or moved."""
+        tensors = [*self.model.parameters(), *self.model.buffers()]
+        state = [(t.data_ptr(), t.device, None if t.is_inference() else t._version) for t in tensors]
+        if self._fast is None or self._fast[0] != state:
+            self._fast = state, fold_detector(self.model)
+        return self._fast[1]
+
     @torch.inference_mode()
     def _detect_batch(self, images: Sequence[Tensor], inference: InferenceSettings) -> list[Detections]:
         batch = collate([_sample(image) for image in images], divisor=getattr(self.model, "divisor", 32))
         batch = batch.to(self.device)
         return detect(
-            self.model, batch.images, batch.sizes, s_head=inference.s_head, positions=inference.positions,
+            self._fast_model(), batch.images, batch.sizes, s_head=inference.s_head, positions=inference.positions,
             score_threshold=inference.score_threshold, nms_iou=inference.nms_iou,
             max_detections=inference.max_detections,
         )  # fmt: skip
