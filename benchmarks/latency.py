@@ -1,12 +1,12 @@
 """How long one prediction takes: MimicDet, torchvision's detectors, and backbone + pyramid alone as the floor.
 
-    python benchmarks/latency.py                                   ResNet-50, 800 x 1088, batch 1, as they come and treated
+    python benchmarks/latency.py                                   ResNet-50, 800 x 1088, batch 1; eager and treated
     python benchmarks/latency.py --backbone lite0 --size 400x544 600x800 --batch 1 8
     python benchmarks/latency.py --mode compiled --precision bf16
 
-Modes: `eager` is each as it comes (MimicDet as `Detector` runs it: batch norm folded, channels last). `treated` gives the
-others the same: batch norm folded, channels last. `compiled` is `treated` under torch.compile. Images are random, models
-untrained and silent (see peers.py); all end with their own post-processing.
+Modes: `eager` is each as it comes (MimicDet as `Detector` runs it: batch norm folded, channels last). `treated` gives
+the others the same: batch norm folded, channels last. `compiled` is `treated` under torch.compile. Images are random,
+models untrained and silent (see peers.py); all end with their own post-processing.
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ def _silent(model: Any, classifier: Any, *, background: int | None) -> Any:
 
 
 def _frozen(model: nn.Module, trainable_layers: int) -> nn.Module:
-    """``model`` with frozen batch norm and its first stages frozen, as torchvision makes it from pre-trained weights."""
+    """``model`` with frozen batch norm and first stages, as torchvision makes it from pre-trained weights."""
     from torchvision.ops import FrozenBatchNorm2d
 
     for module in list(model.modules()):
