@@ -252,6 +252,9 @@ class InferenceSettings(Section):
     """Of two boxes of a class that overlap more than this, the one with the lower score goes."""
     max_detections: Count = 100
     """Detections of an image at most, best score first."""
+    flips: Literal["none", "horizontal", "all"] = "none"
+    """Detect in mirrored copies of the image too, and take the best of all: `horizontal` doubles the time; `all`
+    (left-right, top-bottom, both; for images without an upper side, such as aerial ones) takes four times as long."""
     batch_size: Count = 1
     """Images at once in evaluation and prediction."""
 

@@ -40,6 +40,13 @@ def test_a_detector_that_knows_the_answers_scores_100(dataset: DetectionDataset)
     assert not model.frozen.training
 
 
+def test_flips_evaluates_mirrored_views_too(dataset: DetectionDataset):
+    model = FakeDetector(dataset)
+    metrics = evaluate(model, dataset, **SIZE, batch_size=2, nms_iou=1.0, flips="all")
+    assert len(model.batches) == 4 * 3
+    assert metrics.detections == 4 * 16
+
+
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
 def test_results_are_in_original_pixels_with_the_data_sets_own_ids(dataset: DetectionDataset, batch_size: int):
     def detect(batch: Batch) -> list[Detections]:

@@ -76,6 +76,21 @@ def test_every_kind_of_image_gives_the_same(detector: Detector, dataset: Detecti
         assert_finds_the_objects(result, dataset, 1)
 
 
+@pytest.mark.parametrize(("flips", "views"), [("none", 1), ("horizontal", 2), ("all", 4)])
+def test_flips_asks_for_mirrored_views(dataset: DetectionDataset, flips: str, views: int):
+    """The fake detector finds the same boxes in every view, which mirroring back spreads over the image."""
+    detector = fake(dataset, flips=flips)
+    (result,) = detector(dataset.images[1].file)
+    assert isinstance(detector.model, FakeDetector)
+    assert len(detector.model.batches) == views
+    width = dataset.images[1].width
+    boxes = [[tuple(box), (width - box[2], box[1], width - box[0], box[3])] for box in dataset.images[1].boxes.tolist()]
+    expected = [box for pair in boxes for box in pair[:views]]
+    assert len(result["boxes"]) == 4 * views
+    for box in expected:
+        assert (result["boxes"] - torch.tensor(box)).abs().amax(1).min() < 1e-3
+
+
 def test_one_image_or_many_in_any_container(detector: Detector, dataset: DetectionDataset):
     files = [record.file for record in dataset.images]
     for images, indices in (

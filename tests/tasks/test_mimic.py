@@ -11,6 +11,7 @@ from torch import Tensor
 from mimicdet.data.batch import Batch, Sample, collate
 from mimicdet.models.decode import decode
 from mimicdet.models.dense import DenseOutput
+from mimicdet.models.flips import mirror_boxes, mirror_images
 from mimicdet.models.mimicdet import HEAD_STD
 from mimicdet.models.s_head import HeadOutput
 from mimicdet.ops.boxes import decode_deltas
@@ -400,6 +401,18 @@ def test_the_teacher_detects_on_the_boxes_that_the_student_sees() -> None:
         torch.testing.assert_close(a.scores, b.scores, rtol=0, atol=1e-10)
         torch.testing.assert_close(a.boxes, b.boxes, rtol=0, atol=1e-9)
         assert not a.boxes.requires_grad
+
+
+def test_the_teacher_looks_at_mirrored_views_where_the_detector_does() -> None:
+    task, batch = make(), tiny_batch()
+    options: dict[str, Any] = {"score_threshold": 0.05, "nms_iou": 0.5, "max_detections": 20, "top": 40}
+    turned = replace(batch, images=mirror_images(batch.images, batch.sizes, left_right=True, top_bottom=False))
+    plain = task.detect_teacher(batch, flips="horizontal", **options)
+    for a, b, size in zip(plain, task.detect_teacher(turned, flips="horizontal", **options), batch.sizes, strict=True):
+        assert len(a.scores) > 3
+        torch.testing.assert_close(a.scores, b.scores, rtol=0, atol=1e-10)
+        mirrored = mirror_boxes(b.boxes, size, left_right=True, top_bottom=False)
+        torch.testing.assert_close(a.boxes, mirrored, rtol=0, atol=1e-9)
 
 
 def test_the_teachers_detections_do_not_depend_on_the_padding_or_the_batch() -> None:

@@ -36,6 +36,10 @@ class InferenceOptions:
     """Of two boxes of a class that overlap more than this, the lower score goes."""
     max_detections: Annotated[int | None, optional("N", int)] = None
     """Detections of an image (or tile) at most."""
+    flips: Annotated[
+        Literal["none", "horizontal", "all"] | None, arg(metavar="{none,horizontal,all}", help_behavior_hint="")
+    ] = None
+    """Detect in mirrored copies of the image too, and take the best of all; takes two or four times as long."""
     batch_size: Annotated[int | None, optional("N", int)] = None
     """Images (or tiles) at once."""
 

@@ -22,6 +22,7 @@ from mimicdet.errors import UserError
 from mimicdet.models.decode import Detections
 from mimicdet.models.detect import detect as run_detector
 from mimicdet.models.detect import to_original_pixels
+from mimicdet.models.flips import Flips
 
 Detect = Callable[[Batch], Sequence[Detections]]
 """Makes the detections of each image of a batch, in pixels of the resized image, labels 0..K-1."""
@@ -38,6 +39,7 @@ def evaluate(
     score_threshold: float = 0.005,
     nms_iou: float = 0.6,
     max_detections: int = 100,
+    flips: Flips = "none",
     batch_size: int = 1,
     device: torch.device | str | None = None,
     workers: int = 0,
@@ -68,7 +70,7 @@ def evaluate(
     def detect_batch(batch: Batch) -> list[Detections]:
         return run_detector(
             model, batch.images, batch.sizes, s_head=s_head, positions=positions, score_threshold=score_threshold,
-            nms_iou=nms_iou, max_detections=max_detections,
+            nms_iou=nms_iou, max_detections=max_detections, flips=flips,
         )  # fmt: skip
 
     with evaluation_mode(model):

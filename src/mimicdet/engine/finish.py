@@ -49,7 +49,7 @@ def _detections(run: Run, dataset: DetectionDataset) -> list[dict]:
         lambda batch: detect(
             loaded.model, batch.images, batch.sizes, s_head=inference.s_head, positions=inference.positions,
             score_threshold=max(SHOWN, inference.score_threshold), nms_iou=inference.nms_iou,
-            max_detections=inference.max_detections,
+            max_detections=inference.max_detections, flips=inference.flips,
         ),
         dataset, shorter_side=inference.shorter_side, longer_side=inference.longer_side,
         batch_size=inference.batch_size, device=run.accelerator.device, divisor=loaded.model.divisor,

@@ -42,6 +42,7 @@ def validate(run: Run) -> Record | None:
         detect_teacher = partial(
             task.detect_teacher, top=inference.positions, score_threshold=inference.score_threshold,
             nms_iou=inference.nms_iou, max_detections=inference.max_detections,
+            flips=inference.flips,
         )  # fmt: skip
         with evaluation_mode(task):
             teacher = evaluate_with(

@@ -1,4 +1,4 @@
-"""From dense output to detections: the only place where boxes are suppressed (section 4.2)."""
+"""From dense output to detections: the only place where a model's boxes are suppressed (section 4.2)."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from mimicdet.errors import UserError
 from mimicdet.models.decode import Detections, decode
 from mimicdet.models.dense import DenseOutput
+from mimicdet.models.flips import Flips, detect_in_views
 
 
 class DenseDetector(Protocol):
@@ -35,6 +36,7 @@ def detect(
     score_threshold: float,
     nms_iou: float,
     max_detections: int,
+    flips: Flips = "none",
 ) -> list[Detections]:
     """The detections of each of B images, in pixels of the resized image.
 
@@ -42,21 +44,24 @@ def detect(
         model: such as ``MimicDet``; in evaluation mode and on the device of ``images``.
         images: (B, 3, H, W) uint8 RGB, or float in 0..1.
         sizes: (B, 2) int64, height and width of each image inside the canvas.
-        s_head, positions, score_threshold, nms_iou, max_detections: see ``mimicdet.config.InferenceSettings``.
+        s_head, positions, score_threshold, nms_iou, max_detections, flips: see ``mimicdet.config.InferenceSettings``.
 
     Raises:
         UserError: the device's memory does not hold the batch.
     """
-    with memory_errors_explained(images):
-        output = model(images, sizes, s_head=s_head, top=positions)
+
+    def detect_once(images: Tensor) -> list[Detections]:
         return decode(
-            output,
+            model(images, sizes, s_head=s_head, top=positions),
             sizes,
             score_threshold=score_threshold,
             nms_iou=nms_iou,
             max_detections=max_detections,
             top=positions,
         )
+
+    with memory_errors_explained(images):
+        return detect_in_views(detect_once, images, sizes, flips=flips, nms_iou=nms_iou, max_detections=max_detections)
 
 
 def to_original_pixels(boxes: Tensor, size: tuple[int, int], original_size: tuple[int, int]) -> Tensor:

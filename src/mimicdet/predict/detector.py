@@ -215,7 +215,7 @@ class Detector:
         return detect(
             self._fast_model(), batch.images, batch.sizes, s_head=inference.s_head, positions=inference.positions,
             score_threshold=inference.score_threshold, nms_iou=inference.nms_iou,
-            max_detections=inference.max_detections,
+            max_detections=inference.max_detections, flips=inference.flips,
         )  # fmt: skip
 
     def _result(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> Detection:

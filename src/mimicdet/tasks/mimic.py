@@ -15,6 +15,7 @@ from mimicdet.losses.detection import box_loss, class_losses
 from mimicdet.losses.mimic import class_mimic_distances, cosine_distances
 from mimicdet.models.decode import Detections, decode
 from mimicdet.models.dense import DenseOutput
+from mimicdet.models.flips import Flips, detect_in_views
 from mimicdet.models.mimicdet import HEAD_STD, MimicDet, Refined
 from mimicdet.models.pyramid import FinerLevel
 from mimicdet.models.s_head import HeadOutput
@@ -97,30 +98,46 @@ class MimicTask(nn.Module):
 
     @torch.no_grad()
     def detect_teacher(
-        self, batch: Batch, *, top: int, score_threshold: float, nms_iou: float, max_detections: int
+        self,
+        batch: Batch,
+        *,
+        top: int,
+        score_threshold: float,
+        nms_iou: float,
+        max_detections: int,
+        flips: Flips = "none",
     ) -> list[Detections]:
         """Detections of the T-head on the boxes the S-head would see, with the same post-processing (Table 3)."""
-        refined = self.detector.refine(batch.images, batch.sizes)
+
+        def detect_once(images: Tensor) -> list[Detections]:
+            return decode(
+                self._teacher_output(images, batch.sizes, top),
+                batch.sizes,
+                score_threshold=score_threshold,
+                nms_iou=nms_iou,
+                max_detections=max_detections,
+                top=top,
+            )
+
+        return detect_in_views(
+            detect_once, batch.images, batch.sizes, flips=flips, nms_iou=nms_iou, max_detections=max_detections
+        )
+
+    def _teacher_output(self, images: Tensor, sizes: Tensor, top: int) -> DenseOutput:
+        """As the detector's output, with the T-head's logits and boxes at the best ``top`` positions."""
+        refined = self.detector.refine(images, sizes)
         b, a = refined.objectness.shape
         objectness = refined.objectness.masked_fill(~refined.valid, float("-inf"))
         positions = objectness.topk(min(top, a), dim=1).indices
         boxes = refined.adjusted_boxes.gather(1, positions[..., None].expand(-1, -1, 4))
         image = torch.arange(b, device=boxes.device)[:, None].expand_as(positions)
-        teacher = self._teach(refined, batch.sizes, boxes.flatten(0, 1), image.flatten(), positions.flatten())
-        output = DenseOutput(
+        teacher = self._teach(refined, sizes, boxes.flatten(0, 1), image.flatten(), positions.flatten())
+        return DenseOutput(
             objectness=objectness,
             adjusted_boxes=refined.adjusted_boxes,
             positions=positions,
             logits=teacher.logits.reshape(b, positions.shape[1], -1),
             boxes=decode_deltas(teacher.deltas.reshape(boxes.shape), boxes, std=HEAD_STD),
-        )
-        return decode(
-            output,
-            batch.sizes,
-            score_threshold=score_threshold,
-            nms_iou=nms_iou,
-            max_detections=max_detections,
-            top=top,
         )
 
     def _teach(self, refined: Refined, sizes: Tensor, boxes: Tensor, image: Tensor, positions: Tensor) -> HeadOutput:
