@@ -5,10 +5,10 @@ import copy
 import pytest
 import timm
 import torch
-from timm.layers import freeze_batch_norm_2d
+from timm.layers import Conv2dSame, freeze_batch_norm_2d
 from torch import Tensor, nn
 
-from mimicdet.models.fold import fold_batch_norm
+from mimicdet.models.fold import fold_batch_norm, settle_padding
 
 
 def live_statistics(network: nn.Module) -> nn.Module:
@@ -51,6 +51,35 @@ def test_networks_without_batch_norm_come_back_the_same(name: str) -> None:
     with torch.no_grad():
         for found, expected in zip(fold_batch_norm(network)(images), network(images), strict=True):
             assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "tf_mobilenetv3_small_075", "tf_efficientnet_b1"])
+def test_settled_padding_is_what_would_have_been_worked_out(name: str) -> None:
+    """For images whose sides are multiples of 32, such as every canvas; kernels 3 and 5 at stride 2 occur."""
+    torch.manual_seed(0)
+    network = live_statistics(timm.create_model(name, features_only=True, pretrained=False)).double()
+    settled = settle_padding(copy.deepcopy(network))
+    assert any(isinstance(module, Conv2dSame) for module in network.modules())
+    assert not any(isinstance(module, Conv2dSame) for module in settled.modules())
+    for shape in ((64, 96), (32, 160)):
+        images = torch.randn(1, 3, *shape, dtype=torch.float64)
+        with torch.no_grad():
+            for found, expected in zip(settled(images), network(images), strict=True):
+                torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 2), (5, 2), (7, 4), (4, 2), (2, 2), ((3, 5), (2, 4))])
+def test_settled_padding_of_one_layer(kernel: int | tuple[int, int], stride: int | tuple[int, int]) -> None:
+    network = nn.Sequential(Conv2dSame(2, 3, kernel, stride=stride))
+    images = torch.randn(1, 2, 32, 64)
+    expected = network(images)
+    assert torch.equal(settle_padding(network)(images), expected)
+    assert not isinstance(network[0], Conv2dSame)
+
+
+def test_a_kernel_smaller_than_its_stride_is_left_alone() -> None:
+    network = settle_padding(nn.Sequential(Conv2dSame(2, 3, 1, stride=2)))
+    assert isinstance(network[0], Conv2dSame)
 
 
 class Twice(nn.Module):

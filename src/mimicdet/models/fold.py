@@ -1,4 +1,7 @@
-"""Batch norm folded into the convolution before it: the same function, with one operation less a layer."""
+"""A backbone made ready to run: batch norm folded into the convolution before it, padding that is known beforehand.
+
+The same function, with fewer operations a layer.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections import Counter
 from typing import Any
 
 import torch
-from timm.layers import BatchNormAct2d, FrozenBatchNormAct2d
+from timm.layers import BatchNormAct2d, Conv2dSame, FrozenBatchNormAct2d
 from torch import fx, nn
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -53,16 +56,44 @@ def fold_batch_norm(network: nn.Module) -> nn.Module:
 
 
 def fold_detector(model: nn.Module) -> nn.Module:
-    """A detector that shares every part with ``model`` but its backbone, which :func:`fold_batch_norm` makes faster.
+    """A detector that shares every part with ``model`` but its backbone, which :func:`fold_batch_norm` and
+    :func:`settle_padding` make faster.
 
     Detectors without a ``Backbone`` come back as they are.
     """
     if not isinstance(backbone := getattr(model, "backbone", None), Backbone):
         return model
     folded, folded_backbone = _shallow_copy(model), _shallow_copy(backbone)
-    folded_backbone.network = fold_batch_norm(backbone.network)
+    folded_backbone.network = settle_padding(fold_batch_norm(backbone.network))
     folded.backbone = folded_backbone
     return folded
+
+
+def settle_padding(network: nn.Module) -> nn.Module:
+    """Gives TensorFlow's "same" convolutions in ``network`` the padding that they would work out anew for each image.
+
+    It depends on the image, unless its sides are multiples of the convolution's stride: then it is the kernel size
+    less the stride, the odd pixel on the right and below. Canvases are multiples of the backbone's coarsest stride
+    (``MimicDet.divisor``), so that this holds for every layer. Changes ``network``, and returns it.
+    """
+    for module in list(network.modules()):
+        for child_name, child in module.named_children():
+            if isinstance(child, Conv2dSame) and child.dilation == (1, 1):
+                kernel_and_stride = zip(child.kernel_size, child.stride, strict=True)
+                (top, odd_y), (left, odd_x) = (divmod(k - s, 2) for k, s in kernel_and_stride)
+                if top < 0 or left < 0:  # a kernel smaller than its stride is not padded but cropped
+                    continue
+                setattr(module, child_name, _padded(child, (left, left + odd_x, top, top + odd_y)))
+    return network
+
+
+def _padded(conv: Conv2dSame, padding: tuple[int, int, int, int]) -> nn.Sequential:
+    plain = nn.Conv2d(
+        conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, groups=conv.groups,  # type: ignore[arg-type]
+        bias=conv.bias is not None, device="meta",
+    )  # fmt: skip
+    plain.weight, plain.bias = conv.weight, conv.bias
+    return nn.Sequential(nn.ZeroPad2d(padding), plain)
 
 
 def _shallow_copy(module: Any) -> Any:

@@ -139,7 +139,8 @@ class SHead(nn.Module):
         table = torch.cat([level.flatten(2) for level in levels], dim=2).transpose(1, 2)  # (B, A, C)
         count = table.shape[1]
         table = table.reshape(-1, table.shape[2]).to(self.align.weight.dtype)
-        image, position = rows // count, rows % count
+        image = rows // count
+        position = rows - image * count  # not %, which has no ONNX form for a size known only at run time
         chosen_deltas = self._guide(deltas.reshape(-1, 4)[rows])
         on_finest = grid.level[position] == 0
         # Two forms of one function: compiled or exported, no shape may depend on how many positions each level has
@@ -181,7 +182,7 @@ class SHead(nn.Module):
         align, _ = self._layer(finest)
         k = align.kernel_size[0]
         offsets = self.guided_offsets(deltas, finest=finest, kernel_size=k)
-        return kernel_taps(k, device=deltas.device) + offsets.reshape(len(deltas), k * k, 2)
+        return kernel_taps(k, device=deltas.device) + offsets.unflatten(-1, (k * k, 2))
 
     def tap_statistics(self, deltas: Tensor, *, finest: bool) -> tuple[Tensor, Tensor]:
         """Deltas (P, 4) -> mean length of a position's offsets in cells, share of its taps in its box; (P,) each."""
