@@ -89,7 +89,7 @@ def settle_padding(network: nn.Module) -> nn.Module:
 
 def _padded(conv: Conv2dSame, padding: tuple[int, int, int, int]) -> nn.Sequential:
     plain = nn.Conv2d(
-        conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, groups=conv.groups,  # type: ignore[arg-type]
+        conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, groups=conv.groups,
         bias=conv.bias is not None, device="meta",
     )  # fmt: skip
     plain.weight, plain.bias = conv.weight, conv.bias
