@@ -31,7 +31,8 @@ MAY_IMPORT = {
     "tasks": {"config", "ops", "data", "models", "teachers", "assign", "losses", "build"},
     "bench": {"ops", "models"},
     "report": {"ops", "data", "models"},
-    "predict": {"config", "ops", "data", "models", "build", "report"},
+    "export": {"data", "models"},
+    "predict": {"config", "ops", "data", "models", "build", "export", "report"},
     "engine": {
         "config", "settings_file", "ops", "data", "models", "teachers", "assign", "losses", "build", "tasks", "report",
         "predict",

@@ -25,6 +25,7 @@ COMMANDS = {  # name -> module.Class
     "train": "train.Train",
     "eval": "eval.Eval",
     "predict": "predict.Predict",
+    "export": "export.Export",
     "convert": "convert.Convert",
     "cut": "cut.Cut",
     "presets": "presets.Presets",

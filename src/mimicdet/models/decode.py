@@ -39,6 +39,18 @@ def decode(
         max_detections: of an image.
         top: R, positions of an image that are looked at.
     """
+    boxes, scores = boxes_and_scores(output, sizes, top=top)
+    return [
+        detections_of_image(boxes_i, scores_i, score_threshold, nms_iou, max_detections)
+        for boxes_i, scores_i in zip(boxes, scores, strict=True)
+    ]
+
+
+def boxes_and_scores(output: DenseOutput, sizes: Tensor, *, top: int) -> tuple[Tensor, Tensor]:
+    """Boxes (B, R, 4) clipped to ``sizes`` and scores (B, R, K) in 0..1, before suppression; arguments as ``decode``'s.
+
+    A position on the padding has score 0 for every class.
+    """
     r = output.positions.shape[1]
     logits, boxes = output.logits, output.boxes
     objectness = output.objectness.gather(1, output.positions)
@@ -47,10 +59,7 @@ def decode(
         logits = logits.gather(1, best[..., None].expand(-1, -1, logits.shape[2]))
         boxes = boxes.gather(1, best[..., None].expand(-1, -1, 4))
     scores = logits.softmax(-1)[..., :-1].masked_fill(objectness.isneginf()[..., None], 0)
-    return [
-        detections_of_image(boxes_i, scores_i, score_threshold, nms_iou, max_detections)
-        for boxes_i, scores_i in zip(clip_to_sizes(boxes, sizes), scores, strict=True)
-    ]
+    return clip_to_sizes(boxes, sizes), scores
 
 
 def detections_of_image(

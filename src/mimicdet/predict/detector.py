@@ -17,17 +17,20 @@ from torch import Tensor, nn
 
 from mimicdet.build import load_model
 from mimicdet.config import InferenceSettings, ModelSettings
-from mimicdet.data.batch import Sample, collate
+from mimicdet.data.batch import Batch, Sample, collate
 from mimicdet.data.dataset import Category
 from mimicdet.data.tiles import merge_tile_detections, tile_windows
 from mimicdet.data.transform import resize_for_inference
 from mimicdet.errors import UserError
+from mimicdet.export.description import SUFFIXES
 from mimicdet.models.decode import Detections
 from mimicdet.models.detect import detect, to_original_pixels
 from mimicdet.models.fold import fold_detector
 from mimicdet.models.pretrained_folder import save_model
 from mimicdet.predict.inputs import ImageLike, each_image, to_pixels
 
+EXPORTED = tuple(SUFFIXES.values())
+"""What the name of an exported file ends with."""
 _SORTED_BATCHES = 4
 """So many batches of images are read ahead and sorted by size, for padding costs time."""
 
@@ -67,15 +70,20 @@ class Detector:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: torch.device | str | None = None) -> Detector:
-        """The detector in a model folder, such as ``model`` in a run folder.
+        """The detector in a model folder, such as ``model`` in a run folder, or in an exported file.
 
         Args:
-            folder: with ``model.safetensors`` and ``model.json``. Nothing in it is executed.
+            folder: with ``model.safetensors`` and ``model.json``. Nothing in it is executed. Or a file that
+                ``mimicdet export`` wrote, whose description lies beside it; it runs on the CPU.
             device: such as ``cpu`` or ``cuda:1``; None is the first CUDA GPU where there is one, else the CPU.
 
         Raises:
             UserError: no model folder, a broken one, or a device that is not there.
         """
+        if Path(folder).suffix in EXPORTED and not Path(folder).is_dir():
+            from mimicdet.predict.exported import ExportedDetector
+
+            return ExportedDetector.from_file(Path(folder), device)
         loaded = load_model(folder)
         detector = cls(
             model=loaded.model, categories=loaded.categories, settings=loaded.settings, inference=loaded.inference
@@ -210,8 +218,7 @@ class Detector:
 
     @torch.inference_mode()
     def _detect_batch(self, images: Sequence[Tensor], inference: InferenceSettings) -> list[Detections]:
-        batch = collate([_sample(image) for image in images], divisor=getattr(self.model, "divisor", 32))
-        batch = batch.to(self.device)
+        batch = pad_to_batch(images, getattr(self.model, "divisor", 32)).to(self.device)
         return detect(
             self._fast_model(), batch.images, batch.sizes, s_head=inference.s_head, positions=inference.positions,
             score_threshold=inference.score_threshold, nms_iou=inference.nms_iou,
@@ -226,6 +233,11 @@ class Detector:
             "labels": torch.tensor([self.categories[k].id for k in classes], dtype=torch.int64),
             "names": [self.categories[k].name for k in classes],
         }
+
+
+def pad_to_batch(images: Sequence[Tensor], divisor: int) -> Batch:
+    """Resized images (3, h, w) uint8 on one canvas whose sides are multiples of ``divisor``."""
+    return collate([_sample(image) for image in images], divisor=divisor)
 
 
 def _sample(image: Tensor) -> Sample:

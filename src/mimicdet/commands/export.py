@@ -1,0 +1,147 @@
+"""``mimicdet export``."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from mimicdet.commands.inference_options import InferenceOptions
+from mimicdet.commands.optional import optional
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import numpy as np
+    from torch import Tensor
+
+    from mimicdet.config import InferenceSettings
+
+MOST_PHOTOGRAPHS = 16
+CALIBRATION_IMAGES = 64
+INPUT_HELP = "images (batch, 3, height, width) uint8 and their sizes (batch, 2)"
+
+EXAMPLES = """\
+mimicdet export runs/cells/model --format onnx                     runs/cells/model.onnx, with suppression inside
+mimicdet export runs/cells/model --format openvino --outputs raw   boxes and scores before suppression
+mimicdet export runs/cells/model --format onnx --images photos/    compare on photographs of your own
+mimicdet export runs/cells/model --format onnx --precision int8 --data cells    calibrates, and measures the AP lost
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Write a model as one ONNX, OpenVINO or torch file for images of any size, and compare it with the original.
+
+    The file is kept only when its boxes and scores are those of the model: within 0.01 pixels and 0.0001, at sizes
+    other than that of the export. `eval` and `predict` take it in the place of a model folder.
+    """
+
+    model: Annotated[Path, Positional, arg(metavar="MODEL")]
+    """Model folder, such as `model` in a run folder."""
+    format: Annotated[Literal["onnx", "openvino", "torch"], arg(help_behavior_hint="")]
+    """Of the file. ONNX and OpenVINO need `pip install 'mimicdet[export]'`."""
+    out: Annotated[Path | None, optional("FILE", Path, default="MODEL.onnx, .xml or .pt2")] = None
+    """File to write; a description is written beside it as JSON, and for ONNX a program that runs it without torch."""
+    outputs: Literal["detections", "raw"] = "detections"
+    """Detections after class-wise suppression, or boxes and scores before it."""
+    images: Annotated[tuple[str, ...], arg(metavar="SOURCES ...", help_behavior_hint="")] = ()
+    """Photographs to compare on: files, folders, globs in quotes; by default the portrait that matplotlib brings."""
+    precision: Literal["float32", "fp16", "int8"] = "float32"
+    """Of the weights and what is computed with them, for ONNX; below float32 the AP on `--data` is what counts."""
+    data: Annotated[Path | None, optional("DATA", Path)] = None
+    """Data set to measure AP on before and after (split `val`); int8 is calibrated on its split `train`."""
+    inference: InferenceOptions = field(default_factory=InferenceOptions)
+
+    def run(self) -> int:
+        from mimicdet.errors import UserError
+        from mimicdet.export.description import SUFFIXES
+        from mimicdet.export.write import require
+
+        file = self.out or self.model.parent / (self.model.name + SUFFIXES[self.format])
+        if file.suffix != SUFFIXES[self.format]:
+            raise UserError(f"{file}: the name of a file in {self.format} form must end with {SUFFIXES[self.format]}")
+        if not file.parent.is_dir():
+            raise UserError(f"{file.parent}: there is no such folder; make it first")
+        if self.precision != "float32":
+            if self.format != "onnx":
+                raise UserError(f"--precision {self.precision} needs --format onnx, not {self.format}")
+            if self.data is None:
+                raise UserError(f"--precision {self.precision} needs --data, to measure what it costs")
+        require(self.format)
+        from mimicdet.build import load_model
+        from mimicdet.export.export import export_model
+        from mimicdet.report.table import table
+
+        loaded = load_model(self.model)
+        inference = self.inference.applied_to(loaded.inference, self.model)
+        # At positions in any case: the detections are the same, and the dense form is what is slow
+        inference = inference.model_copy(update={"s_head": "positions"})
+        calibration = self._calibration(inference, loaded.model.divisor) if self.precision == "int8" else None
+        print(f"exporting {self.model} to {file}", flush=True)
+        differences = export_model(
+            loaded.model, file, format=self.format, outputs=self.outputs, inference=inference.model_dump(mode="json"),
+            categories=loaded.categories, photographs=self._photographs(), precision=self.precision,
+            calibration=calibration,
+        )  # fmt: skip
+        rows = [
+            [f"{d.batch} x {d.height} x {d.width}", str(d.rows), str(d.unmatched), f"{d.boxes:.2g}", f"{d.scores:.2g}"]
+            for d in differences
+        ]
+        print(table(["compared with the model", "rows", "without counterpart", "boxes (px)", "scores"], rows))
+        if self.data is not None:
+            self._measure(file)
+        print(f"\n{file} takes {INPUT_HELP}; {file.name}.json says how images are prepared")
+        return 0
+
+    def _photographs(self) -> Sequence[np.ndarray]:
+        from mimicdet.data.decode import read_image
+        from mimicdet.predict.files import find_images
+
+        if self.images:
+            return [read_image(file) for file in find_images(self.images)[:MOST_PHOTOGRAPHS]]
+        from matplotlib import cbook
+
+        return [read_image(Path(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)))]
+
+    def _calibration(self, inference: InferenceSettings, divisor: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Training images one by one, resized as for prediction."""
+        from mimicdet.data.decode import read_image
+        from mimicdet.data.splits import load_dataset
+        from mimicdet.data.transform import resize_for_inference
+        from mimicdet.predict.detector import pad_to_batch
+
+        assert self.data is not None
+        images = load_dataset(self.data, "train").images
+        step = -(-len(images) // CALIBRATION_IMAGES)
+
+        def batches() -> Iterator[tuple[Tensor, Tensor]]:
+            for record in images[::step]:
+                pixels = read_image(record.file)
+                image = resize_for_inference(pixels, inference.shorter_side, inference.longer_side)
+                batch = pad_to_batch([image], divisor)
+                yield batch.images, batch.sizes
+
+        return batches()
+
+    def _measure(self, file: Path) -> None:
+        """AP of the model and of the file on the data's validation split."""
+        from mimicdet.data.match import match_classes
+        from mimicdet.data.splits import load_dataset
+        from mimicdet.engine.coco_metrics import coco_metrics
+        from mimicdet.predict import Detector, predict_dataset
+        from mimicdet.report.table import metrics_table
+
+        assert self.data is not None
+        dataset = load_dataset(self.data, "val")
+        results = {}
+        for name, path in (("model", self.model), (f"{file.name} ({self.precision})", file)):
+            detector = Detector.from_pretrained(path, "cpu")
+            detector.inference = self.inference.applied_to(detector.inference, path)
+            matched = match_classes(dataset, detector.categories)
+            found = predict_dataset(detector, matched, progress=sys.stderr.isatty())
+            results[name] = coco_metrics(matched.to_coco(), found).to_json()
+        print(f"\nAP on 'val' of {self.data}:\n\n{metrics_table(results)}")

@@ -1,0 +1,162 @@
+#!/usr/bin/env python3
+"""Runs a model that ``mimicdet export --format onnx`` wrote, with numpy, Pillow and onnxruntime alone (no torch).
+
+    python run_onnx.py model.onnx photo.jpg other.jpg          one line of JSON for each photograph
+
+This file imports nothing of mimicdet: copy it to where the model runs, with model.onnx and model.onnx.json.
+From Python:
+
+    detector = OnnxDetector("model.onnx")
+    result = detector("photo.jpg")      # {"boxes": (N, 4), "scores": (N,), "labels": (N,), "names": [...]}
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageOps
+
+VIEWS = {
+    "none": ((False, False),),
+    "horizontal": ((False, False), (True, False)),
+    "all": ((False, False), (True, False), (False, True), (True, True)),
+}
+"""Whether each view of the image is mirrored left-right, and top-bottom."""
+
+
+class OnnxDetector:
+    """An exported detector.
+
+    Args:
+        file: the .onnx file; its description, with .json appended to the name, lies beside it.
+        threads: to compute with; 0 leaves it to onnxruntime.
+        providers: onnxruntime's names of the devices to run on, best first.
+    """
+
+    def __init__(
+        self, file: str | Path, *, threads: int = 0, providers: tuple[str, ...] = ("CPUExecutionProvider",)
+    ) -> None:
+        about = json.loads(Path(f"{file}.json").read_text(encoding="utf-8"))
+        self.inference: dict[str, Any] = about["inference"]
+        self.divisor: int = about["divisor"]
+        self.has_suppression: bool = about["outputs"] == "detections"
+        self.ids = np.array([category["id"] for category in about["categories"]])
+        self.names = [category["name"] for category in about["categories"]]
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        self.session = onnxruntime.InferenceSession(str(file), options, providers=list(providers))
+
+    def __call__(self, image: str | Path | Image.Image | np.ndarray) -> dict[str, Any]:
+        """What is found in one image, best score first.
+
+        Args:
+            image: a file, a Pillow image, or an array (h, w, 3) uint8 of red, green, blue.
+
+        Returns:
+            boxes (N, 4) float64 x1 y1 x2 y2 in pixels of the upright image; scores (N,) float32 in 0..1; labels (N,)
+            the data set's own category ids; names, N of them.
+        """
+        pixels = _pixels(image)
+        height, width = pixels.shape[:2]
+        found = []
+        for left_right, top_bottom in VIEWS[self.inference["flips"]]:
+            view = pixels[:: -1 if top_bottom else 1, :: -1 if left_right else 1]
+            boxes, scores, classes = self._look(view)
+            x1, y1, x2, y2 = boxes.T
+            if left_right:
+                x1, x2 = width - x2, width - x1
+            if top_bottom:
+                y1, y2 = height - y2, height - y1
+            found.append((np.stack([x1, y1, x2, y2], axis=1), scores, classes))
+        boxes, scores, classes = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        if len(found) > 1:
+            kept = self._suppress(boxes, scores, classes)
+            boxes, scores, classes = boxes[kept], scores[kept], classes[kept]
+        return {
+            "boxes": boxes,
+            "scores": scores,
+            "labels": self.ids[classes],
+            "names": [self.names[k] for k in classes],
+        }
+
+    def _look(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Boxes (N, 4) in pixels of the image, scores and class indices (N,), of one view."""
+        images, sizes = self._prepare(pixels)
+        outputs = self.session.run(None, {"images": images, "sizes": sizes})
+        boxes, scores = (output[0] for output in outputs[:2])
+        if self.has_suppression:
+            classes = outputs[2][0]
+            found = classes >= 0
+            boxes, scores, classes = boxes[found], scores[found], classes[found]
+        else:
+            has_area = (boxes[:, 2:] > boxes[:, :2]).all(1)
+            row, classes = np.nonzero((scores > self.inference["score_threshold"]) & has_area[:, None])
+            boxes, scores = boxes[row], scores[row, classes]
+            kept = self._suppress(boxes, scores, classes)
+            boxes, scores, classes = boxes[kept], scores[kept], classes[kept]
+        height, width = pixels.shape[:2]
+        limit = np.array([width, height, width, height])
+        return np.clip(boxes.astype(np.float64) * (limit / sizes[0, [1, 0, 1, 0]]), 0, limit), scores, classes
+
+    def _prepare(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Resized and padded as the model was trained."""
+        h, w = pixels.shape[:2]
+        scale = min(self.inference["shorter_side"] / min(h, w), self.inference["longer_side"] / max(h, w))
+        height, width = (max(int(side * scale + 0.5), 1) for side in (h, w))
+        if (height, width) != (h, w):
+            pixels = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
+        rows, columns = (-(-side // self.divisor) * self.divisor for side in (height, width))
+        images = np.zeros((1, 3, rows, columns), dtype=np.uint8)
+        images[0, :, :height, :width] = pixels.transpose(2, 0, 1)
+        return images, np.array([[height, width]], dtype=np.int64)
+
+    def _suppress(self, boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray) -> list[int]:
+        """Rows that are left of (N, 4), (N,), (N,) after class-wise suppression, best score first."""
+        kept: list[int] = []
+        left = np.argsort(-scores, kind="stable")
+        while len(left) and len(kept) < self.inference["max_detections"]:
+            best, left = left[0], left[1:]
+            kept.append(int(best))
+            overlaps = _iou(boxes[best], boxes[left]) > self.inference["nms_iou"]
+            left = left[~(overlaps & (classes[left] == classes[best]))]
+        return kept
+
+
+def _pixels(image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
+    """(h, w, 3) uint8, upright."""
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(f"an array must be (h, w, 3) uint8, not {image.shape} {image.dtype}")
+        return image
+    opened = image if isinstance(image, Image.Image) else Image.open(image)
+    return np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
+
+
+def _iou(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Of one box (4,) with N (N, 4)."""
+    sides = np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2])
+    both = np.clip(sides, 0, None).prod(1)
+    return both / ((box[2:] - box[:2]).prod() + (boxes[:, 2:] - boxes[:, :2]).prod(1) - both)
+
+
+def main(arguments: list[str]) -> int:
+    if len(arguments) < 2:
+        print(__doc__)
+        return 2
+    detector = OnnxDetector(arguments[0])
+    for file in arguments[1:]:
+        found = detector(file)
+        print(json.dumps({
+            "file": file, "boxes": found["boxes"].round(2).tolist(), "scores": found["scores"].round(4).tolist(),
+            "labels": found["labels"].tolist(), "names": found["names"],
+        }))  # fmt: skip
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

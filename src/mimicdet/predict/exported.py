@@ -1,0 +1,122 @@
+"""A detector whose network is an exported file; all else is as with ``Detector``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mimicdet.config import InferenceSettings, ModelSettings
+from mimicdet.errors import UserError
+from mimicdet.export.description import ExportDescription, read_export_description
+from mimicdet.export.network import NO_LABEL
+from mimicdet.export.runtimes import Run, load
+from mimicdet.models.decode import Detections, detections_of_image
+from mimicdet.models.detect import memory_errors_explained
+from mimicdet.models.flips import detect_in_views
+from mimicdet.predict.detector import Detector, pad_to_batch
+
+FIXED = ("positions", "s_head")
+"""Settings that the network was exported with."""
+FIXED_WITH_SUPPRESSION = ("nms_iou",)
+"""And these, where suppression is in the file; a score threshold may only rise there, the number only fall."""
+
+
+class ExportedDetector(Detector):
+    """Runs an exported file on the CPU.
+
+    Args:
+        file: for messages.
+        run: the file, loaded.
+        description: what lies beside it.
+    """
+
+    def __init__(self, *, file: Path, run: Run, description: ExportDescription) -> None:
+        inference = InferenceSettings.model_validate(description.inference)
+        super().__init__(
+            model=nn.Module(), categories=description.categories, settings=ModelSettings(), inference=inference
+        )
+        self.file = file
+        self.description = description
+        self._run = run
+        self._exported_with = inference
+
+    @classmethod
+    def from_file(cls, file: Path, device: torch.device | str | None = None) -> ExportedDetector:
+        """Reads ``file`` and its description.
+
+        Raises:
+            UserError: one of the two is missing or broken, or its runtime is not installed.
+        """
+        description = read_export_description(file)
+        detector = cls(file=file, run=load(file, description.format), description=description)
+        return detector.to(device or "cpu")
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        raise UserError(f"{self.file} is an exported model, which cannot be saved in another form; copy the file")
+
+    def to(self, device: torch.device | str) -> ExportedDetector:
+        """An exported file runs on the CPU here; raises UserError for anything else."""
+        if torch.device(device).type != "cpu":
+            raise UserError(f"{self.file} is an exported model, which runs on the CPU here, not on {device}")
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    @torch.inference_mode()
+    def _detect_batch(self, images: Sequence[Tensor], inference: InferenceSettings) -> list[Detections]:
+        self._refuse_what_is_fixed(inference)
+        batch = pad_to_batch(images, self.description.divisor)
+        sizes = batch.sizes.numpy()
+
+        def detect(images: Tensor) -> list[Detections]:
+            outputs = self._run(np.ascontiguousarray(images.numpy()), sizes)
+            found = [torch.from_numpy(np.ascontiguousarray(output)) for output in outputs]
+            if self.description.outputs == "detections":
+                boxes, scores, labels = found
+                return [_rows(*row, inference) for row in zip(boxes, scores, labels, strict=True)]
+            return [
+                detections_of_image(
+                    boxes.float(), scores.float(), inference.score_threshold, inference.nms_iou,
+                    inference.max_detections,
+                )
+                for boxes, scores in zip(*found, strict=True)
+            ]  # fmt: skip
+
+        with memory_errors_explained(batch.images):
+            return detect_in_views(
+                detect, batch.images, batch.sizes, flips=inference.flips, nms_iou=inference.nms_iou,
+                max_detections=inference.max_detections,
+            )  # fmt: skip
+
+    def _refuse_what_is_fixed(self, inference: InferenceSettings) -> None:
+        has, asked = self._exported_with, inference
+        fixed = [*FIXED, *(FIXED_WITH_SUPPRESSION if self.description.outputs == "detections" else ())]
+        wrong: list[tuple[str, Any]] = [
+            (name, getattr(has, name)) for name in fixed if getattr(has, name) != getattr(asked, name)
+        ]
+        if self.description.outputs == "detections":
+            if asked.score_threshold < has.score_threshold:
+                wrong.append(("score_threshold", f"{has.score_threshold} or more"))
+            if asked.max_detections > has.max_detections:
+                wrong.append(("max_detections", f"{has.max_detections} or less"))
+        if wrong:
+            name, value = wrong[0]
+            raise UserError(
+                f"{self.file}: inference.{name} is {value} in this exported file, not {getattr(asked, name)}; "
+                f"export the model again with --inference.{name} {getattr(asked, name)}"
+                + (", or with --outputs raw" if name not in FIXED else "")
+            )
+
+
+def _rows(boxes: Tensor, scores: Tensor, labels: Tensor, inference: InferenceSettings) -> Detections:
+    """Of one image, without the rows that fill up and what the settings leave out."""
+    found = (labels != NO_LABEL) & (scores > inference.score_threshold)
+    rows = found.nonzero().squeeze(1)[: inference.max_detections]
+    return Detections(boxes[rows].float(), scores[rows].float(), labels[rows])

@@ -1,0 +1,298 @@
+"""Exported files hold the same detector, at any size, and take its place in every command."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mimicdet import Detector
+from mimicdet.build import load_model
+from mimicdet.cli import main
+from mimicdet.data.decode import read_image
+from mimicdet.errors import UserError
+from mimicdet.export.export import export_model
+from mimicdet.export.network import RawNetwork
+from mimicdet.export.parity import compare
+from mimicdet.export.runtimes import load
+from mimicdet.export.write import PACKAGES
+from tests.fake_detector import make_dataset
+
+SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
+ALL_OF_THEM = pytest.mark.slow
+"""An export takes half a minute; the default run makes one of each runtime that needs no other."""
+KINDS = [
+    pytest.param("onnx", "detections"),
+    pytest.param("onnx", "raw", marks=ALL_OF_THEM),
+    pytest.param("openvino", "detections", marks=ALL_OF_THEM),
+    pytest.param("torch", "detections", marks=ALL_OF_THEM),
+    pytest.param("torch", "raw"),
+]
+
+
+class Files(dict[tuple[str, str], Path]):
+    """Every kind of file, made by the command line as a user would, once, when first asked for."""
+
+    def __init__(self, model: Path, folder: Path, photograph: Path) -> None:
+        super().__init__()
+        self.model, self.folder, self.photograph = model, folder, photograph
+        self.printed: dict[tuple[str, str], str] = {}
+
+    def __missing__(self, kind: tuple[str, str]) -> Path:
+        (folder := self.folder / "-".join(kind)).mkdir()
+        file = folder / f"model{SUFFIXES[kind[0]]}"
+        words = ["export", str(self.model), "--format", kind[0], "--outputs", kind[1], "--out", str(file)]
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            assert main([*words, "--images", str(self.photograph)]) == 0
+        self[kind], self.printed[kind] = file, printed.getvalue()
+        return file
+
+
+@pytest.fixture(scope="session")
+def exported(model_folder: Path, photographs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Files:
+    return Files(model_folder, tmp_path_factory.mktemp("files"), photographs[0])
+
+
+def save_coco(folder: Path) -> Path:
+    """A data set of five grey images, the same ones to train and to validate on."""
+    for split in ("train", "val"):
+        (folder / split).mkdir(parents=True)
+        dataset = make_dataset(folder / split)
+        (folder / f"{split}.json").write_text(json.dumps(dataset.to_coco()))
+    return folder
+
+
+def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert len(expected["scores"]) > 3
+    assert found["names"] == expected["names"]
+    np.testing.assert_array_equal(found["labels"], expected["labels"])
+    np.testing.assert_allclose(found["scores"], expected["scores"], atol=1e-4)
+    np.testing.assert_allclose(found["boxes"], expected["boxes"], atol=0.02)
+
+
+@pytest.mark.parametrize(("format", "outputs"), KINDS)
+def test_a_file_detects_what_its_model_detects(
+    exported: Files, model_folder: Path, photographs: list[Path], format: str, outputs: str
+) -> None:
+    """Two images of different shapes at once, at other sizes than that of the export, with and without flips."""
+    model, file = Detector.from_pretrained(model_folder), Detector.from_pretrained(exported[format, outputs])
+    assert file.classes == model.classes
+    for flips in ("none", "horizontal"):
+        for detector in (model, file):
+            detector.inference = detector.inference.model_copy(update={"flips": flips, "batch_size": 2})
+        for found, expected in zip(file(photographs), model(photographs), strict=True):
+            assert_same(found, expected)
+    assert_same(file(photographs[0], tile=150)[0], model(photographs[0], tile=150)[0])
+
+
+def test_the_command_prints_the_differences_and_says_what_it_wrote(exported: Files) -> None:
+    file = exported["torch", "raw"]
+    lines = exported.printed["torch", "raw"].splitlines()
+    rows = [line.split() for line in lines if line.startswith(tuple("123"))]
+    assert [row[:5] for row in rows] == [
+        ["1", "x", "320", "x", "448"], ["2", "x", "256", "x", "352"], ["1", "x", "608", "x", "416"],
+        ["3", "x", "96", "x", "160"],
+    ]  # fmt: skip
+    for row in rows:
+        assert int(row[5]) > 3
+        assert float(row[7]) <= 0.01
+        assert float(row[8]) <= 1e-4
+    assert sorted(path.name for path in file.parent.iterdir()) == ["model.pt2", "model.pt2.json"]
+    about = json.loads((file.parent / "model.pt2.json").read_text())
+    assert about["inference"]["shorter_side"] == about["preprocessing"]["resize"]["shorter_side"] == 200
+    assert about["categories"] == [{"id": 7, "name": "cat"}, {"id": 2, "name": "dog"}, {"id": 91, "name": "newt"}]
+
+
+def test_eval_and_predict_take_a_file_for_a_model(exported: Files, model_folder: Path, tmp_path: Path) -> None:
+    data = save_coco(tmp_path / "data")
+    results = []
+    for name, model in (("folder", model_folder), ("file", exported["onnx", "detections"])):
+        numbers, found = tmp_path / f"{name}.json", tmp_path / f"{name}-found.json"
+        assert main(["eval", str(model), "--data", str(data), "--json", str(numbers)]) == 0
+        assert main(["predict", str(model), "--data", str(data), "--json", str(found)]) == 0
+        rows = json.loads(found.read_text())
+        results.append((json.loads(numbers.read_text())["AP"], [(r["image_id"], r["category_id"]) for r in rows]))
+        assert len(rows) > 3
+    assert sorted(results[0][1]) == sorted(results[1][1])
+    assert results[0][0] == pytest.approx(results[1][0])
+
+
+def test_a_file_that_differs_is_not_written(
+    exported: Files, model_folder: Path, photographs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scores are moved a little; the earlier file at that place stays as it was."""
+    loaded = load_model(model_folder)
+    file = tmp_path / "model.pt2"
+    file.write_text("earlier")
+
+    def load_another(path: Path, format: str) -> Any:
+        run = load(path, format)  # type: ignore[arg-type]
+        return lambda images, sizes: [output + 2e-4 * (i == 1) for i, output in enumerate(run(images, sizes))]
+
+    def write_again(network: object, file: Path, divisor: int) -> None:
+        file.write_bytes(exported["torch", "raw"].read_bytes())
+
+    monkeypatch.setattr("mimicdet.export.export.load", load_another)
+    monkeypatch.setattr("mimicdet.export.export.write_torch", write_again)
+    with pytest.raises(UserError, match=r"model.pt2 is not written: on 1 image\(s\) of 320 x 448 pixels"):
+        export_model(
+            loaded.model, file, format="torch", outputs="raw", inference=loaded.inference.model_dump(mode="json"),
+            categories=loaded.categories, photographs=[read_image(photographs[0])],
+        )  # fmt: skip
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pt2"]
+    assert file.read_text() == "earlier"
+
+
+@pytest.mark.parametrize(
+    ("box", "score", "rows", "equal"),
+    [(0, 0, 0, True), (0.009, 0, 0, True), (0.011, 0, 0, False), (0, 9e-5, 0, True), (0, 1.1e-4, 0, False),
+     (0, 0, 3, False), (5, 0, 0, False)],
+)  # fmt: skip
+def test_what_counts_as_equal(
+    model_folder: Path, photographs: list[Path], box: float, score: float, rows: int, equal: bool
+) -> None:
+    network = RawNetwork(model=load_model(model_folder).model, top=200).eval()
+    images = [read_image(file) for file in photographs]
+
+    def run(images: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
+        with torch.inference_mode():
+            boxes, scores = (t.numpy().copy() for t in network(torch.from_numpy(images), torch.from_numpy(sizes)))
+        boxes[:, 3] += box
+        scores[:, 4] += score
+        scores[:, :rows] = 0
+        return [boxes[:, ::-1], scores[:, ::-1]]
+
+    assert all(d.is_equal for d in compare(network, run, images, "raw")) is equal
+
+
+def test_what_is_fixed_in_a_file_cannot_be_asked_for(exported: Files) -> None:
+    image = np.zeros((64, 64, 3), np.uint8)
+    file, raw = exported["onnx", "detections"], Detector.from_pretrained(exported["torch", "raw"])
+    for option, message in (
+        ({"nms_iou": 0.7}, r"inference.nms_iou is 0.5 in this exported file, not 0.7; .* or with --outputs raw"),
+        ({"score_threshold": 0.1}, r"inference.score_threshold is 0.3 or more in this exported file"),
+        ({"max_detections": 50}, r"inference.max_detections is 40 or less in this exported file"),
+    ):
+        with pytest.raises(UserError, match=message):
+            Detector.from_pretrained(file)(image, **option)
+        raw(image, **option)
+    assert len(Detector.from_pretrained(file)(image, max_detections=2, score_threshold=0.31)[0]["scores"]) <= 2
+    raw.inference = raw.inference.model_copy(update={"positions": 20})
+    with pytest.raises(UserError, match=r"inference.positions is 300 .* --inference.positions 20$"):
+        raw(image)
+    with pytest.raises(UserError, match="runs on the CPU here, not on cuda"):
+        raw.to("cuda")
+    with pytest.raises(UserError, match="cannot be saved in another form"):
+        raw.save_pretrained("anywhere")
+
+
+def test_broken_files_are_explained(exported: Files, tmp_path: Path) -> None:
+    for kind in (("onnx", "detections"), ("torch", "raw")):
+        good = exported[kind]
+        file = tmp_path / good.name
+        with pytest.raises(UserError, match=r"there is no .*\.json beside it"):
+            Detector.from_pretrained(file)
+        beside = tmp_path / (good.name + ".json")
+        beside.write_text((good.parent / beside.name).read_text())
+        file.write_bytes(good.read_bytes()[:1000])
+        with pytest.raises(UserError, match=r"cannot be loaded .*; export the model again"):
+            Detector.from_pretrained(file)
+        beside.write_text(beside.read_text().replace(f'"{kind[1]}"', '"rare"', 1))
+        with pytest.raises(UserError, match="is broken"):
+            Detector.from_pretrained(file)
+        beside.write_text('{"format_version": 99}')
+        with pytest.raises(UserError, match="newer than 1; update mimicdet"):
+            Detector.from_pretrained(file)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [("--format onnx --out x.xml", "x.xml: the name of a file in onnx form must end with .onnx"),
+     ("--format onnx --out nowhere/x.onnx", "nowhere: there is no such folder"),
+     ("--format torch --precision fp16", "--precision fp16 needs --format onnx, not torch"),
+     ("--format onnx --precision int8", "--precision int8 needs --data"),
+     ("--format tflite", "--format")],
+)  # fmt: skip
+def test_what_cannot_be_exported_is_refused(
+    model_folder: Path, words: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", str(model_folder), *words.split()]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_missing_packages_are_named(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(PACKAGES, "onnx", ("onnx", "no_such_package"))
+    assert main(["export", str(model_folder), "--format", "onnx", "--out", str(tmp_path / "x.onnx")]) == 2
+    assert "exporting to onnx needs no_such_package: pip install 'mimicdet[export]'" in capsys.readouterr().err
+
+
+WITHOUT_TORCH = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "torchvision", "timm", "mimicdet"):
+            raise ImportError(name)
+sys.meta_path.insert(0, Refuse())
+sys.argv = sys.argv[1:]
+import runpy
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("outputs", ["detections", pytest.param("raw", marks=ALL_OF_THEM)])
+@pytest.mark.parametrize("flips", ["none", "all"])
+def test_the_program_beside_an_onnx_file_runs_it_without_torch(
+    exported: Files,
+    model_folder: Path,
+    photographs: list[Path],
+    tmp_path: Path,
+    outputs: str,
+    flips: str,
+) -> None:
+    """On an image that is not resized the two give the same; Pillow's and torchvision's resizing differ by a grey."""
+    image = tmp_path / "right-size.png"
+    Image.open(photographs[0]).resize((200, 260)).save(image)
+    file = exported["onnx", outputs]
+    for path in (file, Path(f"{file}.json"), file.with_name("run_onnx.py")):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    beside = tmp_path / "model.onnx.json"
+    beside.write_text(beside.read_text().replace('"flips": "none"', f'"flips": "{flips}"'))
+    words = [sys.executable, "-c", WITHOUT_TORCH, "run_onnx.py", "model.onnx", image.name]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    detector = Detector.from_pretrained(model_folder)
+    detector.inference = detector.inference.model_copy(update={"flips": flips})
+    assert_same(found, detector(image)[0])
+
+
+@ALL_OF_THEM
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_lower_precision_is_measured_on_data(
+    model_folder: Path, tmp_path: Path, precision: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = save_coco(tmp_path / "data")
+    file = tmp_path / "model.onnx"
+    words = ["export", str(model_folder), "--format", "onnx", "--precision", precision, "--data", str(data)]
+    assert main([*words, "--out", str(file)]) == 0
+    shown = capsys.readouterr().out
+    assert f"model.onnx ({precision})" in shown
+    assert "AP50" in shown
+    assert json.loads((tmp_path / "model.onnx.json").read_text())["precision"] == precision
+    import onnx
+
+    types = {t.data_type for t in onnx.load(file).graph.initializer}
+    assert {"fp16": onnx.TensorProto.FLOAT16, "int8": onnx.TensorProto.INT8}[precision] in types
