@@ -9,8 +9,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from timm.layers import FrozenBatchNormAct2d, LayerNorm2d
-from timm.layers.norm_act import FrozenBatchNorm2d
+from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
 from mimicdet.build import build_model, load_model
@@ -18,6 +17,7 @@ from mimicdet.config import InferenceSettings, ModelSettings
 from mimicdet.data.dataset import Category
 from mimicdet.errors import UserError
 from mimicdet.models.alignment import AlignedConv
+from mimicdet.models.frozen_norm import FrozenNorm
 from mimicdet.models.grid import make_grid
 from mimicdet.models.mimicdet import MimicDet
 from mimicdet.models.pretrained_folder import save_model
@@ -39,11 +39,7 @@ def parameters(module: nn.Module) -> int:
 
     Running means and variances are not counted, as nobody counts them.
     """
-    affine = [
-        layer.weight.numel() + layer.bias.numel()
-        for layer in module.modules()
-        if isinstance(layer, FrozenBatchNorm2d | FrozenBatchNormAct2d)
-    ]
+    affine = [layer.weight.numel() + layer.bias.numel() for layer in module.modules() if isinstance(layer, FrozenNorm)]
     return sum(parameter.numel() for parameter in module.parameters()) + sum(affine)
 
 

@@ -5,10 +5,11 @@ import copy
 import pytest
 import timm
 import torch
-from timm.layers import Conv2dSame, freeze_batch_norm_2d
+from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
 from mimicdet.models.fold import fold_batch_norm, settle_padding
+from mimicdet.models.frozen_norm import freeze_norms
 
 
 def live_statistics(network: nn.Module) -> nn.Module:
@@ -24,7 +25,7 @@ def live_statistics(network: nn.Module) -> nn.Module:
 
 
 def norms(network: nn.Module) -> int:
-    return sum("BatchNorm" in type(module).__name__ for module in network.modules())
+    return sum("Norm" in type(module).__name__ for module in network.modules())
 
 
 @pytest.mark.parametrize("frozen", [False, True])
@@ -32,7 +33,7 @@ def norms(network: nn.Module) -> int:
 def test_every_batch_norm_of_usual_backbones_goes_and_nothing_changes(name: str, frozen: bool) -> None:
     torch.manual_seed(0)
     network = live_statistics(timm.create_model(name, features_only=True, pretrained=False, out_indices=(2, 3, 4)))
-    network = (freeze_batch_norm_2d(network) if frozen else network).double()
+    network = (freeze_norms(network) if frozen else network).double()
     before = copy.deepcopy(network.state_dict())
     folded = fold_batch_norm(network)
     assert norms(network) > 0 == norms(folded)

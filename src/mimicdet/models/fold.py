@@ -10,13 +10,13 @@ from collections import Counter
 from typing import Any
 
 import torch
-from timm.layers import BatchNormAct2d, Conv2dSame, FrozenBatchNormAct2d
+from timm.layers import BatchNormAct2d, Conv2dSame
 from torch import fx, nn
-from torchvision.ops import FrozenBatchNorm2d
 
 from mimicdet.models.backbone import Backbone
+from mimicdet.models.frozen_norm import FrozenNorm
 
-_NORMS = (nn.BatchNorm2d, FrozenBatchNorm2d, BatchNormAct2d, FrozenBatchNormAct2d)
+_NORMS = (nn.BatchNorm2d, BatchNormAct2d, FrozenNorm)
 
 
 class _Tracer(fx.Tracer):
@@ -121,6 +121,6 @@ def _fold(conv: nn.Conv2d, norm: Any) -> None:
 
 def _rest(norm: Any) -> nn.Module:
     """What timm's batch norm does besides: an activation."""
-    if isinstance(norm, (BatchNormAct2d, FrozenBatchNormAct2d)):
+    if isinstance(norm, (BatchNormAct2d, FrozenNorm)):
         return norm.act
     return nn.Identity()
