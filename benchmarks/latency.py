@@ -116,17 +116,12 @@ def _treated(model: nn.Module, device: torch.device) -> Any:
 def _options() -> Any:
     made = parser((__doc__ or "").partition("\n")[0], "latency")
     made.add_argument("--backbone", nargs="+", choices=peers.BACKBONES, default=["resnet50"])
-    made.add_argument("--size", nargs="+", type=_size, default=[(800, 1088)], metavar="HxW")
+    made.add_argument("--size", nargs="+", type=peers.size, default=[(800, 1088)], metavar="HxW")
     made.add_argument("--batch", nargs="+", type=int, default=[1])
     made.add_argument("--precision", nargs="+", choices=PRECISION, default=["float32"])
     made.add_argument("--mode", nargs="+", choices=MODES, default=["eager", "treated"])
     made.add_argument("--peer", nargs="*", choices=peers.PEERS, default=list(peers.PEERS))
     return made.parse_args()
-
-
-def _size(text: str) -> tuple[int, int]:
-    height, _, width = text.partition("x")
-    return int(height), int(width)
 
 
 if __name__ == "__main__":

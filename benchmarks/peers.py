@@ -133,3 +133,9 @@ def random_images(batch: int, height: int, width: int, device: torch.device | st
     """(B, 3, H, W) float in 0..1, the same each time."""
     generator = torch.Generator().manual_seed(0)
     return torch.rand(batch, 3, height, width, generator=generator).to(device)
+
+
+def size(text: str) -> tuple[int, int]:
+    """``800x1088`` -> height and width; for command lines."""
+    height, _, width = text.partition("x")
+    return int(height), int(width)

@@ -34,6 +34,8 @@ class Row:
     low_ms: float
     high_ms: float
     ratio: float | None
+    peak_mib: float | None = None
+    """Peak memory of a step above what the model itself takes, where it was measured."""
 
 
 def rows_of(timings: Mapping[str, Timing], reference: str | None, **setting: Any) -> list[Row]:
@@ -52,15 +54,18 @@ def rows_of(timings: Mapping[str, Timing], reference: str | None, **setting: Any
 
 
 def print_rows(rows: Sequence[Row]) -> None:
+    no_memory = all(row.peak_mib is None for row in rows)
     cells = [
         [
             row.model, row.backbone, row.device, row.precision, row.mode, f"{row.height}x{row.width}", str(row.batch),
             f"{row.median_ms:.1f}", f"{row.low_ms:.1f}..{row.high_ms:.1f}",
             "" if row.ratio is None else f"{row.ratio:.3f}",
+            *([] if no_memory else ["" if row.peak_mib is None else f"{row.peak_mib:.0f}"]),
         ]
         for row in rows
     ]  # fmt: skip
     header = ["model", "backbone", "device", "precision", "mode", "size", "batch", "ms", "10 %..90 %", "ratio"]
+    header += [] if no_memory else ["peak MiB"]
     print(table(header, cells), flush=True)
 
 

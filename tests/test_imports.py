@@ -29,10 +29,10 @@ MAY_IMPORT = {
     "losses": {"ops", "data", "models", "teachers"},
     "build": {"config", "data", "models"},
     "tasks": {"config", "ops", "data", "models", "teachers", "assign", "losses", "build"},
-    "bench": {"ops", "models"},
+    "bench": {"ops", "data", "models", "tasks"},
     "report": {"ops", "data", "models"},
     "export": {"data", "models"},
-    "predict": {"config", "ops", "data", "models", "build", "export", "report"},
+    "predict": {"config", "ops", "data", "models", "bench", "build", "export", "report"},
     "engine": {
         "config", "settings_file", "ops", "data", "models", "teachers", "assign", "losses", "build", "tasks", "report",
         "predict",

@@ -26,6 +26,7 @@ COMMANDS = {  # name -> module.Class
     "eval": "eval.Eval",
     "predict": "predict.Predict",
     "export": "export.Export",
+    "bench": "bench.Bench",
     "convert": "convert.Convert",
     "cut": "cut.Cut",
     "presets": "presets.Presets",

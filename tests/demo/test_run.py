@@ -73,7 +73,7 @@ def test_from_download_to_summary_and_again(small: Path, capsys: pytest.CaptureF
     assert 0 < summary["train_seconds"] < summary["total_seconds"] - 100
     assert summary["seed"] == load_settings(config=small / "run" / "settings.yaml").train.seed == 3
     assert {"machine", "versions"} <= summary.keys()
-    assert (numbers["split"], numbers["images"], numbers["objects"], numbers["limit"]) == ("test", 1, 6, 1000)
+    assert (numbers["split"], numbers["images"], numbers["objects"], numbers["limit"]) == ("test", 1, 6, 5000)
     (picture,) = (small / "pictures").iterdir()
     assert picture.stem == IMAGES["test"]
     said = capsys.readouterr().out

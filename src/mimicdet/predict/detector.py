@@ -6,7 +6,7 @@ N detections of an image.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypedDict
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mimicdet.bench.stages import stages
 from mimicdet.build import load_model
 from mimicdet.config import InferenceSettings, ModelSettings
 from mimicdet.data.batch import Batch, Sample, collate
@@ -26,6 +27,7 @@ from mimicdet.export.description import SUFFIXES
 from mimicdet.models.decode import Detections
 from mimicdet.models.detect import detect, to_original_pixels
 from mimicdet.models.fold import fold_detector
+from mimicdet.models.mimicdet import MimicDet
 from mimicdet.models.pretrained_folder import save_model
 from mimicdet.predict.inputs import ImageLike, each_image, to_pixels
 
@@ -224,6 +226,23 @@ class Detector:
             score_threshold=inference.score_threshold, nms_iou=inference.nms_iou,
             max_detections=inference.max_detections, flips=inference.flips,
         )  # fmt: skip
+
+    def batch_detector(self, images: Sequence[Tensor]) -> Callable[[], list[Detections]]:
+        """Detection in resized images (3, h, w) uint8, with the settings as they are, as a unit of work to be timed."""
+        inference = self.inference
+        return lambda: self._detect_batch(images, inference)
+
+    def stages(self, images: Sequence[Tensor]) -> dict[str, Callable[[], object]]:
+        """The parts of that work, see ``mimicdet.bench.stages``; none where the model has others or is one file."""
+        if not isinstance(self.model, MimicDet):
+            return {}
+        batch = pad_to_batch(images, self.model.divisor).to(self.device)
+        with torch.inference_mode():
+            parts = stages(
+                self._fast_model(), batch.images, batch.sizes,  # type: ignore[arg-type]
+                top=self.inference.positions, score_threshold=self.inference.score_threshold,
+            )  # fmt: skip
+        return {name: torch.inference_mode()(part) for name, part in parts.items()}
 
     def _result(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> Detection:
         classes = labels.tolist()
