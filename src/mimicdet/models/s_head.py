@@ -136,7 +136,8 @@ class SHead(nn.Module):
             grid: of the levels.
             rows: (P,) int64, ``image * A + position``; repeats are allowed.
         """
-        table = torch.cat([level.flatten(2) for level in levels], dim=2).transpose(1, 2)  # (B, A, C)
+        # Channels last first: for such levels, as on every fast path, this is one plain copy
+        table = torch.cat([level.permute(0, 2, 3, 1).flatten(1, 2) for level in levels], dim=1)  # (B, A, C)
         count = table.shape[1]
         table = table.reshape(-1, table.shape[2]).to(self.align.weight.dtype)
         image = rows // count
