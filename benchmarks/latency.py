@@ -51,6 +51,9 @@ def main() -> None:
 def measure(backbone: str, height: int, width: int, batch: int, precision: str, mode: str, options: Any) -> list[Row]:
     device = torch.device(options.device)
     images = peers.random_images(batch, height, width, device)
+    canvas = nn.functional.pad(
+        images, (0, -width % 32, 0, -height % 32)
+    )  # as all pad their batches; peers do it inside
     sizes = torch.tensor([[height, width]] * batch, device=device)
     ours = _treated(peers.mimicdet(backbone), device)
     plain = ours  # for the stages, which are not compiled one by one
@@ -79,9 +82,9 @@ def measure(backbone: str, height: int, width: int, batch: int, precision: str, 
     def peer(model: nn.Module) -> Callable[[], object]:
         return lambda: model(list(images))
 
-    cases = {"mimicdet": lambda: decode(ours(images, sizes), sizes, score_threshold=peers.SCORE_THRESHOLD)}
+    cases = {"mimicdet": lambda: decode(ours(canvas, sizes), sizes, score_threshold=peers.SCORE_THRESHOLD)}
     cases |= {name: peer(model) for name, model in others.items()}
-    cases["backbone + pyramid"] = lambda: floor(images)
+    cases["backbone + pyramid"] = lambda: floor(canvas)
     cases = {name: cast(run) for name, run in cases.items()}
     setting = {
         "backbone": backbone, "device": device.type, "precision": precision, "mode": mode,
@@ -91,8 +94,8 @@ def measure(backbone: str, height: int, width: int, batch: int, precision: str, 
     rows = rows_of(alternate(cases, rounds=options.rounds, device=device, title=title), "mimicdet", **setting)
     if mode == "eager":
         with torch.autocast(device.type, PRECISION[precision], enabled=precision != "float32"):
-            parts = {f"mimicdet:{name}": cast(run) for name, run in stages(plain, images, sizes).items()}
-            parts["mimicdet:s_head dense"] = cast(_dense_head(plain, images, sizes))
+            parts = {f"mimicdet:{name}": cast(run) for name, run in stages(plain, canvas, sizes).items()}
+            parts["mimicdet:s_head dense"] = cast(_dense_head(plain, canvas, sizes))
         timings = alternate(parts, rounds=options.rounds, device=device, title=f"{title}, stages")
         total = sum(timings[f"mimicdet:{name}"].median for name in STAGES)
         for row in rows_of(timings, None, **setting):

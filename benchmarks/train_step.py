@@ -102,6 +102,7 @@ def step(
 def mimic_task(backbone: str, device: str, *, classes: int = peers.CLASSES) -> Any:
     """MimicDet as the paper trains it: full width, T-head on P2..P6, first two stages and batch norm frozen."""
     model = ModelSettings(backbone=peers.BACKBONES[backbone], weights="random", frozen_stages=2, freeze_batch_norm=True)
+    torch.manual_seed(0)
     settings = Settings(model=model)
     built = build_model(model, classes, finest_level=settings.teacher.levels[0])
     return build_task(settings, built).to(device).to(memory_format=torch.channels_last).train()

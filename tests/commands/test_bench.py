@@ -13,7 +13,9 @@ from mimicdet.cli import main
 from mimicdet.config import InferenceSettings, ModelSettings
 from mimicdet.data.dataset import Category
 
-SETTINGS = ModelSettings(backbone="resnet10t", weights="random", pyramid_channels=16, head_channels=16, head_features=32)
+SETTINGS = ModelSettings(
+    backbone="resnet10t", weights="random", pyramid_channels=16, head_channels=16, head_features=32
+)
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import get_args
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.ops import roi_align
 
 from mimicdet.models.s_head import HeadOutput
-from mimicdet.teachers.t_head import THead, Variant
+from mimicdet.teachers.t_head import THead, Variant, _pool_by_gather, _pool_by_torchvision
 
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
 STRIDES = [4, 8, 16, 32, 64]
@@ -41,10 +42,11 @@ def make_boxes(n: int = 20, seed: int = 2) -> tuple[Tensor, Tensor, Tensor]:
     return torch.cat([corner, corner + side], dim=1), image, level
 
 
-def test_pooling_is_roi_align_box_by_box():
+@pytest.mark.parametrize("pool", [THead.pool, _pool_by_gather, _pool_by_torchvision])
+def test_pooling_is_roi_align_box_by_box(pool: Callable[..., Tensor]):
     """On maps that go on as zeros below and to the right, as they do where a batch pads."""
     levels, (boxes, image, level) = make_levels(), make_boxes()
-    pooled = THead.pool(levels, STRIDES, boxes, image, level)
+    pooled = pool(levels, STRIDES, boxes, image, level)
     for i in range(len(boxes)):
         feature = nn.functional.pad(levels[level[i]][image[i]][None], (0, 60, 0, 60))
         scale = 1 / STRIDES[level[i]]

@@ -32,8 +32,8 @@ OVERLAP = 0.25
 HOLD_BACK = 256
 """Pixels at the lower end of the training image that choose the best weights."""
 LIMIT = 5000
-"""Detections that count, more than there are: COCO's 100 would miss most of the test image's 279 trees, and 1,000 cut off
-the low scores that recall rests on (one to two points of AP50)."""
+"""Detections that count, more than there are: COCO's 100 would miss most of the test image's 279 trees, and 1,000 cut
+off the low scores that recall rests on (one to two points of AP50)."""
 
 EXAMPLES = """\
 python -m mimicdet.demo

@@ -114,7 +114,7 @@ def _scored(boxes: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarr
 def _pair(
     boxes: np.ndarray, scores: np.ndarray, other_boxes: np.ndarray, other_scores: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the one and the other that belong together: each other's nearest, and near enough to be the same."""
+    """Rows of the one and the other that belong together: to each the nearest that is left, if it is near at all."""
     if not len(boxes) or not len(other_boxes):
         return np.zeros(0, dtype=int), np.zeros(0, dtype=int)
     classes = max(scores.shape[1], other_scores.shape[1])
@@ -123,8 +123,12 @@ def _pair(
         torch.from_numpy(np.concatenate([b, s / SCORE_LIMIT * BOX_LIMIT], 1).astype(np.float64))
         for b, s in zip((boxes, other_boxes), padded, strict=True)
     )
-    distance = torch.cdist(first, second, p=float("inf"), compute_mode="donot_use_mm_for_euclid_dist")
-    nearest, back = distance.argmin(1), distance.argmin(0)
-    one = torch.arange(len(boxes))
-    mutual = (back[nearest] == one) & (distance[one, nearest] < 1)
-    return one[mutual].numpy(), nearest[mutual].numpy()
+    distance = torch.cdist(first, second, p=float("inf"), compute_mode="donot_use_mm_for_euclid_dist").numpy()
+    pairs = []
+    for i, row in enumerate(distance):
+        j = int(row.argmin())
+        if row[j] < 1:
+            pairs.append((i, j))
+            distance[:, j] = np.inf  # boxes clipped to the same image edges may be equal: each counts once
+    one, other = np.array(pairs, dtype=int).reshape(-1, 2).T
+    return one, other
