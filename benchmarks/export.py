@@ -27,6 +27,7 @@ from mimicdet.export.description import SUFFIXES
 from mimicdet.export.export import export_model
 from mimicdet.export.runtimes import load
 from mimicdet.models.decode import decode
+from mimicdet.models.detect import sizes_or_none
 from mimicdet.models.fold import fold_detector
 
 FORMATS = tuple(SUFFIXES)
@@ -78,7 +79,8 @@ def measure(
 
 
 def _detects(model: Any, images: torch.Tensor, sizes: torch.Tensor) -> Callable[[], object]:
-    return lambda: decode(model(images, sizes), sizes, score_threshold=peers.SCORE_THRESHOLD)
+    seen = sizes_or_none(images, sizes)
+    return lambda: decode(model(images, seen), sizes, score_threshold=peers.SCORE_THRESHOLD)
 
 
 def _model(backbone: str) -> Any:

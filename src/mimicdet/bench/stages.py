@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mimicdet.models.decode import decode
 from mimicdet.models.dense import DenseOutput
+from mimicdet.models.detect import sizes_or_none
 from mimicdet.models.mimicdet import MimicDet
 from mimicdet.models.pyramid import mask_padding
 
@@ -33,12 +34,14 @@ def stages(
         By the names in ``STAGES``.
     """
 
+    seen = sizes_or_none(images, sizes)
+
     def backbone() -> dict[int, Tensor]:
-        return model.backbone(mask_padding(model.backbone.normalise(images), sizes, 0))
+        return model.backbone(mask_padding(model.backbone.normalise(images), seen, 0))
 
     features = backbone()
-    pyramid = model.pyramid(features, sizes)
-    refined = model.refine(images, sizes)
+    pyramid = model.pyramid(features, seen)
+    refined = model.refine(images, seen)
 
     def s_head() -> DenseOutput:
         return model.predict(refined, top=top)
@@ -46,8 +49,8 @@ def stages(
     output = s_head()
     return {
         "backbone": backbone,
-        "pyramid": lambda: model.pyramid(features, sizes),
-        "refinement": lambda: model.refine_pyramid(pyramid, sizes),
+        "pyramid": lambda: model.pyramid(features, seen),
+        "refinement": lambda: model.refine_pyramid(pyramid, seen),
         "s_head": s_head,
         "decode": lambda: decode(output, sizes, score_threshold=score_threshold, top=top),
     }

@@ -49,10 +49,11 @@ def detect(
     Raises:
         UserError: the device's memory does not hold the batch.
     """
+    seen = sizes_or_none(images, sizes)
 
     def detect_once(images: Tensor) -> list[Detections]:
         return decode(
-            model(images, sizes, s_head=s_head, top=positions),
+            model(images, seen, s_head=s_head, top=positions),
             sizes,
             score_threshold=score_threshold,
             nms_iou=nms_iou,
@@ -62,6 +63,15 @@ def detect(
 
     with memory_errors_explained(images):
         return detect_in_views(detect_once, images, sizes, flips=flips, nms_iou=nms_iou, max_detections=max_detections)
+
+
+def sizes_or_none(images: Tensor, sizes: Tensor) -> Tensor | None:
+    """None where every image fills the canvas, so that a model need not keep padding at zero that is not there.
+
+    On the CPU only: elsewhere asking would wait for the device.
+    """
+    fills = sizes.device.type == "cpu" and bool((sizes == sizes.new_tensor(images.shape[2:])).all())
+    return None if fills else sizes
 
 
 def to_original_pixels(boxes: Tensor, size: tuple[int, int], original_size: tuple[int, int]) -> Tensor:
