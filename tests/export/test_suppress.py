@@ -56,6 +56,21 @@ class Alone(nn.Module):
         return suppress_as_one_operator(images, sizes, 0.4, 0.3)
 
 
+class Inlined(nn.Module):
+    def forward(self, boxes: Tensor, scores: Tensor) -> Tensor:
+        return suppress_by_torchvision(boxes, scores, 0.4, 0.3)
+
+
+def test_traced_it_holds_for_nothing_at_all_and_for_a_single_box() -> None:
+    rows, batch = torch.export.Dim("rows"), torch.export.Dim("batch")
+    shapes = {"boxes": {0: batch, 1: rows}, "scores": {0: batch, 1: rows}}
+    program = torch.export.export(Inlined(), random_boxes(0, 2, 9, 3), dynamic_shapes=shapes).module()
+    for seen in (0, 1, 2, 60):
+        boxes, scores = random_boxes(3, 3, 20, 3)
+        scores.view(-1)[: scores.numel() - seen] = 0.1
+        assert torch.equal(program(boxes, scores), literal(boxes, scores, 0.4, 0.3))
+
+
 @pytest.fixture(scope="module")
 def onnx_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("onnx") / "suppress.onnx"

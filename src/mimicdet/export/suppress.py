@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import nms
 
@@ -22,15 +23,19 @@ def suppress_by_torchvision(boxes: Tensor, scores: Tensor, nms_iou: float, score
     One call of torchvision's operator: the boxes of each image and class are moved to a place of their own.
     """
     b, r, k = scores.shape
-    flat = scores.flatten()
-    index = (flat > score_threshold).nonzero().squeeze(1)
-    row, label = index // k, index % k
+    count = b * r * k
+    # Two boxes more, at places of their own: traced, torch takes it for granted that a number it does not know is
+    # two at least, and an image may show nothing
+    flat = F.pad(scores.flatten(), (0, 2))
+    wanted = F.pad(flat[:count] > score_threshold, (0, 2), value=True)
+    index = wanted.nonzero().squeeze(1)
+    row = (index // k).clamp(max=b * r - 1)
+    place = torch.where(index < count, (row // r) * k + index % k, b * k + index - count)
     # In float64, for with many classes the places lie far out
-    chosen = boxes.double().flatten(0, 1)[row]
-    step = boxes.double().amax() + 1
-    place = ((row // r) * k + label).double() * step
-    kept = index[nms(chosen + place[:, None], flat[index].double(), nms_iou)]
-    return torch.zeros_like(flat).index_put((kept,), flat[kept]).reshape(b, r, k)
+    corners = boxes.double().flatten(0, 1)
+    chosen = corners[row] + (place.double() * (corners.amax() + 1))[:, None]
+    kept = index[nms(chosen, flat[index].double(), nms_iou)]
+    return torch.zeros_like(flat).index_put((kept,), flat[kept])[:count].reshape(b, r, k)
 
 
 @torch.library.custom_op("mimicdet::suppress", mutates_args=())
