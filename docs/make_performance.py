@@ -43,6 +43,7 @@ def page() -> str:
     for name, (title, command) in SECTIONS.items():
         if (file := MEASURED / f"{name}.json").is_file():
             content = json.loads(file.read_text())
+            picture = f"![{title}](performance/{name}.png)\n\n" if (MEASURED / f"{name}.png").is_file() else ""
             parts.append(f"## {title}\n\n`{command}`, {_machine(content['machine'])}\n\n{_table(content['rows'])}\n")
     return "\n".join(parts)
 
