@@ -44,7 +44,8 @@ def page() -> str:
         if (file := MEASURED / f"{name}.json").is_file():
             content = json.loads(file.read_text())
             picture = f"![{title}](performance/{name}.png)\n\n" if (MEASURED / f"{name}.png").is_file() else ""
-            parts.append(f"## {title}\n\n`{command}`, {_machine(content['machine'])}\n\n{_table(content['rows'])}\n")
+            about = f"`{command}`, {_machine(content['machine'])}"
+            parts.append(f"## {title}\n\n{about}\n\n{picture}{_table(content['rows'])}\n")
     return "\n".join(parts)
 
 
