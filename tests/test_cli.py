@@ -121,7 +121,10 @@ def test_completion_script_is_valid_bash(capsys: pytest.CaptureFixture[str]) -> 
     ("words", "sentence"),
     [
         ("trian x", "unknown command 'trian'; did you mean 'train'?"),
-        ("frobnicate", "unknown command 'frobnicate'; there are check, train, eval, predict, convert, cut, presets"),
+        (
+            "frobnicate",
+            "unknown command 'frobnicate'; there are check, train, eval, predict, export, bench, convert, cut, presets",
+        ),
         ("check --jsn f x", "mimicdet check: unknown option '--jsn'; did you mean '--json'?"),
         ("check x --foo-bar", "mimicdet check: unknown option '--foo-bar'; see mimicdet check --help"),
         ("check x y", "mimicdet check: unexpected argument 'y'; see mimicdet check --help"),

@@ -50,6 +50,7 @@ From data to detections:
   mimicdet train cells --preset small --out runs/cells
   mimicdet eval runs/cells/model --data cells
   mimicdet predict runs/cells/model photo.jpg --pictures out
+  mimicdet export runs/cells/model --format onnx
 """
 
 

@@ -24,9 +24,9 @@ def test_the_first_signal_asks_and_the_handlers_come_back(number: int) -> None:
 
 def test_the_second_signal_interrupts() -> None:
     with stop_on_signals():
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt) as raised:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
     assert not isinstance(raised.value, TrainingStopped)
 
 
@@ -35,7 +35,7 @@ def test_at_once() -> None:
         with stop.at_once():
             pass
         with pytest.raises(TrainingStopped), stop.at_once():
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
         with pytest.raises(TrainingStopped), stop.at_once():  # asked before
             pytest.fail("not reached")
 

@@ -28,7 +28,7 @@ class Bench:
     in alternation, so that a machine that slows down slows all of them.
     """
 
-    models: Annotated[tuple[Path, ...], Positional, arg(metavar="MODEL ...", help_behavior_hint="(required)")] = ()
+    models: Annotated[tuple[Path, ...], Positional, arg(metavar="MODELS ...", help_behavior_hint="(required)")] = ()
     """Model folders and exported files; the first one's time over each other's is given."""
     size: Annotated[str | None, optional("HxW", str)] = None
     """Height and width in pixels; by default the model's shorter side by four thirds of it, as far as it may be."""
