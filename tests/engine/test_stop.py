@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 
@@ -16,7 +15,7 @@ def test_the_first_signal_asks_and_the_handlers_come_back(number: int) -> None:
     before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
     with stop_on_signals() as stop:
         assert not stop.made
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)
         assert stop.made
         assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
