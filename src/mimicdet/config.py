@@ -167,6 +167,8 @@ class DataSettings(Section):
     """Probability of an image turned by 90 degrees, for aerial and microscope images."""
     color_jitter: Fraction = 0.0
     """Brightness, contrast and saturation vary by up to this fraction."""
+    reduce_jpeg: bool = True
+    """Training decodes JPEG files at a half, quarter or eighth of their size where that is as large as it needs."""
     max_faulty_boxes: Fraction = 0.05
     """More than this share of faulty boxes stops training (see `mimicdet check`)."""
     voc_one_based: bool = False

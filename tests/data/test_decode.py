@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib import cbook
 from PIL import ExifTags, Image, ImageFile, ImageOps
 
 from mimicdet.data import decode
-from mimicdet.data.decode import MAX_PIXELS, image_size, read_image, to_rgb
+from mimicdet.data.decode import MAX_PIXELS, REDUCTIONS, image_size, read_image, read_reduced, to_rgb
 from tests.data.small_sets import error_of
 
 GRADIENT = np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3)
@@ -225,3 +226,38 @@ def test_running_out_of_memory_is_not_called_a_damaged_file(tmp_path: Path, monk
     monkeypatch.setattr(decode, "to_rgb", fail)
     with pytest.raises(MemoryError):
         read_image(file)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize(("width", "height", "tag"), [(507, 389, 1), (504, 392, 6), (504, 392, 3)])
+def test_jpeg_files_are_decoded_at_a_fraction_of_their_size(
+    tmp_path: Path, mode: str, reduction: int, width: int, height: int, tag: int
+) -> None:
+    with Image.open(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)) as portrait:
+        image = portrait.convert(mode).crop((0, 0, width, height))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = tag
+    file = save(tmp_path, image, "x.jpg", quality=95, exif=exif)
+    pixels, size, reduced_by = read_reduced(file, reduction)
+    assert reduced_by == reduction
+    assert size == ((width, height) if tag == 6 else (height, width))
+    whole = read_image(file)
+    h, w = (-(-side // reduction) for side in size)
+    assert pixels.shape == (h, w, 3)
+    padded = np.pad(whole, ((0, h * reduction - size[0]), (0, w * reduction - size[1]), (0, 0)), mode="edge")
+    mean = padded.reshape(h, reduction, w, reduction, 3).mean((1, 3))
+    assert np.abs(pixels - mean).mean() < 1.5  # of 255
+
+
+def test_turned_jpeg_files_are_reduced_by_a_divisor_of_their_sides(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 3
+    pixels, size, reduction = read_reduced(save(tmp_path, Image.new("RGB", (400, 302)), "x.jpg", exif=exif), 8)
+    assert (pixels.shape, size, reduction) == ((151, 200, 3), (302, 400), 2)
+
+
+def test_other_files_come_whole(tmp_path: Path) -> None:
+    pixels, size, reduction = read_reduced(save(tmp_path, Image.fromarray(GRADIENT)), 8)
+    assert (size, reduction) == ((5, 7), 1)
+    np.testing.assert_array_equal(pixels, GRADIENT)

@@ -18,6 +18,7 @@ from torch.utils.data._utils.pin_memory import pin_memory as torch_pin_memory
 
 from mimicdet.data.batch import Batch
 from mimicdet.data.dataset import Category, DetectionDataset, ImageRecord
+from mimicdet.data.decode import read_reduced
 from mimicdet.data.loader import TrainData, TrainLoader, _Parcel, eval_loader
 from mimicdet.data.order import image_seed, rank_indices, sampling_seed
 from mimicdet.data.transform import TrainTransform, resize_for_inference
@@ -77,7 +78,12 @@ def test_batches_are_the_same_byte_for_byte_for_any_number_of_workers(dataset: D
 class ThreadCounter(TrainTransform):
     """Puts the number of threads that it is given into the labels."""
 
-    def __call__(self, image: Any, boxes: Any, labels: Any, crowd: Any, generator: Any) -> Any:
+    scale = 1.0
+
+    def plan(self, size: tuple[int, int], generator: torch.Generator) -> Any:
+        return self
+
+    def apply(self, image: Any, boxes: Any, labels: Any, crowd: Any, *, reduction: int) -> Any:
         threads = torch.tensor([torch.get_num_threads()])
         return torch.zeros(3, 8, 8, dtype=torch.uint8), torch.zeros(1, 4), threads, threads < 0
 
@@ -94,6 +100,62 @@ def test_images_are_varied_by_one_thread(dataset: DetectionDataset, workers: int
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def large_photograph(tmp_path: Path) -> DetectionDataset:
+    """A smooth JPEG file of 1,200 x 901 pixels with a bright box, and a PNG file of the same."""
+    pixels = np.full((901, 1200, 3), 40, np.uint8)
+    pixels[300:700, 200:800] = 220
+    records = []
+    for i, name in enumerate(("a.jpg", "b.png")):
+        Image.fromarray(pixels).save(tmp_path / name)
+        records.append(
+            ImageRecord(
+                id=i, file=tmp_path / name, height=901, width=1200, boxes=np.array([[200.0, 300.0, 800.0, 700.0]]),
+                labels=np.zeros(1, np.int64), crowd=np.zeros(1, bool), areas=np.ones(1),
+            )
+        )  # fmt: skip
+    return DetectionDataset(tmp_path, "train", "coco", (Category(1, "a"),), tuple(records))
+
+
+def test_large_jpeg_files_are_not_decoded_in_full(
+    large_photograph: DetectionDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At 80 to 110 pixels times a zoom of 0.7 to 1.5, from 901: an eighth, a quarter where the window is small."""
+    seen = []
+
+    def spy(file: Path, reduction: int) -> Any:
+        seen.append((file.suffix, reduction))
+        return read_reduced(file, reduction)
+
+    monkeypatch.setattr("mimicdet.data.loader.read_reduced", spy)
+    settings = {**SETTINGS, "color_jitter": 0.0}
+    reduced = TrainData(large_photograph, TrainTransform(**settings), seed=3)
+    whole = TrainData(large_photograph, TrainTransform(**settings), seed=3, reduce_jpeg=False)
+    for epoch in range(20):
+        for index in range(2):
+            ours, expected = reduced[epoch, index], whole[epoch, index]
+            assert ours.image.shape == expected.image.shape
+            assert ours.original_size == (901, 1200)
+            # The window's sides are whole pixels of what was decoded: half of an eighth's pixel either way
+            torch.testing.assert_close(ours.boxes, expected.boxes, atol=1.2, rtol=0)
+            if len(ours.boxes):  # and the picture moved along with its box
+                x1, y1, x2, y2 = ours.boxes[0].tolist()
+                bright = ours.image[0] > 130
+                assert bright.sum().item() == pytest.approx((x2 - x1) * (y2 - y1), rel=0.04)
+                found = bright.nonzero()
+                corners = [*found.amin(0).flip(0).tolist(), *(found.amax(0).flip(0) + 1).tolist()]
+                assert corners == pytest.approx([x1, y1, x2, y2], abs=0.8)
+    assert {r for suffix, r in seen if suffix == ".jpg"} == {1, 4, 8}  # 1 where it was told to
+    torch.testing.assert_close(reduced[0, 1].image, whole[0, 1].image, rtol=0, atol=0)  # PNG files come whole
+
+
+def test_a_png_of_half_its_recorded_size_is_refused(large_photograph: DetectionDataset, tmp_path: Path) -> None:
+    """It must not pass for one that was decoded at half its size."""
+    Image.new("RGB", (600, 451)).save(tmp_path / "b.png")
+    with pytest.raises(UserError, match="is 600 x 451 pixels but its record says 1200 x 901"):
+        TrainData(large_photograph, TRANSFORM, seed=0)[0, 1]
 
 
 def test_an_epoch_that_was_left_early_leaves_nothing_behind(dataset: DetectionDataset) -> None:

@@ -64,10 +64,13 @@ def exported(model_folder: Path, photographs: list[Path], tmp_path_factory: pyte
 
 
 def save_coco(folder: Path) -> Path:
-    """A data set of five grey images, the same ones to train and to validate on."""
+    """A data set of five photographs, the same ones to train and to validate on; on grey ones all places would tie."""
     for split in ("train", "val"):
         (folder / split).mkdir(parents=True)
         dataset = make_dataset(folder / split)
+        for i, record in enumerate(dataset.images):
+            with Image.open(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)) as portrait:
+                portrait.rotate(17 * i).resize((record.width, record.height)).save(record.file)
         (folder / f"{split}.json").write_text(json.dumps(dataset.to_coco()))
     return folder
 
@@ -132,6 +135,7 @@ def test_a_file_that_differs_is_not_written(
 ) -> None:
     """Scores are moved a little; the earlier file at that place stays as it was."""
     loaded = load_model(model_folder)
+    content = exported["torch", "raw"].read_bytes()
     file = tmp_path / "model.pt2"
     file.write_text("earlier")
 
@@ -140,7 +144,7 @@ def test_a_file_that_differs_is_not_written(
         return lambda images, sizes: [output + 2e-4 * (i == 1) for i, output in enumerate(run(images, sizes))]
 
     def write_again(network: object, file: Path, divisor: int) -> None:
-        file.write_bytes(exported["torch", "raw"].read_bytes())
+        file.write_bytes(content)
 
     monkeypatch.setattr("mimicdet.export.export.load", load_another)
     monkeypatch.setattr("mimicdet.export.export.write_torch", write_again)

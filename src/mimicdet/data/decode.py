@@ -39,6 +39,10 @@ IMAGE_SUFFIXES = frozenset(
 # Raster formats only: some of Pillow's other readers start programs (EPS runs Ghostscript).
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
 
+_REDUCIBLE = ("JPEG", "MPO")
+REDUCTIONS = (8, 4, 2, 1)
+"""Fractions of its size at which a JPEG file can be decoded."""
+
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -66,11 +70,32 @@ def read_image(file: Path) -> np.ndarray:
         return to_rgb(image)
 
 
+def read_reduced(file: Path, reduction: int) -> tuple[np.ndarray, tuple[int, int], int]:
+    """As :func:`read_image`, JPEG files at a fraction of their size: their finer frequencies are never computed.
+
+    Args:
+        reduction: one of ``REDUCTIONS``, the most by which sides may be divided (and rounded up). Other files come
+            whole, and turned ones by a divisor of their sides: the odd pixels would move to the front.
+
+    Returns:
+        The pixels, the height and width of the whole upright image, and by how much they were reduced.
+    """
+    with _opened(file) as image:
+        size = _upright_size(image)
+        if image.format not in _REDUCIBLE:
+            reduction = 1
+        while reduction > 1 and orientation(image) > 1 and any(side % reduction for side in size):
+            reduction //= 2
+        if reduction > 1:
+            width, height = image.size
+            image.draft(image.mode, (max(width // reduction, 1), max(height // reduction, 1)))
+        return to_rgb(image), size, reduction
+
+
 def image_size(file: Path) -> tuple[int, int]:
     """Height and width of the upright image, from the file's header alone. Raises UserError as read_image does."""
     with _opened(file) as image:
-        width, height = image.size
-        return (width, height) if orientation(image) >= 5 else (height, width)
+        return _upright_size(image)
 
 
 def to_rgb(image: Image.Image) -> np.ndarray:
@@ -104,6 +129,11 @@ def orientation(image: Image.Image) -> int:
     except Exception:  # a damaged EXIF block raises whatever its parser trips over; the pixels may be fine
         return 1
     return tag if tag in _UPRIGHT else 1
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    width, height = image.size
+    return (width, height) if orientation(image) >= 5 else (height, width)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mimicdet.data.batch import Batch, Sample, collate
 from mimicdet.data.dataset import DetectionDataset, ImageRecord
-from mimicdet.data.decode import read_image
+from mimicdet.data.decode import REDUCTIONS, read_reduced
 from mimicdet.data.order import image_seed, sampling_seed
 from mimicdet.data.transform import TrainTransform, resize_for_inference
 from mimicdet.errors import UserError
@@ -60,29 +60,34 @@ class _Records:
         )  # fmt: skip
 
 
-def _read(record: ImageRecord) -> np.ndarray:
-    """The record's image; UserError when it cannot be read or is not of the size that its boxes belong to."""
-    image = read_image(record.file)
-    if image.shape[:2] != (record.height, record.width):
-        height, width = image.shape[:2]
+def _read(record: ImageRecord, scale: float = 1.0) -> tuple[np.ndarray, int]:
+    """The record's image, a JPEG file at the smallest fraction of its size that is ``scale`` or more, and by how many
+    times its sides are reduced; UserError when it cannot be read or is not of the size that its boxes belong to."""
+    reduction = next((r for r in REDUCTIONS if r * scale <= 1), 1)
+    image, (height, width), reduction = read_reduced(record.file, reduction)
+    if (height, width) != (record.height, record.width):
         raise UserError(
             f"{record.file}: the image is {width} x {height} pixels but its record says {record.width} x "
             f"{record.height}; correct the record (`mimicdet check` lists them all), and change no files "
             "during a run"
         )
-    return image
+    return image, reduction
 
 
 class TrainData(Dataset[Sample]):
     """Images of a data set, augmented: item (epoch, index) -> Sample, a pure function of the two and the seed.
 
+    With ``reduce_jpeg``, JPEG files much larger than the network reads them are not decoded in full.
     Raises UserError when the image file cannot be read or has another size than its record says.
     """
 
-    def __init__(self, dataset: DetectionDataset, transform: TrainTransform, seed: int) -> None:
+    def __init__(
+        self, dataset: DetectionDataset, transform: TrainTransform, seed: int, *, reduce_jpeg: bool = True
+    ) -> None:
         self.records = _Records(dataset.images)
         self.transform = transform
         self.seed = seed
+        self.reduce_jpeg = reduce_jpeg
 
     def __len__(self) -> int:
         return len(self.records)
@@ -91,13 +96,9 @@ class TrainData(Dataset[Sample]):
         epoch, index = key
         record = self.records[index]
         seed = image_seed(self.seed, epoch, index)
-        image, boxes, labels, crowd = self.transform(
-            _read(record),
-            record.boxes,
-            record.labels,
-            record.crowd,
-            torch.Generator().manual_seed(seed),
-        )
+        plan = self.transform.plan((record.height, record.width), torch.Generator().manual_seed(seed))
+        pixels, reduction = _read(record, plan.scale if self.reduce_jpeg else 1.0)
+        image, boxes, labels, crowd = plan.apply(pixels, record.boxes, record.labels, record.crowd, reduction=reduction)
         return Sample(
             image=image, boxes=boxes, labels=labels, crowd=crowd, image_id=record.id, file=str(record.file),
             original_size=(record.height, record.width), seed=sampling_seed(seed),
@@ -121,7 +122,7 @@ class EvalData(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         record = self.records[index]
         return Sample(
-            image=resize_for_inference(_read(record), self.shorter_side, self.longer_side),
+            image=resize_for_inference(_read(record)[0], self.shorter_side, self.longer_side),
             boxes=torch.zeros(0, 4),
             labels=torch.zeros(0, dtype=torch.int64),
             crowd=torch.zeros(0, dtype=torch.bool),
@@ -148,11 +149,11 @@ class TrainLoader:
         workers: int,
         pin_memory: bool = False,
         divisor: int = 32,
+        reduce_jpeg: bool = True,
     ) -> None:
+        data = TrainData(dataset, transform, seed, reduce_jpeg=reduce_jpeg)
         self._keys = _Keys()
-        self._loader = _data_loader(
-            TrainData(dataset, transform, seed), self._keys, workers, pin_memory, divisor, persistent=True
-        )
+        self._loader = _data_loader(data, self._keys, workers, pin_memory, divisor, persistent=True)
 
     def epoch(self, epoch: int, batches: Sequence[Sequence[int]], *, start_batch: int = 0) -> Iterator[Batch]:
         """The batches of image indices ``batches[start_batch:]`` of ``epoch``; one epoch at a time.

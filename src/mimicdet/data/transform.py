@@ -7,6 +7,7 @@ ratio of the new to the old size of each axis. h w are an image's rows and colum
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -44,6 +45,87 @@ def resize_for_inference(image: np.ndarray, shorter_side: int, longer_side: int)
     """
     size = resized_size(*image.shape[:2], shorter_side=shorter_side, longer_side=longer_side)
     return _resize(_to_tensor(image), *size).contiguous()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was drawn for one image by :class:`TrainTransform`, to be done once its pixels are there."""
+
+    size: tuple[int, int]  # height and width of the whole image
+    canvas: tuple[int, int]
+    zoom: float
+    place: tuple[float, float]  # of the window, or of the image on the canvas: down and right, 0..1
+    colors: tuple[float, float, float]  # factors of brightness, contrast, saturation
+    mirrored: bool
+    upside_down: bool
+    turned: bool
+
+    @property
+    def scale(self) -> float:
+        """By how much the pixels that are used shrink: a file may be decoded at this share of its size."""
+        return self.zoom * max(new / old for new, old in zip(self.canvas, self.size, strict=True))
+
+    def apply(
+        self, image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, crowd: np.ndarray, *, reduction: int = 1
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The image and its objects, transformed.
+
+        Args:
+            image: (h, w, 3) uint8 RGB; of size ``size``, each side divided by ``reduction``.
+            boxes: (M, 4) ``x1 y1 x2 y2`` in pixels of the whole image.
+            labels, crowd: (M,).
+
+        Returns:
+            Image (3, h', w') uint8, boxes (M', 4) float32, labels (M',) int64, crowd (M',) bool.
+        """
+        height, width = image.shape[:2]
+        canvas_h, canvas_w = self.canvas
+        # Zooming in cuts the window out before the one resize; zooming out resizes to less than the canvas.
+        crop_h, crop_w = (max(round(side / max(self.zoom, 1.0)), 1) for side in (height, width))
+        new_h, new_w = (max(round(side * min(self.zoom, 1.0)), 1) for side in (canvas_h, canvas_w))
+        y, x = self.place
+        top, left = (int(u * (room + 1)) for u, room in ((y, height - crop_h), (x, width - crop_w)))
+        down, right = (int(u * (room + 1)) for u, room in ((y, canvas_h - new_h), (x, canvas_w - new_w)))
+        pixels = _resize(_to_tensor(image)[:, top : top + crop_h, left : left + crop_w], new_h, new_w)
+        pixels = self._vary_colors(pixels)
+        if (new_h, new_w) != (canvas_h, canvas_w):
+            canvas = pixels.new_zeros(3, canvas_h, canvas_w)
+            canvas[:, down : down + new_h, right : right + new_w] = pixels
+            pixels = canvas
+
+        corners = np.asarray(boxes, np.float64).reshape(-1, 2, 2) / reduction  # (M, 2 corners, x y)
+        corners = (corners - (left, top)) * (new_w / crop_w, new_h / crop_h) + (right, down)
+        full_area = np.prod(corners[:, 1] - corners[:, 0], axis=1)
+        corners = corners.clip((right, down), (right + new_w, down + new_h))
+        sides = corners[:, 1] - corners[:, 0]
+        # The tolerance keeps an object that was exactly one pixel from falling to rounding.
+        kept = (sides >= MIN_SIDE - 1e-6).all(1) & (sides.prod(1) >= MIN_VISIBLE * full_area - 1e-6)
+        corners = corners[kept]
+
+        if self.mirrored:
+            pixels = F.horizontal_flip(pixels)
+            corners[..., 0] = canvas_w - corners[:, ::-1, 0]
+        if self.upside_down:
+            pixels = F.vertical_flip(pixels)
+            corners[..., 1] = canvas_h - corners[:, ::-1, 1]
+        if self.turned:
+            pixels = torch.rot90(pixels, 1, (1, 2)).contiguous()
+            across, along = corners[..., 0], corners[..., 1]
+            corners = np.stack((along, canvas_w - across[:, ::-1]), -1)
+        return (
+            pixels,
+            torch.from_numpy(corners.reshape(-1, 4).astype(np.float32)),
+            torch.from_numpy(np.asarray(labels, np.int64)[kept]),
+            torch.from_numpy(np.asarray(crowd, np.bool_)[kept]),
+        )
+
+    def _vary_colors(self, pixels: Tensor) -> Tensor:
+        if self.colors == (1, 1, 1):
+            return pixels
+        brightness, contrast, saturation = self.colors
+        pixels = F.adjust_brightness(pixels, brightness)
+        pixels = F.adjust_contrast(pixels, contrast)
+        return F.adjust_saturation(pixels, saturation)
 
 
 class TrainTransform:
@@ -88,6 +170,26 @@ class TrainTransform:
         self.quarter_turn = quarter_turn
         self.color_jitter = color_jitter
 
+    def plan(self, size: tuple[int, int], generator: torch.Generator) -> Plan:
+        """What is to be done with an image of that height and width.
+
+        All randomness comes from ``generator``, by the same number of draws whatever the settings are.
+        """
+        draws = torch.rand(10, generator=generator, dtype=torch.float64).tolist()
+        shorter_side = self.shorter_sides[int(draws[0] * len(self.shorter_sides))]
+        low, high = self.scale_jitter
+        brightness, contrast, saturation = (1 + self.color_jitter * (2 * u - 1) for u in draws[4:7])
+        return Plan(
+            size=size,
+            canvas=resized_size(*size, shorter_side=shorter_side, longer_side=self.longer_side),
+            zoom=low * (high / low) ** draws[1],
+            place=(draws[2], draws[3]),
+            colors=(brightness, contrast, saturation),
+            mirrored=draws[7] < self.horizontal_flip,
+            upside_down=draws[8] < self.vertical_flip,
+            turned=draws[9] < self.quarter_turn,
+        )
+
     def __call__(
         self,
         image: np.ndarray,
@@ -96,60 +198,6 @@ class TrainTransform:
         crowd: np.ndarray,
         generator: torch.Generator,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Image (h, w, 3) uint8 RGB, boxes (M, 4) ``x1 y1 x2 y2`` in its pixels, labels (M,), crowd (M,) ->
-        image (3, h', w') uint8, boxes (M', 4) float32, labels (M',) int64, crowd (M',) bool.
-
-        All randomness comes from ``generator``, by the same number of draws whatever the settings are.
-        """
-        draws = torch.rand(10, generator=generator, dtype=torch.float64).tolist()
+        """An image that is at hand and its objects, transformed: see :meth:`Plan.apply`."""
         height, width = image.shape[:2]
-        shorter_side = self.shorter_sides[int(draws[0] * len(self.shorter_sides))]
-        canvas_h, canvas_w = resized_size(height, width, shorter_side=shorter_side, longer_side=self.longer_side)
-        low, high = self.scale_jitter
-        zoom = low * (high / low) ** draws[1]
-
-        # Zooming in cuts the window out before the one resize; zooming out resizes to less than the canvas.
-        crop_h, crop_w = (max(round(side / max(zoom, 1.0)), 1) for side in (height, width))
-        new_h, new_w = (max(round(side * min(zoom, 1.0)), 1) for side in (canvas_h, canvas_w))
-        top, left = (int(u * (room + 1)) for u, room in ((draws[2], height - crop_h), (draws[3], width - crop_w)))
-        down, right = (int(u * (room + 1)) for u, room in ((draws[2], canvas_h - new_h), (draws[3], canvas_w - new_w)))
-        pixels = _resize(_to_tensor(image)[:, top : top + crop_h, left : left + crop_w], new_h, new_w)
-        pixels = self._vary_colors(pixels, draws[4:7])
-        if (new_h, new_w) != (canvas_h, canvas_w):
-            canvas = pixels.new_zeros(3, canvas_h, canvas_w)
-            canvas[:, down : down + new_h, right : right + new_w] = pixels
-            pixels = canvas
-
-        corners = np.asarray(boxes, np.float64).reshape(-1, 2, 2)  # (M, 2 corners, x y)
-        corners = (corners - (left, top)) * (new_w / crop_w, new_h / crop_h) + (right, down)
-        full_area = np.prod(corners[:, 1] - corners[:, 0], axis=1)
-        corners = corners.clip((right, down), (right + new_w, down + new_h))
-        sides = corners[:, 1] - corners[:, 0]
-        # The tolerance keeps an object that was exactly one pixel from falling to rounding.
-        kept = (sides >= MIN_SIDE - 1e-6).all(1) & (sides.prod(1) >= MIN_VISIBLE * full_area - 1e-6)
-        corners = corners[kept]
-
-        if draws[7] < self.horizontal_flip:
-            pixels = F.horizontal_flip(pixels)
-            corners[..., 0] = canvas_w - corners[:, ::-1, 0]
-        if draws[8] < self.vertical_flip:
-            pixels = F.vertical_flip(pixels)
-            corners[..., 1] = canvas_h - corners[:, ::-1, 1]
-        if draws[9] < self.quarter_turn:
-            pixels = torch.rot90(pixels, 1, (1, 2)).contiguous()
-            x, y = corners[..., 0], corners[..., 1]
-            corners = np.stack((y, canvas_w - x[:, ::-1]), -1)
-        return (
-            pixels,
-            torch.from_numpy(corners.reshape(-1, 4).astype(np.float32)),
-            torch.from_numpy(np.asarray(labels, np.int64)[kept]),
-            torch.from_numpy(np.asarray(crowd, np.bool_)[kept]),
-        )
-
-    def _vary_colors(self, pixels: Tensor, draws: Sequence[float]) -> Tensor:
-        if self.color_jitter == 0:
-            return pixels
-        brightness, contrast, saturation = (1 + self.color_jitter * (2 * u - 1) for u in draws)
-        pixels = F.adjust_brightness(pixels, brightness)
-        pixels = F.adjust_contrast(pixels, contrast)
-        return F.adjust_saturation(pixels, saturation)
+        return self.plan((height, width), generator).apply(image, boxes, labels, crowd)

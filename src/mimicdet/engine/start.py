@@ -136,6 +136,7 @@ def start_run(
             workers=settings.data.workers,
             pin_memory=accelerator.device.type == "cuda",
             divisor=getattr(detector, "divisor", 32),
+            reduce_jpeg=settings.data.reduce_jpeg,
         ),
         log=RunLog(
             accelerator=accelerator, settings=settings, folder=folder, state=state, steps_per_epoch=steps_per_epoch

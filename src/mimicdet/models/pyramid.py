@@ -79,7 +79,7 @@ class Pyramid(nn.Module):
 
     def forward(self, features: Mapping[int, Tensor], sizes: Tensor | None = None) -> PyramidFeatures:
         """Backbone features by level -> the pyramid. ``sizes`` (B, 2): each image's extent in pixels."""
-        features = {l: mask_padding(feature, sizes, l) for l, feature in features.items()}
+        # What comes in needs no mask: lateral layers work cell by cell, and their sums are masked
         top_down: dict[int, Tensor] = {}
         above: Tensor | None = None
         for l in reversed(self.top_down_levels):
@@ -108,7 +108,7 @@ class FinerLevel(nn.Module):
 
     def forward(self, pyramid: PyramidFeatures, sizes: Tensor | None = None) -> Tensor:
         """(B, C, 2H, 2W) from the pyramid's finest level (B, C, H, W) and the backbone's feature below it."""
-        lateral = self.lateral(mask_padding(pyramid.backbone[self.level], sizes, self.level))
+        lateral = self.lateral(pyramid.backbone[self.level])
         up = F.interpolate(pyramid.finest_top_down, size=lateral.shape[-2:], mode="nearest")
         return mask_padding(self.output(mask_padding(lateral + up, sizes, self.level)), sizes, self.level)
 

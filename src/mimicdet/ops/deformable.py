@@ -46,7 +46,8 @@ def sample_bilinear(table: Tensor, points: Tensor, *, start: Tensor, height: Ten
     index = start[:, None, None] + ys.clamp(min=0).minimum(rows - 1) * columns
     index = index + xs.clamp(min=0).minimum(columns - 1)
     if torch.compiler.is_exporting():  # embedding_bag is no operator of ONNX
-        taps = table[index.reshape(p * t, 4)]  # (P*T, 4, C)
-        return torch.einsum("nk,nkc->nc", weights.reshape(p * t, 4), taps).reshape(p, t, table.shape[1])
+        # Gather and MatMul there; as indexing and einsum the same took half as long again
+        taps = table.index_select(0, index.flatten()).unflatten(0, (p * t, 4))
+        return (weights.reshape(p * t, 1, 4) @ taps).reshape(p, t, table.shape[1])
     values = F.embedding_bag(index.reshape(p * t, 4), table, per_sample_weights=weights.reshape(p * t, 4), mode="sum")
     return values.reshape(p, t, table.shape[1])
