@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib import cbook
 from PIL import Image
 
 from mimicdet import Detector
