@@ -4,8 +4,9 @@
     python benchmarks/scaling.py --backbone resnet50 --device cuda
 
 Every group of rows is measured in alternation; `ratio` is a row's time over that of the group's first row. `train`
-rows are steps of the mimic task without the optimiser's update; `images` rows are the input pipeline alone, with so
-many processes, in milliseconds an image.
+rows are steps of the mimic task without the optimiser's update; `images` rows are the input pipeline alone, in
+milliseconds an image: JPEG files of 3200 x 2400 pixels to a shorter side of 480, for evaluation (decoded in full) by so
+many processes, and for training with and without `data.reduce_jpeg`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ from train_step import example_batch, mimic_task
 from mimicdet.bench.timing import Timing, alternate
 from mimicdet.data.batch import Batch
 from mimicdet.data.dataset import Category, DetectionDataset, ImageRecord
-from mimicdet.data.loader import eval_loader
+from mimicdet.data.loader import TrainLoader, eval_loader
+from mimicdet.data.transform import TrainTransform
 from mimicdet.models.decode import decode
 from mimicdet.models.fold import fold_detector
 
@@ -36,7 +38,11 @@ AREAS = ((256, 320), (384, 480), (512, 640), (768, 960))
 BATCHES = (1, 2, 4)
 CLASSES = (3, 80, 1200)
 OBJECTS = (0, 10, 300)
-PHOTOGRAPHS = 48
+PHOTOGRAPHS = 24
+TRANSFORM = TrainTransform(
+    shorter_side=(480,), shorter_side_sampling="choice", longer_side=800, scale_jitter=(1.0, 1.0), horizontal_flip=0.5,
+    vertical_flip=0.0, quarter_turn=0.0, color_jitter=0.0,
+)  # fmt: skip
 
 
 def main() -> None:
@@ -85,24 +91,33 @@ def _objects(options: Any) -> list[Row]:
 
 
 def _images(options: Any) -> list[Row]:
-    """Reading, decoding, resizing and batching of JPEG files alone, by the number of processes that do it."""
+    """Reading, decoding, resizing and batching of JPEG files alone."""
     with tempfile.TemporaryDirectory() as folder:
         dataset = _photographs(Path(folder))
-        timings = {}
-        for workers in options.workers:
-            samples = []
-            for _ in range(max(3, options.rounds // 3)):
-                loader = eval_loader(
-                    dataset, shorter_side=480, longer_side=800, batch_size=2, workers=workers, rank=0, world_size=1,
-                    pin_memory=False, divisor=32,
-                )  # fmt: skip
-                batches = iter(loader)
-                next(batches)  # processes have started
-                start = time.perf_counter()
-                count = sum(len(batch.images) for batch in batches)
-                samples.append(1000 * (time.perf_counter() - start) / count)
-            timings[f"{workers} workers"] = Timing(tuple(samples))
-        return _rows(timings, "images, by workers", options)
+        repeats = max(3, options.rounds // 3)
+
+        def evaluation(workers: int) -> Timing:
+            loader = eval_loader(dataset, shorter_side=480, longer_side=800, batch_size=2, workers=workers)
+            return Timing(tuple(_milliseconds(iter(loader)) for _ in range(repeats)))
+
+        def training(reduce_jpeg: bool) -> Timing:
+            workers = max(options.workers)
+            loader = TrainLoader(dataset, TRANSFORM, seed=0, workers=workers, reduce_jpeg=reduce_jpeg)
+            batches = [[i, i + 1] for i in range(0, PHOTOGRAPHS, 2)]
+            return Timing(tuple(_milliseconds(loader.epoch(epoch, batches)) for epoch in range(repeats)))
+
+        by_workers = {f"{workers} workers": evaluation(workers) for workers in options.workers}
+        by_decoding = {"decoded in full": training(False), "reduced": training(True)}
+        found = _rows(by_workers, "images, by workers", options) + _rows(by_decoding, "images, by decoding", options)
+        return [replace(row, height=480, width=640, batch=2, backbone="none") for row in found]
+
+
+def _milliseconds(batches: Iterator[Batch]) -> float:
+    """An image, once the processes have started."""
+    next(batches)
+    start = time.perf_counter()
+    count = sum(len(batch.images) for batch in batches)
+    return 1000 * (time.perf_counter() - start) / count
 
 
 def _photographs(folder: Path) -> DetectionDataset:
@@ -110,14 +125,14 @@ def _photographs(folder: Path) -> DetectionDataset:
     rng = np.random.default_rng(0)
     records = []
     for i in range(PHOTOGRAPHS):
-        layers = [rng.integers(0, 80, (1200 // s, 1600 // s, 3), dtype=np.uint8) for s in (100, 20, 4)]
-        pixels = sum(np.asarray(Image.fromarray(layer).resize((1600, 1200))).astype(np.int64) for layer in layers)
+        layers = [rng.integers(0, 80, (2400 // s, 3200 // s, 3), dtype=np.uint8) for s in (100, 20, 4)]
+        pixels = sum(np.asarray(Image.fromarray(layer).resize((3200, 2400))).astype(np.int64) for layer in layers)
         file = folder / f"{i}.jpg"
         Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(file, quality=90)
         nothing = np.zeros(0, dtype=np.int64)
         records.append(
             ImageRecord(
-                id=i, file=file, height=1200, width=1600, boxes=np.zeros((0, 4)), labels=nothing,
+                id=i, file=file, height=2400, width=3200, boxes=np.zeros((0, 4)), labels=nothing,
                 crowd=nothing.astype(bool), areas=np.zeros(0),
             )
         )  # fmt: skip

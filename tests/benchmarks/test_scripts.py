@@ -45,7 +45,7 @@ def test_export(tmp_path: Path) -> None:
     rows, shown = rows_of(
         "export.py", tmp_path, "--backbone", "lite0", "--size", "64x96", "--no-compiled", "--format", "torch"
     )
-    assert [row["model"] for row in rows] == ["mimicdet", "torch.export"]
+    assert [row["model"] for row in rows] == ["mimicdet", "as trained", "same arithmetic", "torch.export"]
     assert "torch.export / eager" in shown
     assert "boxes differ by up to" in shown
 
@@ -56,7 +56,7 @@ def test_scaling(tmp_path: Path) -> None:
     groups = {row["mode"] for row in rows}
     assert groups == {
         "detect, by area", "detect, by batch", "detect, by classes", "train, by classes", "train, by objects",
-        "images, by workers",
+        "images, by workers", "images, by decoding",
     }  # fmt: skip
     for group in groups:
         first, *others = [row for row in rows if row["mode"] == group]
