@@ -125,6 +125,8 @@ def _model(backbone: str) -> Any:
     ):
         nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
     nn.init.normal_(model.refinement.objectness.weight, std=0.05)
+    # Boxes within the image, as trained ones are: parity is judged in pixels
+    nn.init.normal_(model.s_head.regressor.weight, std=0.001)
     return model.to(memory_format=torch.channels_last)
 
 

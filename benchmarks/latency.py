@@ -24,7 +24,7 @@ from mimicdet.bench.stages import STAGES, stages
 from mimicdet.bench.timing import alternate
 from mimicdet.models.decode import decode
 from mimicdet.models.detect import sizes_or_none
-from mimicdet.models.fold import fold_batch_norm
+from mimicdet.models.fold import fold_batch_norm, settle_padding
 
 MODES = ("eager", "treated", "compiled")
 PRECISION = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -112,10 +112,10 @@ def _dense_head(model: Any, images: Tensor, sizes: Tensor) -> Callable[[], objec
 
 
 def _treated(model: nn.Module, device: torch.device) -> Any:
-    """As ``Detector`` has it: evaluation mode, batch norm folded into convolutions, channels last."""
+    """As ``Detector`` has it: evaluation mode, batch norm folded into convolutions, padding settled, channels last."""
     model = copy.copy(model).eval()
     model._modules = dict(model._modules)
-    model.backbone = fold_batch_norm(model.backbone)
+    model.backbone = settle_padding(fold_batch_norm(model.backbone))
     return model.to(device).to(memory_format=torch.channels_last)
 
 

@@ -5,7 +5,8 @@
 
 A step is forward, backward and the optimiser's update (SGD, fused), on random images with ten objects each. Peak memory
 is measured in a process of its own for each model: on the CPU what the process takes at most above what it had before
-the first step, on a GPU what PyTorch allocates.
+the first step, on a GPU what PyTorch allocates. `separate teacher` is MimicDet whose T-head has a backbone and
+pyramid of its own (Table 5 of the paper).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import peers
 import torch
@@ -27,12 +28,13 @@ from torch import Tensor, nn
 from mimicdet.bench.timing import alternate
 from mimicdet.bench.training import STEP_STAGES, step_stages
 from mimicdet.build import build_model
-from mimicdet.config import ModelSettings, Settings
+from mimicdet.config import ModelSettings, Settings, TeacherSettings
 from mimicdet.data.batch import Batch, Sample, collate
-from mimicdet.tasks import build_task
+from mimicdet.tasks import build_task, finest_backbone_level
 
 PRECISION = {"float32": torch.float32, "bf16": torch.bfloat16}
 OBJECTS = 10
+SEPARATE = "separate teacher"
 
 
 def main() -> None:
@@ -54,7 +56,7 @@ def main() -> None:
 
 def measure(backbone: str, height: int, width: int, batch: int, precision: str, options: Any) -> list[Row]:
     setting = {"device": options.device, "precision": precision, "height": height, "width": width, "batch": batch}
-    names = ["mimicdet", *options.peer]
+    names = ["mimicdet", SEPARATE, *options.peer]
     cases = {name: step(name, backbone, **setting) for name in names}
     title = f"{backbone} {height}x{width} batch {batch} {precision}"
     timings = alternate(cases, rounds=options.rounds, device=options.device, title=title)
@@ -76,8 +78,9 @@ def step(
 ) -> Callable[[], object]:
     """One training step of a detector on one batch, as a function."""
     example = example_batch(batch, height, width, device)
-    if name == "mimicdet":
-        model: nn.Module = mimic_task(backbone, device)
+    ours = name in ("mimicdet", SEPARATE)
+    if ours:
+        model: nn.Module = mimic_task(backbone, device, teacher="separate" if name == SEPARATE else "shared")
         arguments: tuple[Any, ...] = (example,)
     else:
         model = peers.peer(name, backbone).to(device).to(memory_format=torch.channels_last).train()
@@ -91,7 +94,7 @@ def step(
         optimizer.zero_grad()
         with torch.autocast(device, PRECISION[precision], enabled=precision != "float32"):
             losses = model(*arguments)
-            loss = losses["loss"] if name == "mimicdet" else sum(losses.values())
+            loss = losses["loss"] if ours else sum(losses.values())
         loss.backward()
         optimizer.step()
         return loss.detach()
@@ -99,12 +102,14 @@ def step(
     return run
 
 
-def mimic_task(backbone: str, device: str, *, classes: int = peers.CLASSES) -> Any:
+def mimic_task(
+    backbone: str, device: str, *, classes: int = peers.CLASSES, teacher: Literal["shared", "separate"] = "shared"
+) -> Any:
     """MimicDet as the paper trains it: full width, T-head on P2..P6, first two stages and batch norm frozen."""
     model = ModelSettings(backbone=peers.BACKBONES[backbone], weights="random", frozen_stages=2, freeze_batch_norm=True)
     torch.manual_seed(0)
-    settings = Settings(model=model)
-    built = build_model(model, classes, finest_level=settings.teacher.levels[0])
+    settings = Settings(model=model, teacher=TeacherSettings(backbone=teacher))
+    built = build_model(model, classes, finest_level=finest_backbone_level(settings))
     return build_task(settings, built).to(device).to(memory_format=torch.channels_last).train()
 
 

@@ -7,22 +7,28 @@ import shlex
 import pytest
 import timm
 
-from mimicdet.config import Settings
+from mimicdet.config import Settings, meaningless
 from mimicdet.settings_file import FIELDS, load_settings, preset_file, preset_header, preset_names, read_layer
 
 NAMES = preset_names()
+RIVALS = ("retinanet", "fcos", "atss", "gfl")
 PAPER = [name for name in NAMES if name.startswith("paper_")]
 
 
 def test_there_are_these() -> None:
-    assert NAMES == ("demo", "paper_r101_2x", "paper_r50_1x", "paper_r50_2x", "paper_x101_64x4d_sota", "small")
+    rivals = [f"{name}_r50_{schedule}" for name in RIVALS for schedule in ("1x", "2x")]
+    assert set(NAMES) == {
+        "demo", "paper_r101_2x", "paper_r50_1x", "paper_r50_2x", "paper_x101_64x4d_sota", "small",
+        *rivals, *(f"small_{name}" for name in RIVALS),
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_states_every_setting_in_order(name: str) -> None:
-    """Complete, so that a changed default never changes a published experiment."""
-    assert list(read_layer(preset_file(name)).values) == list(FIELDS)
-    load_settings(preset=name)
+    """Complete, so that a changed default never changes a published experiment: all that its detector reads."""
+    settings = load_settings(preset=name)
+    others = meaningless(settings.model.family) | {key for key in FIELDS if key.startswith("distill.")}
+    assert list(read_layer(preset_file(name)).values) == [key for key in FIELDS if key not in others]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -33,6 +39,36 @@ def test_header_says_what_to_expect(name: str) -> None:
     text = "\n".join(lines)
     for heading in ("Command:\n", "\nCost: ", "\nExpected: "):
         assert heading in text
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "_r50_" in name and name not in PAPER])
+def test_rivals_follow_their_papers(name: str) -> None:
+    """What is common to the four, and what tells them apart, from their papers and MMDetection's configurations."""
+    s = load_settings(preset=name)
+    family, _, schedule = name.partition("_r50_")
+    assert (s.task, s.model.family, s.model.backbone) == ("detect", family, "resnet50.tv_in1k")
+    assert (s.train.epochs, s.optim.milestones) == {"1x": (12, (8, 11)), "2x": (24, (16, 22))}[schedule]
+    assert (s.optim.lr, s.optim.lr_batch, s.optim.momentum, s.optim.weight_decay) == (0.01, 16, 0.9, 1e-4)
+    assert s.model.head_groups == (0 if family == "retinanet" else 32)
+    assert s.model.pyramid_top == ("c5" if family == "retinanet" else "p5")
+    one = s.one_stage
+    assert one.boxes == (2.0 if family in ("atss", "gfl") else 1.0)
+    assert (one.focal_alpha, one.focal_gamma, one.positive_iou, one.negative_iou) == (0.25, 2.0, 0.5, 0.4)
+    assert (one.center_radius, one.candidates, one.quality, one.distribution) == (1.5, 9, 1.0, 0.25)
+    assert (s.inference.score_threshold, s.inference.max_detections) == (0.05, 100)
+    assert s.inference.nms_iou == (0.6 if family in ("atss", "gfl") else 0.5)
+    assert (s.data.shorter_side, s.data.longer_side, s.data.horizontal_flip) == ((800,), 1333, 0.5)
+
+
+@pytest.mark.parametrize("name", [f"small_{name}" for name in RIVALS])
+def test_small_rivals_share_all_that_they_can_with_small(name: str) -> None:
+    ours, theirs = load_settings(preset="small"), load_settings(preset=name)
+    assert theirs.data == ours.data
+    assert theirs.optim == ours.optim
+    assert theirs.train == ours.train
+    own = meaningless(theirs.model.family) | meaningless("mimicdet") | {"model.family", "model.pyramid_top"}
+    for key in type(ours.model).model_fields:
+        assert f"model.{key}" in own or getattr(theirs.model, key) == getattr(ours.model, key)
 
 
 @pytest.mark.parametrize("name", PAPER)

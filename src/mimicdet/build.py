@@ -5,25 +5,37 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import torch
 from pydantic import ValidationError
 
-from mimicdet.config import InferenceSettings, ModelSettings
+from mimicdet.config import Family, InferenceSettings, ModelSettings
 from mimicdet.data.dataset import Category
 from mimicdet.errors import UserError
+from mimicdet.models.atss import atss
 from mimicdet.models.backbone import build_backbone
+from mimicdet.models.fcos import fcos
+from mimicdet.models.gfl import gfl
 from mimicdet.models.mimicdet import MimicDet
-from mimicdet.models.pretrained_folder import DESCRIPTION_FILE, FAMILY, load_weights, read_description
+from mimicdet.models.one_stage import OneStage
+from mimicdet.models.pretrained_folder import DESCRIPTION_FILE, load_weights, read_description
 from mimicdet.models.pyramid import COARSEST_BACKBONE_LEVEL, Pyramid
 from mimicdet.models.refinement import Refinement
+from mimicdet.models.retinanet import retinanet
 from mimicdet.models.s_head import SHead
+from mimicdet.models.torchvision_weights import SUFFIXES, read_torchvision
+
+Detector = MimicDet | OneStage
+"""What can be built, trained alone and shipped."""
+
+_ONE_STAGE = {"retinanet": retinanet, "fcos": fcos, "atss": atss, "gfl": gfl}
 
 
 def build_model(
     settings: ModelSettings, num_classes: int, *, pretrained: bool = True, finest_level: int | None = None
-) -> MimicDet:
-    """A detector.
+) -> Detector:
+    """A detector of the family that ``settings.family`` names.
 
     Args:
         settings: the ``model`` section.
@@ -43,14 +55,19 @@ def build_model(
         frozen_stages=settings.frozen_stages,
         freeze_batch_norm=settings.freeze_batch_norm,
     )
+    pyramid = Pyramid(
+        in_channels=backbone.channels,
+        levels=settings.levels,
+        channels=settings.pyramid_channels,
+        norm=settings.pyramid_norm,
+        top=settings.pyramid_top,
+    )
+    if settings.family != "mimicdet":
+        make = _ONE_STAGE[settings.family]
+        return make(backbone=backbone, pyramid=pyramid, num_classes=num_classes, groups=settings.head_groups)
     return MimicDet(
         backbone=backbone,
-        pyramid=Pyramid(
-            in_channels=backbone.channels,
-            levels=settings.levels,
-            channels=settings.pyramid_channels,
-            norm=settings.pyramid_norm,
-        ),
+        pyramid=pyramid,
         refinement=Refinement(channels=settings.pyramid_channels),
         s_head=SHead(
             in_channels=settings.pyramid_channels,
@@ -72,20 +89,23 @@ def build_model(
 class LoadedModel:
     """A detector from a model folder, in evaluation mode, with what prediction needs besides."""
 
-    model: MimicDet
+    model: Detector
     settings: ModelSettings
     inference: InferenceSettings
     categories: tuple[Category, ...]
 
 
 def load_model(folder: str | Path, device: torch.device | str = "cpu") -> LoadedModel:
-    """Reads a folder that :func:`mimicdet.models.pretrained_folder.save_model` wrote.
+    """Reads a folder that :func:`mimicdet.models.pretrained_folder.save_model` wrote, or torchvision's weights.
 
     Raises:
-        UserError: no model folder, or one that is broken, of another family or of a newer version.
+        UserError: no model folder, or one that is broken, of another family or of a newer version; a file that holds
+            no detector (see ``mimicdet.models.torchvision_weights``).
     """
+    if Path(folder).suffix in SUFFIXES and Path(folder).is_file():
+        return _from_torchvision(Path(folder), device)
     description = read_description(folder)
-    if description.family != FAMILY:
+    if description.family not in get_args(Family):
         raise UserError(
             f"{Path(folder) / DESCRIPTION_FILE}: models of the family {description.family!r} are not known here; "
             f"update mimicdet"
@@ -104,3 +124,17 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu") -> Loaded
     load_weights(folder, model)
     model = model.to(device).to(memory_format=torch.channels_last).eval()
     return LoadedModel(model, settings, inference, description.categories)
+
+
+def _from_torchvision(file: Path, device: torch.device | str) -> LoadedModel:
+    found = read_torchvision(file)
+    settings, inference = ModelSettings(**found.model), InferenceSettings(**found.inference)
+    model = build_model(settings, len(found.categories), pretrained=False)
+    pixels = {key: value for key, value in model.state_dict().items() if key in ("backbone.mean", "backbone.std")}
+    try:
+        model.load_state_dict(found.state | pixels)
+    except RuntimeError as error:  # lists every entry that differs, over many lines
+        first = str(error).splitlines()[1].strip()
+        raise UserError(f"{file} is no {settings.family} on ResNet-50 as torchvision makes it: {first}") from error
+    model = model.to(device).to(memory_format=torch.channels_last).eval()
+    return LoadedModel(model, settings, inference, found.categories)

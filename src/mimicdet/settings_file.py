@@ -37,7 +37,7 @@ class Layer:
 
 
 def leaf_fields(model: type[BaseModel] = Settings, prefix: str = "") -> dict[str, FieldInfo]:
-    """Every setting by its dotted name, in the order of ``config.py``."""
+    """Every setting by its dotted name, in the order of ``mimicdet.config``."""
     fields: dict[str, FieldInfo] = {}
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):

@@ -36,6 +36,7 @@ def test_train_step(tmp_path: Path) -> None:
     assert abs(fcos["ratio"] - ours["median_ms"] / fcos["median_ms"]) < 1e-3
     assert ours["peak_mib"] > 0
     assert fcos["peak_mib"] > 0
+    assert set(by_name) >= {"mimicdet", "separate teacher", "fcos"}
     stages = [row for row in rows if ":" in row["model"]]
     assert len(stages) == 6
     assert abs(sum(row["ratio"] for row in stages) - 1) < 1e-3

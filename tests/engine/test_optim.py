@@ -26,6 +26,7 @@ class Task(nn.Module):
         )
         self.detector["backbone"][0].requires_grad_(False)  # type: ignore[index]
         self.t_head = nn.Linear(2, 2)
+        self.own_features = nn.ModuleDict({"backbone": nn.Linear(5, 1, bias=False)})
 
 
 def optim(**values: Any) -> OptimSettings:
@@ -70,16 +71,16 @@ def sizes(groups: list[dict[str, Any]]) -> dict[tuple[float, float], int]:
 
 def test_sgd_decays_everything_that_learns() -> None:
     task = Task()
-    groups = parameter_groups(task, task.detector, optim(weight_decay=1e-4))
-    assert sizes(groups) == {(1.0, 1e-4): 4 + 4 + 9 + 6}  # batch norm, convolution, head, T-head; not the frozen layer
+    groups = parameter_groups(task, optim(weight_decay=1e-4))
+    assert sizes(groups) == {(1.0, 1e-4): 4 + 4 + 9 + 6 + 5}  # batch norm, convolution, head, T-head and its backbone
 
 
 def test_adamw_spares_biases_and_normalisation_and_slows_the_backbone() -> None:
     task = Task()
     settings = optim(optimizer="adamw", weight_decay=0.01, backbone_lr_factor=0.2)
-    groups = parameter_groups(task, task.detector, settings)
-    assert sizes(groups) == {(0.2, 0.0): 4, (0.2, 0.01): 4, (1.0, 0.01): 6 + 4, (1.0, 0.0): 3 + 2}
-    optimizer = make_optimizer(task, task.detector, settings)
+    groups = parameter_groups(task, settings)
+    assert sizes(groups) == {(0.2, 0.0): 4, (0.2, 0.01): 4 + 5, (1.0, 0.01): 6 + 4, (1.0, 0.0): 3 + 2}
+    optimizer = make_optimizer(task, settings)
     set_lr(optimizer, 0.5)
     assert {g["lr"] for g in optimizer.param_groups} == {0.1, 0.5}
 
@@ -87,14 +88,15 @@ def test_adamw_spares_biases_and_normalisation_and_slows_the_backbone() -> None:
 def test_factor_zero_freezes_the_backbone() -> None:
     task = Task()
     settings = optim(backbone_lr_factor=0.0)
-    freeze_by_settings(task.detector, settings)
-    assert sizes(parameter_groups(task, task.detector, settings)) == {(1.0, 1e-4): 9 + 6}
+    freeze_by_settings(task, settings)
+    assert sizes(parameter_groups(task, settings)) == {(1.0, 1e-4): 9 + 6}
     assert not any(p.requires_grad for p in task.detector["backbone"].parameters())
+    assert not any(p.requires_grad for p in task.own_features.parameters())
 
 
 def test_sgd_against_its_formula() -> None:
     task = Task()
-    optimizer = make_optimizer(task, task.detector, optim(momentum=0.9, weight_decay=0.1))
+    optimizer = make_optimizer(task, optim(momentum=0.9, weight_decay=0.1))
     weight = task.t_head.weight
     expected, velocity = weight.detach().clone(), torch.zeros_like(weight)
     for step_lr in (0.5, 0.25):
@@ -108,7 +110,7 @@ def test_sgd_against_its_formula() -> None:
 
 def test_adamw_against_its_formula() -> None:
     task = Task()
-    optimizer = make_optimizer(task, task.detector, optim(optimizer="adamw", momentum=0.8, weight_decay=0.1))
+    optimizer = make_optimizer(task, optim(optimizer="adamw", momentum=0.8, weight_decay=0.1))
     weight, bias = task.t_head.weight, task.t_head.bias
     gradients = [torch.randn_like(weight), torch.randn_like(bias)]
     weight.grad, bias.grad = gradients

@@ -7,17 +7,16 @@ import torch
 from torch import nn
 
 from mimicdet.build import build_model
-from mimicdet.config import Settings
-from mimicdet.tasks import build_task
+from mimicdet.config import LossSettings, Settings
+from mimicdet.tasks import build_task, finest_backbone_level
 from mimicdet.tasks.detect import DetectTask
 from mimicdet.tasks.mimic import MimicTask
-from tests.tiny import tiny_settings
+from tests.tiny import tiny_batch, tiny_settings
 
 
 def build(**sections: Any) -> DetectTask | MimicTask:
     settings = tiny_settings(**{"model": {"backbone": "test_resnet"} | sections.pop("model", {})}, **sections)
-    finest = settings.teacher.levels[0] if settings.task == "mimic" else None
-    return build_task(settings, build_model(settings.model, 3, finest_level=finest))
+    return build_task(settings, build_model(settings.model, 3, finest_level=finest_backbone_level(settings)))
 
 
 def mimic(**sections: Any) -> MimicTask:
@@ -101,3 +100,56 @@ def test_defaults_build_the_papers_teacher() -> None:
         task = build_task(settings, build_model(settings.model, 80, finest_level=2))
     assert isinstance(task, MimicTask)
     assert sum(p.numel() for p in task.t_head.parameters()) == pytest.approx(29.2e6, abs=0.1e6)
+
+
+def test_a_separate_backbone_is_the_t_heads_alone() -> None:
+    """Its own levels, as many as the detector's; the detector is what it is without a teacher."""
+    task = mimic(teacher={"backbone": "separate"}, model={"pyramid_norm": "layer"})
+    assert task.finer_level is None
+    assert task.own_features is not None
+    assert 2 not in task.detector.backbone.channels
+    images = torch.rand(1, 3, 64, 96)
+    levels = task.own_features(images)
+    assert [tuple(level.shape[1:]) for level in levels] == [(8, 64 // 2**l, 96 // 2**l) for l in (2, 3, 4, 5)] + [
+        (8, 1, 2)
+    ]
+    assert any(isinstance(m, nn.LayerNorm) for m in task.own_features.pyramid.modules())
+    extra = {key.split(".")[0] for key in task.state_dict()} - {"detector"}
+    assert extra == {"t_head", "own_features"}
+    assert set(task.detector.state_dict()) == set(mimic(model={"pyramid_norm": "layer"}).detector.state_dict())
+
+
+@pytest.mark.parametrize("levels", [(2, 3, 4, 5, 6), (3, 4, 5, 6, 7)])
+def test_with_a_separate_backbone_the_t_head_learns_from_its_own_losses_alone(levels: tuple[int, ...]) -> None:
+    batch = tiny_batch()
+    parts = dict.fromkeys(LossSettings.model_fields, 0.0)
+    for wanted, expected in (
+        ({"t_classification": 1.0, "t_boxes": 1.0}, {"t_head", "own_features"}),
+        ({"s_classification": 1.0, "mimic_boxes": 1.0, "mimic_classification": 1.0}, {"detector"}),
+    ):
+        torch.manual_seed(0)
+        task = mimic(teacher={"backbone": "separate", "levels": levels}, loss=parts | wanted)
+        task(batch)["loss"].backward()
+        reached = {
+            name.split(".")[0]
+            for name, parameter in task.named_parameters()
+            if parameter.grad is not None and parameter.grad.any()
+        }
+        assert reached == expected
+
+
+def test_a_separate_t_head_pools_from_its_own_levels() -> None:
+    """Equal weights in both backbones and pyramids without the staggering: sharing or not gives the same T-head."""
+    torch.manual_seed(0)
+    same = (3, 4, 5, 6, 7)
+    task = mimic(teacher={"backbone": "separate", "levels": same}).eval()
+    shared = mimic(teacher={"levels": same}).eval()
+    shared.detector.load_state_dict(task.detector.state_dict())
+    shared.t_head.load_state_dict(task.t_head.state_dict())
+    assert task.own_features is not None
+    task.own_features.backbone.load_state_dict(task.detector.backbone.state_dict())
+    task.own_features.pyramid.load_state_dict(task.detector.pyramid.state_dict())
+    batch = tiny_batch()
+    expected, found = shared(batch), task(batch)
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], atol=1e-5, rtol=1e-4, equal_nan=True)

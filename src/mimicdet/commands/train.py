@@ -14,6 +14,7 @@ from tyro.conf import FlagConversionOff, Positional, arg
 
 from mimicdet.commands.optional import optional
 from mimicdet.config import Settings
+from mimicdet.errors import UserError
 
 if TYPE_CHECKING:
     from mimicdet.data.dataset import DetectionDataset
@@ -25,6 +26,7 @@ mimicdet train cells --out runs/big --preset small --model.backbone resnet50 --o
 mimicdet train cells --out runs/ms --data.shorter_side 640 720 800     lists take several values
 mimicdet train cells --out runs/again --config runs/cells/settings.yaml
 mimicdet train --preset small --help                                   the preset's values as defaults
+mimicdet train cells --out runs/kd --preset small_gfl --task distill --teacher runs/big/model
 torchrun --nproc-per-node 8 -m mimicdet train coco --out runs/r50 --preset paper_r50_1x
 """
 
@@ -55,6 +57,8 @@ class Train:
     """Replace the run in RUN."""
     images: bool = True
     """Decode every image in the check before training."""
+    teacher: Annotated[tuple[str, ...], arg(metavar="PATH", help_behavior_hint="may be given several times")] = ()
+    """Teacher of `--task distill`: a model folder, a run folder of `--task mimic`, or torchvision's weights."""
     settings: Annotated[Settings, arg(name=""), FlagConversionOff] = field(default_factory=Settings)
 
     @classmethod
@@ -65,9 +69,12 @@ class Train:
             Options for tyro to start from, whose help then shows these settings, and the arguments that remain.
         """
         from mimicdet.commands.overrides import take_overrides
-        from mimicdet.settings_file import load_settings
+        from mimicdet.settings_file import Layer, load_settings
 
         overrides, rest = take_overrides(arguments)
+        teachers, rest = _take_teachers(rest)
+        if teachers:
+            overrides = Layer(overrides.source, overrides.values | {"distill.teachers": teachers})
         peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         peek.add_argument("--preset", nargs="?")
         for name in ("--config", "--out"):
@@ -128,3 +135,20 @@ class Train:
         report.raise_errors()
         if val is None:
             print(f"{self.data} has no validation split: the last weights are kept, none are called best")
+
+
+def _take_teachers(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The values of every ``--teacher``, which is another name of ``--distill.teachers``, and what remains."""
+    teachers: list[str] = []
+    rest: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        option, equals, value = word.partition("=")
+        if option != "--teacher":
+            rest.append(word)
+            continue
+        path = value if equals else next(words, "")
+        if not path or path.startswith("--"):
+            raise UserError("--teacher needs a value: a model folder, a run folder or a file of weights")
+        teachers.append(path)
+    return teachers, rest

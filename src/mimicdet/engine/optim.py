@@ -13,13 +13,14 @@ from torch import nn
 from mimicdet.config import OptimSettings
 
 
-def freeze_by_settings(detector: nn.Module, settings: OptimSettings) -> None:
-    """Freezes the backbone where ``optim.backbone_lr_factor`` is 0: no gradient is computed for it at all."""
+def freeze_by_settings(task: nn.Module, settings: OptimSettings) -> None:
+    """Freezes every backbone where ``optim.backbone_lr_factor`` is 0: no gradient is computed for it at all."""
     if settings.backbone_lr_factor == 0:
-        detector.get_submodule("backbone").requires_grad_(False)
+        for backbone in _backbones(task):
+            backbone.requires_grad_(False)
 
 
-def parameter_groups(task: nn.Module, detector: nn.Module, settings: OptimSettings) -> list[dict[str, object]]:
+def parameter_groups(task: nn.Module, settings: OptimSettings) -> list[dict[str, object]]:
     """The trainable parameters of ``task``, grouped by learning-rate factor and weight decay.
 
     SGD decays every parameter, as the published detectors it is compared with do; AdamW leaves out vectors
@@ -28,7 +29,7 @@ def parameter_groups(task: nn.Module, detector: nn.Module, settings: OptimSettin
     Returns:
         Groups for a torch optimiser; each besides has its ``lr_factor``. Empty ones are left out.
     """
-    backbone = {id(parameter) for parameter in detector.get_submodule("backbone").parameters()}
+    backbone = {id(parameter) for module in _backbones(task) for parameter in module.parameters()}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for parameter in task.parameters():
         if not parameter.requires_grad:
@@ -42,12 +43,12 @@ def parameter_groups(task: nn.Module, detector: nn.Module, settings: OptimSettin
     ]
 
 
-def make_optimizer(task: nn.Module, detector: nn.Module, settings: OptimSettings) -> torch.optim.Optimizer:
+def make_optimizer(task: nn.Module, settings: OptimSettings) -> torch.optim.Optimizer:
     """SGD with momentum or AdamW (betas ``momentum`` and 0.999); `set_lr` gives it its learning rate.
 
     Uses torch's fused kernels, which read and write each parameter once.
     """
-    groups = parameter_groups(task, detector, settings)
+    groups = parameter_groups(task, settings)
     first = next(task.parameters())
     fused = first.device.type in ("cpu", "cuda")
     if settings.optimizer == "adamw":
@@ -74,3 +75,8 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Gives each group ``lr`` times its ``lr_factor``."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_factor"]
+
+
+def _backbones(task: nn.Module) -> list[nn.Module]:
+    """The detector's, and the T-head's own where it has one."""
+    return [module for name, module in task.named_modules() if name.rpartition(".")[2] == "backbone"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +32,7 @@ from mimicdet.engine.run_folder import RunFolder
 from mimicdet.engine.state import RunState
 from mimicdet.engine.step import Stepper
 from mimicdet.errors import UserError
-from mimicdet.tasks.build import build_task
+from mimicdet.tasks.build import build_task, finest_backbone_level
 
 
 @dataclass(frozen=True)
@@ -99,14 +100,14 @@ def start_run(
     on_main(accelerator, lambda: folder.write_settings(settings))
 
     torch.manual_seed(settings.train.seed)
-    task = build(settings, num_classes=len(train_data.categories), pretrained=saved is None)
+    task = build(settings, class_names=train_data.class_names, pretrained=saved is None)
     # Channels last makes convolutions faster on GPUs with half precision and on CPUs (a step of `small` by a fifth)
     task = task.to(accelerator.device).to(memory_format=torch.channels_last)
     detector = task.get_submodule("detector")
-    freeze_by_settings(detector, settings.optim)
+    freeze_by_settings(task, settings.optim)
     average = moving_average(task, settings.optim.ema_decay) if settings.optim.ema_decay else None
     model = accelerator.prepare_model(task)
-    optimizer = accelerator.prepare_optimizer(make_optimizer(task, detector, settings.optim))
+    optimizer = accelerator.prepare_optimizer(make_optimizer(task, settings.optim))
     state = RunState(
         accelerator=accelerator, task=task, optimizer=optimizer, average=average, means=IntervalMeans(accelerator)
     )
@@ -155,11 +156,11 @@ def start_run(
     return run
 
 
-def build(settings: Settings, *, num_classes: int, pretrained: bool) -> nn.Module:
+def build(settings: Settings, *, class_names: Sequence[str], pretrained: bool) -> nn.Module:
     """The task with its detector, as settings say; the T-head may want finer features of the backbone."""
-    finest_level = settings.teacher.levels[0] if settings.task == "mimic" else None
-    detector = build_model(settings.model, num_classes, pretrained=pretrained, finest_level=finest_level)
-    return build_task(settings, detector)
+    finest_level = finest_backbone_level(settings)
+    detector = build_model(settings.model, len(class_names), pretrained=pretrained, finest_level=finest_level)
+    return build_task(settings, detector, pretrained=pretrained, class_names=class_names)
 
 
 def _require_sensible(settings: Settings, train_data: DetectionDataset, val_data: DetectionDataset | None) -> None:

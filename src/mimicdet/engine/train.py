@@ -15,6 +15,7 @@ from typing import Any
 
 from mimicdet.config import Settings
 from mimicdet.data.dataset import DetectionDataset
+from mimicdet.engine.check_teachers import sample_of, try_teacher
 from mimicdet.engine.finish import draw_run
 from mimicdet.engine.finite import too_many_bad_steps
 from mimicdet.engine.processes import accelerated, repeatable, seed_step
@@ -82,6 +83,8 @@ def train(
             overwrite=overwrite,
         )  # fmt: skip
         try:
+            if run.state.progress.step == 0:
+                _try_teachers(run)
             _train_epochs(run, stop)
             with stop.at_once():
                 draw_run(run)
@@ -96,6 +99,19 @@ def train(
             run=folder.path, model=folder.model, best=progress.best, last=progress.last, steps=progress.step,
             seconds=progress.seconds,
         )  # fmt: skip
+
+
+def _try_teachers(run: Run) -> None:
+    for teacher in getattr(run.state.task, "teachers", ()):
+        if run.settings.distill.trust_teacher:
+            run.log.say(f"teacher {teacher.name} is trusted without a trial (distill.trust_teacher)")
+            continue
+        sample = sample_of((run.val_data, run.train_data), run.settings.distill.check_images)
+        metrics = try_teacher(teacher, sample, run.settings, run.accelerator.device)
+        run.log.say(
+            f"teacher {teacher.name}: AP {metrics['AP']:.3f}, AP50 {metrics['AP50']:.3f} on {len(sample)} images of "
+            f"'{sample.split}'"
+        )
 
 
 def _train_epochs(run: Run, stop: StopRequest) -> None:

@@ -29,13 +29,14 @@ from mimicdet.export.write import write_onnx, write_openvino, write_torch
 from mimicdet.files import replace_file
 from mimicdet.models.fold import fold_detector
 from mimicdet.models.mimicdet import MimicDet
+from mimicdet.models.one_stage import OneStage
 
 RUNNER = Path(__file__).with_name("run_onnx.py")
 """Runs ONNX files without torch; laid beside them."""
 
 
 def export_model(
-    model: MimicDet,
+    model: MimicDet | OneStage,
     file: Path,
     *,
     format: Format,

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from mimicdet.models.dense import DenseOutput
+from mimicdet.models.dense import DenseOutput, ScoredOutput
 from mimicdet.ops.boxes import clip_to_sizes
 
 
@@ -20,7 +20,7 @@ class Detections(NamedTuple):
 
 
 def decode(
-    output: DenseOutput,
+    output: DenseOutput | ScoredOutput,
     sizes: Tensor,
     *,
     score_threshold: float = 0.005,
@@ -28,11 +28,11 @@ def decode(
     max_detections: int = 100,
     top: int = 1000,
 ) -> list[Detections]:
-    """Softmax scores without the background, class-wise NMS, the best detections.
+    """Scores (of MimicDet by softmax, without the background), class-wise NMS, the best detections.
 
     Args:
-        output: of a detector; where it covers more positions than ``top``, the best by objectness are taken, so that
-            dense output and output at positions give the same detections.
+        output: of a detector; where it covers more positions than ``top``, the best are taken (MimicDet's by
+            objectness, others' by their best class), so that dense output and output at positions give the same.
         sizes: (B, 2) int64, height and width that boxes are clipped to.
         score_threshold: detections must score higher.
         nms_iou: class-wise suppression above this IoU.
@@ -46,12 +46,21 @@ def decode(
     ]
 
 
-def boxes_and_scores(output: DenseOutput, sizes: Tensor, *, top: int) -> tuple[Tensor, Tensor]:
+def boxes_and_scores(output: DenseOutput | ScoredOutput, sizes: Tensor, *, top: int) -> tuple[Tensor, Tensor]:
     """Boxes (B, R, 4) clipped to ``sizes`` and scores (B, R, K) in 0..1, before suppression; arguments as ``decode``'s.
 
     A position on the padding has score 0 for every class.
     """
     r = output.positions.shape[1]
+    if isinstance(output, ScoredOutput):
+        scores, boxes = output.scores, output.boxes
+        if r > top:
+            best = scores.amax(-1).topk(top, dim=1).indices[..., None]
+            scores, boxes = (
+                scores.gather(1, best.expand(-1, -1, scores.shape[2])),
+                boxes.gather(1, best.expand(-1, -1, 4)),
+            )
+        return clip_to_sizes(boxes, sizes), scores
     logits, boxes = output.logits, output.boxes
     objectness = output.objectness.gather(1, output.positions)
     if r > top:

@@ -14,20 +14,20 @@ from torch import Tensor
 
 from mimicdet.errors import UserError
 from mimicdet.models.decode import Detections, decode
-from mimicdet.models.dense import DenseOutput
+from mimicdet.models.dense import DenseOutput, ScoredOutput
 from mimicdet.models.flips import Flips, detect_in_views
 
 
-class DenseDetector(Protocol):
+class Predicts(Protocol):
     """What is needed of a one-stage detector to make detections with it."""
 
     def __call__(
         self, images: Tensor, sizes: Tensor | None = None, *, s_head: Literal["positions", "dense"], top: int
-    ) -> DenseOutput: ...
+    ) -> DenseOutput | ScoredOutput: ...
 
 
 def detect(
-    model: DenseDetector | Any,
+    model: Predicts | Any,
     images: Tensor,
     sizes: Tensor,
     *,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mimicdet.models.backbone import Backbone
-from mimicdet.models.dense import DenseOutput
+from mimicdet.models.dense import DenseMaps, DenseOutput
 from mimicdet.models.grid import Grid, make_grid
 from mimicdet.models.pyramid import Pyramid, PyramidFeatures, mask_padding
 from mimicdet.models.refinement import Refinement
@@ -95,6 +95,24 @@ class MimicDet(nn.Module):
             positions=positions,
             logits=head.logits,
             boxes=decode_deltas(head.deltas, base, std=HEAD_STD),
+        )
+
+    def dense_maps(self, images: Tensor, sizes: Tensor | None = None) -> DenseMaps:
+        """See ``mimicdet.models.dense.DenseDetector``; the S-head is computed everywhere."""
+        return self.dense_maps_of(self.refine(images, sizes))
+
+    def dense_maps_of(self, refined: Refined) -> DenseMaps:
+        """The same from what :meth:`refine` gives. A class's logit is the log-odds of its softmax score."""
+        output = self.predict(refined, s_head="dense")
+        log_p = output.logits.log_softmax(-1)[..., :-1]
+        nearly_one = 1 - torch.finfo(log_p.dtype).eps
+        return DenseMaps(
+            features=refined.pyramid.levels,
+            level_numbers=self.pyramid.level_numbers,
+            per_cell=1,
+            logits=log_p - torch.log1p(-log_p.exp().clamp(max=nearly_one)),
+            boxes=output.boxes,
+            valid=refined.valid,
         )
 
     def refine(self, images: Tensor, sizes: Tensor | None = None) -> Refined:

@@ -20,7 +20,6 @@ from mimicdet.errors import UserError
 from mimicdet.files import replace_file
 
 FORMAT_VERSION = 1
-FAMILY = "mimicdet"
 WEIGHTS_FILE, DESCRIPTION_FILE = "model.safetensors", "model.json"
 
 
@@ -63,7 +62,7 @@ def save_model(
         raise UserError(f"{folder} cannot be made ({error.strerror}); choose another folder") from error
     description = {
         "format_version": FORMAT_VERSION,
-        "family": FAMILY,
+        "family": model_settings.get("family", "mimicdet"),
         "model": dict(model_settings),
         "inference": dict(inference),
         "categories": [{"id": c.id, "name": c.name} for c in categories],

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 COARSEST_BACKBONE_LEVEL = 5
 
 Norm = Literal["none", "layer"]
+Top = Literal["c5", "p5"]
 
 
 class PyramidFeatures(NamedTuple):
@@ -54,10 +55,18 @@ class Pyramid(nn.Module):
         norm: ``none`` (the paper), or ``layer``: what comes in and goes out is normalised over the channels of each
             cell. The scale of frozen backbone features differs tenfold between networks and levels; normalised, the
             heads start alike on all of them. Over one cell, so that padding has no part in it.
+        top: what P6 is computed from: the backbone's coarsest feature (RetinaNet's paper), or P5 (FCOS, ATSS and
+            torchvision's detectors).
     """
 
     def __init__(
-        self, *, in_channels: Mapping[int, int], levels: Sequence[int], channels: int, norm: Norm = "none"
+        self,
+        *,
+        in_channels: Mapping[int, int],
+        levels: Sequence[int],
+        channels: int,
+        norm: Norm = "none",
+        top: Top = "c5",
     ) -> None:
         super().__init__()
         self.level_numbers = tuple(levels)
@@ -66,12 +75,14 @@ class Pyramid(nn.Module):
         self.extra_levels = tuple(l for l in levels if l > COARSEST_BACKBONE_LEVEL)
         self.lateral = nn.ModuleDict({f"p{l}": _lateral(in_channels[l], channels, norm) for l in self.top_down_levels})
         self.output = nn.ModuleDict({f"p{l}": _output(channels, channels, norm) for l in self.top_down_levels})
-        # P6 = conv(C5), P7 = conv(ReLU(P6)), as in RetinaNet
-        top = in_channels[COARSEST_BACKBONE_LEVEL]
-        self.extra_norm = LayerNorm2d(top) if norm == "layer" and self.extra_levels else nn.Identity()
+        # P6 = conv(C5) or conv(P5), P7 = conv(ReLU(P6))
+        self.top = top
+        width = in_channels[COARSEST_BACKBONE_LEVEL] if top == "c5" else channels
+        normalises = norm == "layer" and top == "c5" and self.extra_levels
+        self.extra_norm = LayerNorm2d(width) if normalises else nn.Identity()
         self.extra = nn.ModuleDict(
             {
-                f"p{l}": _output(top if i == 0 else channels, channels, norm, stride=2)
+                f"p{l}": _output(width if i == 0 else channels, channels, norm, stride=2)
                 for i, l in enumerate(self.extra_levels)
             }
         )
@@ -88,8 +99,8 @@ class Pyramid(nn.Module):
                 merged = merged + F.interpolate(above, size=merged.shape[-2:], mode="nearest")
             above = top_down[l] = mask_padding(merged, sizes, l)
         levels = [mask_padding(self.output[f"p{l}"](top_down[l]), sizes, l) for l in self.top_down_levels]
-        top = COARSEST_BACKBONE_LEVEL
-        last = mask_padding(self.extra_norm(features[top]), sizes, top)
+        coarsest = COARSEST_BACKBONE_LEVEL
+        last = levels[-1] if self.top == "p5" else mask_padding(self.extra_norm(features[coarsest]), sizes, coarsest)
         for i, l in enumerate(self.extra_levels):
             last = mask_padding(self.extra[f"p{l}"](last if i == 0 else F.relu(last)), sizes, l)
             levels.append(last)

@@ -57,6 +57,11 @@ def iou(first: Tensor, second: Tensor) -> Tensor:
     return torch.where(union > 0, intersection / union, 0.0)
 
 
+def iou_of_pairs(first: Tensor, second: Tensor) -> Tensor:
+    """Intersection over union of each box (..., 4) with its counterpart (..., 4): (...), 0 where there is no area."""
+    return iou(first[..., None, :], second[..., None, :])[..., 0, 0]
+
+
 def intersection_over_first(first: Tensor, second: Tensor) -> Tensor:
     """Share of each box of ``first`` (..., N, 4) that lies inside each of ``second`` (..., M, 4): (..., N, M).
 

@@ -2,31 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mimicdet.config import Settings
+from mimicdet.models.backbone import build_backbone
 from mimicdet.models.mimicdet import MimicDet
-from mimicdet.models.pyramid import FinerLevel
+from mimicdet.models.one_stage import OneStage
+from mimicdet.models.pyramid import COARSEST_BACKBONE_LEVEL, FinerLevel, Pyramid
 from mimicdet.tasks.detect import DetectTask
+from mimicdet.tasks.distill import DistillTask
+from mimicdet.tasks.lessons import make_lessons
 from mimicdet.tasks.mimic import MimicTask
+from mimicdet.tasks.one_stage import OneStageTask
+from mimicdet.tasks.recipes import recipe_of
+from mimicdet.teachers.own_features import OwnFeatures
 from mimicdet.teachers.t_head import THead
 
 
-def build_task(settings: Settings, detector: MimicDet) -> DetectTask | MimicTask:
+def finest_backbone_level(settings: Settings) -> int | None:
+    """Level from which on the detector's backbone must return features for the task: for ``build_model``."""
+    pools = settings.task == "mimic" and settings.teacher.backbone == "shared"
+    return settings.teacher.levels[0] if pools else None
+
+
+Task = DetectTask | MimicTask | OneStageTask | DistillTask
+
+
+def build_task(
+    settings: Settings, detector: MimicDet | OneStage, *, pretrained: bool = True, class_names: Sequence[str] = ()
+) -> Task:
     """The task that ``settings.task`` names, around a built detector.
 
-    The detector's backbone must return the features that the T-head's finest level needs:
-    ``build_model(..., finest_level=settings.teacher.levels[0])``.
+    Args:
+        detector: made with ``build_model(..., finest_level=finest_backbone_level(settings))``.
+        pretrained: load ``settings.model.weights`` into a backbone of the T-head's own, if it has one.
+        class_names: of the data set, which external teachers' classes are matched to.
+
+    Raises:
+        UserError: a teacher that cannot be loaded or does not go with the student.
     """
+    if isinstance(detector, OneStage):
+        recipe, names = recipe_of(settings.model.family, settings.one_stage)
+        weights = {name: getattr(settings.one_stage, name) for name in names}
+        alone: DetectTask | OneStageTask = OneStageTask(detector=detector, recipe=recipe, weights=weights)
+    else:
+        alone = DetectTask(detector=detector, assign=settings.assign, loss=settings.loss)
     if settings.task == "detect":
-        return DetectTask(detector=detector, assign=settings.assign, loss=settings.loss)
-    finer_level = None
-    finest = settings.teacher.levels[0]
-    if finest < settings.model.levels[0]:
-        finer_level = FinerLevel(
-            in_channels=detector.backbone.channels[finest],
-            channels=settings.model.pyramid_channels,
-            level=finest,
-            norm=settings.model.pyramid_norm,
-        )
+        return alone
+    if settings.task == "distill":
+        lessons = make_lessons(settings.distill, detector, settings.model.family, class_names)
+        return DistillTask(student=alone, lessons=lessons, settings=settings.distill)
+    assert isinstance(detector, MimicDet)
+    separate = settings.teacher.backbone == "separate"
     t_head = THead(
         in_channels=settings.model.pyramid_channels,
         num_classes=detector.num_classes,
@@ -37,8 +64,39 @@ def build_task(settings: Settings, detector: MimicDet) -> DetectTask | MimicTask
     return MimicTask(
         detector=detector,
         t_head=t_head,
-        finer_level=finer_level,
+        finer_level=None if separate else _finer_level(settings, detector),
+        own_features=_own_features(settings, pretrained) if separate else None,
         assign=settings.assign,
         mimic=settings.mimic,
         loss=settings.loss,
     )
+
+
+def _finer_level(settings: Settings, detector: MimicDet) -> FinerLevel | None:
+    finest = settings.teacher.levels[0]
+    if finest >= settings.model.levels[0]:
+        return None
+    return FinerLevel(
+        in_channels=detector.backbone.channels[finest],
+        channels=settings.model.pyramid_channels,
+        level=finest,
+        norm=settings.model.pyramid_norm,
+    )
+
+
+def _own_features(settings: Settings, pretrained: bool) -> OwnFeatures:
+    model = settings.model
+    backbone = build_backbone(
+        model.backbone,
+        levels=range(settings.teacher.levels[0], COARSEST_BACKBONE_LEVEL + 1),
+        weights=model.weights if pretrained else "random",
+        frozen_stages=model.frozen_stages,
+        freeze_batch_norm=model.freeze_batch_norm,
+    )
+    pyramid = Pyramid(
+        in_channels=backbone.channels,
+        levels=settings.teacher.levels,
+        channels=model.pyramid_channels,
+        norm=model.pyramid_norm,
+    )
+    return OwnFeatures(backbone=backbone, pyramid=pyramid)

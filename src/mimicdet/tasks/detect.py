@@ -10,6 +10,7 @@ from mimicdet.data.batch import Batch
 from mimicdet.models.mimicdet import MimicDet
 from mimicdet.tasks.diagnostics import student_diagnostics
 from mimicdet.tasks.normalise import mean_over_processes
+from mimicdet.tasks.step import TaskStep
 from mimicdet.tasks.student import StudentSums, prepare, student_sums
 
 
@@ -29,11 +30,16 @@ class DetectTask(nn.Module):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """``loss`` (weighted sum), its parts unweighted, and diagnostics under ``diag/``; 0-d tensors."""
+        return self.step(batch).losses
+
+    def step(self, batch: Batch) -> TaskStep:
+        """:meth:`forward`, and what distillation reads."""
         prepared = prepare(self.detector, batch, self.assign)
         sums = student_sums(self.detector, batch, prepared, self.assign)
         counts = mean_over_processes(torch.stack([sums.anchor_positives, sums.class_count, sums.box_count]).float())
         parts = student_parts(sums, counts)
-        return total(parts, self.loss) | student_diagnostics(self.detector, batch, prepared, sums)
+        losses = total(parts, self.loss) | student_diagnostics(self.detector, batch, prepared, sums)
+        return TaskStep(losses, prepared.anchor_match, lambda: self.detector.dense_maps_of(prepared.refined))
 
 
 def student_parts(sums: StudentSums, counts: Tensor) -> dict[str, Tensor]:

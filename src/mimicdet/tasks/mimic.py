@@ -24,6 +24,7 @@ from mimicdet.tasks.detect import student_parts, total
 from mimicdet.tasks.diagnostics import mimic_diagnostics, student_diagnostics
 from mimicdet.tasks.normalise import mean_over_processes
 from mimicdet.tasks.student import matched_boxes, prepare, student_sums
+from mimicdet.teachers.own_features import OwnFeatures
 from mimicdet.teachers.t_head import THead
 
 
@@ -35,6 +36,7 @@ class MimicTask(nn.Module):
         t_head: the teacher; its boxes come from the same proposals as the S-head's.
         finer_level: builds the level below the detector's pyramid (P2) that a staggered pyramid needs, or None where
             the T-head pools from the detector's own levels (Table 4).
+        own_features: a second backbone and pyramid that the T-head pools from instead (Table 5), or None.
         assign, mimic, loss: settings.
     """
 
@@ -44,6 +46,7 @@ class MimicTask(nn.Module):
         detector: MimicDet,
         t_head: THead,
         finer_level: FinerLevel | None,
+        own_features: OwnFeatures | None = None,
         assign: AssignSettings,
         mimic: MimicSettings,
         loss: LossSettings,
@@ -52,6 +55,7 @@ class MimicTask(nn.Module):
         self.detector = detector
         self.t_head = t_head
         self.finer_level = finer_level
+        self.own_features = own_features
         self.assign = assign
         self.mimic = mimic
         self.loss = loss
@@ -69,7 +73,9 @@ class MimicTask(nn.Module):
         image, row = sampled.nonzero().unbind(1)
         boxes, match = proposals.boxes[image, row], targets.match[image, row]
         positive = match != NO_OBJECT
-        teacher = self._teach(prepared.refined, batch.sizes, boxes, image, proposals.positions[image, row])
+        teacher = self._teach(
+            batch.images, prepared.refined, batch.sizes, boxes, image, proposals.positions[image, row]
+        )
         t_classification = class_losses(teacher.logits, targets.classes[image, row]).sum()
         wanted = matched_boxes(batch.boxes, image, match)
         t_boxes = box_loss(teacher.deltas, wanted, boxes, positive, std=HEAD_STD)
@@ -131,7 +137,7 @@ class MimicTask(nn.Module):
         positions = objectness.topk(min(top, a), dim=1).indices
         boxes = refined.adjusted_boxes.gather(1, positions[..., None].expand(-1, -1, 4))
         image = torch.arange(b, device=boxes.device)[:, None].expand_as(positions)
-        teacher = self._teach(refined, sizes, boxes.flatten(0, 1), image.flatten(), positions.flatten())
+        teacher = self._teach(images, refined, sizes, boxes.flatten(0, 1), image.flatten(), positions.flatten())
         return DenseOutput(
             objectness=objectness,
             adjusted_boxes=refined.adjusted_boxes,
@@ -140,14 +146,18 @@ class MimicTask(nn.Module):
             boxes=decode_deltas(teacher.deltas.reshape(boxes.shape), boxes, std=HEAD_STD),
         )
 
-    def _teach(self, refined: Refined, sizes: Tensor, boxes: Tensor, image: Tensor, positions: Tensor) -> HeadOutput:
+    def _teach(
+        self, images: Tensor, refined: Refined, sizes: Tensor, boxes: Tensor, image: Tensor, positions: Tensor
+    ) -> HeadOutput:
         """The T-head on boxes (N, 4), each pooled from its anchor's level, or one finer (section 3.1)."""
         levels: tuple[Tensor, ...] = refined.pyramid.levels
-        strides = [2**l for l in self.detector.pyramid.level_numbers]
-        if self.finer_level is not None:
+        numbers = self.detector.pyramid.level_numbers
+        if self.own_features is not None:
+            levels, numbers = self.own_features(images, sizes), self.own_features.pyramid.level_numbers
+        elif self.finer_level is not None:
             levels = (self.finer_level(refined.pyramid, sizes), *levels[:-1])
-            strides = [stride // 2 for stride in strides]
-        return self.t_head(levels, strides, boxes, image, refined.grid.level[positions])
+            numbers = (self.finer_level.level, *numbers[:-1])
+        return self.t_head(levels, [2**l for l in numbers], boxes, image, refined.grid.level[positions])
 
     def _distances(self, teacher: HeadOutput, student: HeadOutput) -> tuple[Tensor, Tensor]:
         """1 - cosine on the classification and the regression path, (N,) each."""

@@ -1,0 +1,83 @@
+"""Imitating a teacher's feature maps: PFI (Li et al., AAAI 2022, section 3.3) and what it is compared with.
+
+B images, C channels, H W cells of one level, K classes, n anchors a cell.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+ImitationForm = Literal["product", "squared", "norm"]
+
+
+def prediction_difference(teacher: Tensor, student: Tensor, *, known: Tensor) -> Tensor:
+    """P_dif: mean over a cell's anchors and classes of the squared difference of scores.
+
+    Args:
+        teacher, student: (B, cells, n, K) in 0..1.
+        known: (K,) bool, classes that the teacher has.
+
+    Returns:
+        (B, cells).
+    """
+    squares = (teacher - student).square() * known
+    return squares.mean(2).sum(-1) / known.sum()
+
+
+def feature_difference(teacher: Tensor, student: Tensor) -> Tensor:
+    """F_dif: mean over the channels of the squared difference: (B, C, H, W) twice -> (B, H W)."""
+    return (teacher - student).square().mean(1).flatten(1)
+
+
+def imitation_loss(
+    prediction: Tensor, feature: Tensor, valid: Tensor, *, form: ImitationForm, detach: bool, normalise: bool
+) -> Tensor:
+    """PFI on one level: features are imitated where predictions differ.
+
+    Args:
+        prediction, feature: (B, cells), P_dif and F_dif.
+        valid: (B, cells) bool, False on padding.
+        form: mean over cells of P F (``product``), of (P F)^2 (``squared``), or its root (``norm``).
+        detach: no gradient through P.
+        normalise: divide P by its mean over the level; raw differences of probabilities are tiny.
+    """
+    count = valid.sum().clamp(min=1)
+    if detach:
+        prediction = prediction.detach()
+    if normalise:
+        mean = (prediction * valid).sum() / count
+        prediction = prediction / mean.clamp(min=torch.finfo(mean.dtype).tiny)
+    product = prediction * feature * valid
+    if form == "product":
+        return product.sum() / count
+    squared = product.square().sum() / count
+    # The root has no gradient at 0, where there is nothing to learn either
+    return squared if form == "squared" else torch.where(squared > 0, squared, 1).sqrt() * (squared > 0)
+
+
+def whole_map_loss(feature: Tensor, valid: Tensor) -> Tensor:
+    """Mean of F_dif (B, cells) over all cells of a level (FitNets; Romero et al., ICLR 2015)."""
+    return (feature * valid).sum() / valid.sum().clamp(min=1)
+
+
+def correlation_loss(teacher: Tensor, student: Tensor, valid: Tensor) -> Tensor:
+    """1 - Pearson correlation of each channel over a batch's cells, mean over channels (PKD; Cao et al., NeurIPS 2022).
+
+    Args:
+        teacher, student: (B, C, H, W).
+        valid: (B, H W) bool. Channels that are constant in either have correlation 0.
+    """
+    weight = valid[:, None].to(teacher.dtype) / valid.sum().clamp(min=1)  # (B, 1, cells)
+
+    def standardised(feature: Tensor) -> Tensor:
+        flat = feature.flatten(2)
+        mean = (flat * weight).sum((0, 2), keepdim=True)
+        centred = flat - mean
+        variance = (centred.square() * weight).sum((0, 2), keepdim=True)
+        rounding = 100 * torch.finfo(flat.dtype).eps ** 2 * (1 + mean.detach().square())
+        return torch.where(variance > rounding, centred * variance.maximum(rounding).rsqrt(), 0)
+
+    return 1 - (standardised(teacher) * standardised(student) * weight).sum((0, 2)).mean()

@@ -1,0 +1,50 @@
+"""Rank Mimicking: the student orders an object's positives as the teacher does (Li et al., AAAI 2022, section 3.2).
+
+P positives of a batch, each of one object; G = B M groups, one an object.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+RankScore = Literal["sigmoid", "logit"]
+
+
+def group_log_softmax(values: Tensor, group: Tensor, groups: int) -> Tensor:
+    """Log of the softmax over each group's own values: (P,), (P,) int64 in 0..groups-1 -> (P,)."""
+    most = values.detach().new_full((groups,), -torch.inf).scatter_reduce(0, group, values.detach(), "amax")
+    shifted = values - most[group]
+    total = torch.zeros_like(most).index_add(0, group, shifted.exp())
+    return shifted - total[group].log()
+
+
+def rank_divergences(teacher: Tensor, student: Tensor, group: Tensor, groups: int, *, temperature: float) -> Tensor:
+    """KL(teacher || student) of each group's distribution over its positives; 0 for groups without any.
+
+    Nothing is sorted: sorted values would no longer tell which box has which rank.
+
+    Args:
+        teacher, student: (P,) what the positives are ranked by, such as scores or IoUs.
+        group: (P,) int64.
+        temperature: T > 0; the distributions are softmax(values / T).
+
+    Returns:
+        (groups,).
+    """
+    log_t = group_log_softmax(teacher / temperature, group, groups)
+    log_s = group_log_softmax(student / temperature, group, groups)
+    return student.new_zeros(groups).index_add(0, group, log_t.exp() * (log_t - log_s))
+
+
+def rank_loss(divergences: Tensor, objects: Tensor) -> Tensor:
+    """Mean over an image's objects, then over images (equation 3): (B M,), (B, M) bool -> 0-d.
+
+    Args:
+        objects: which of the padded rows are objects; those without positives count too, with 0.
+    """
+    b = len(objects)
+    sums = divergences.reshape(b, -1).sum(1)
+    return (sums / objects.sum(1).clamp(min=1)).mean()

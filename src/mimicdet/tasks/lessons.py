@@ -1,0 +1,103 @@
+"""Teachers from their files, and how each goes together with the student: adapted, or refused with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from mimicdet.assign import match_anchors
+from mimicdet.assign_dense import match_objects
+from mimicdet.build import LoadedModel, load_model
+from mimicdet.config import AssignSettings, DistillSettings, OneStageSettings
+from mimicdet.data.batch import Batch
+from mimicdet.errors import UserError
+from mimicdet.models.grid import make_grid
+from mimicdet.models.mimicdet import MimicDet
+from mimicdet.models.one_stage import OneStage
+from mimicdet.tasks.distill import Lesson
+from mimicdet.tasks.recipes import recipe_of
+from mimicdet.teachers.assignment import LevelAssignment, TeacherAssignment
+from mimicdet.teachers.frozen import FrozenTeacher, match_classes
+
+
+def make_lessons(
+    settings: DistillSettings, detector: MimicDet | OneStage, family: str, class_names: Sequence[str]
+) -> list[Lesson]:
+    """Every teacher that the settings name, made ready for a student.
+
+    Raises:
+        UserError: a file that holds no teacher; classes, levels or heads that do not go together.
+    """
+    return [_lesson(settings, path, load_model(path), detector, family, class_names) for path in settings.teachers]
+
+
+def _lesson(
+    settings: DistillSettings, path: str, loaded: LoadedModel, detector: MimicDet | OneStage, family: str,
+    class_names: Sequence[str],
+) -> Lesson:  # fmt: skip
+    name = str(Path(path))
+    model: Any = loaded.model
+    classes = match_classes([c.name for c in loaded.categories], class_names, name)
+    teacher = FrozenTeacher(model=model, classes=classes, scale=settings.teacher_scale, name=name)
+    own, theirs = detector.pyramid.level_numbers, teacher.level_numbers
+    if not set(own) & set(theirs):
+        raise UserError(
+            f"{name}: the teacher's pyramid levels {list(theirs)} and the student's {list(own)} (model.levels) have "
+            "none in common; choose another teacher"
+        )
+    same_family = loaded.settings.family == family
+    if settings.cross:
+        _require_equal_heads(settings, name, loaded.settings.family, family, theirs, own)
+    foreign = settings.assignment == "teacher" and not same_family
+    assignment = None
+    if foreign:
+        per_cell = 1 if isinstance(model, MimicDet) else model.anchors.per_cell
+        assignment = TeacherAssignment(
+            rule=_rule(model, loaded.settings.family), level_numbers=theirs, per_cell=per_cell
+        )
+    return Lesson(teacher, assignment, same_anchors=same_family)
+
+
+def _require_equal_heads(
+    settings: DistillSettings, name: str, theirs: str, own: str, levels: Sequence[int], own_levels: Sequence[int]
+) -> None:
+    reason = None
+    if own == "mimicdet":
+        reason = "MimicDet's S-head has no branch of convolutions to be cut"
+    elif theirs != own:
+        reason = f"the teacher is of family '{theirs}', the student of '{own}'"
+    elif tuple(levels) != tuple(own_levels):
+        reason = f"the teacher's levels are {list(levels)}, the student's {list(own_levels)}"
+    elif settings.teacher_scale != 1:
+        reason = "distill.teacher_scale is not 1"
+    if reason:
+        raise UserError(
+            f"{name}: distill.cross needs one kind of head on the same levels of the same input, and {reason}; set "
+            "distill.cross to 0 or choose another teacher"
+        )
+
+
+def _rule(model: MimicDet | OneStage, family: str) -> LevelAssignment:
+    """A family's published assignment."""
+
+    def of_mimicdet(batch: Batch, shapes: Sequence[tuple[int, int]], canvas: tuple[int, int]) -> Tensor:
+        grid = make_grid(shapes, [2**level for level in model.pyramid.level_numbers], batch.images.device)
+        defaults = AssignSettings()
+        return match_anchors(
+            grid, grid.valid(batch.sizes), batch.boxes, batch.labels, batch.crowd,
+            center_fraction=defaults.center_fraction, ensure_match=defaults.ensure_match,
+        )  # fmt: skip
+
+    if isinstance(model, MimicDet):
+        return of_mimicdet
+    match = recipe_of(family, OneStageSettings())[0].match
+    anchors = model.anchors
+
+    def of_one_stage(batch: Batch, shapes: Sequence[tuple[int, int]], canvas: tuple[int, int]) -> Tensor:
+        places = anchors(shapes, canvas)
+        return match_objects(match, places, places.valid(batch.sizes), batch.boxes, batch.labels, batch.crowd)
+
+    return of_one_stage

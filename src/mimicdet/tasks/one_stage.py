@@ -1,0 +1,68 @@
+"""Training RetinaNet, FCOS, ATSS or GFL alone."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mimicdet.assign_dense import match_objects
+from mimicdet.data.batch import Batch
+from mimicdet.models.one_stage import OneStage, OneStageMaps
+from mimicdet.tasks.normalise import mean_over_processes
+from mimicdet.tasks.recipes import Positives, Recipe
+from mimicdet.tasks.step import TaskStep
+
+
+class OneStageTask(nn.Module):
+    """A detector's own losses, weighted.
+
+    Args:
+        detector: what ships.
+        recipe: its assignment and losses.
+        weights: of the losses, by their names.
+    """
+
+    def __init__(self, *, detector: OneStage, recipe: Recipe, weights: dict[str, float]) -> None:
+        super().__init__()
+        self.detector = detector
+        self.recipe = recipe
+        self.weights = weights
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """``loss`` (weighted sum), its parts unweighted, and diagnostics under ``diag/``; 0-d tensors."""
+        return self.step(batch).losses
+
+    def step(self, batch: Batch) -> TaskStep:
+        """:meth:`forward`, and what distillation reads."""
+        maps = self.detector.maps(batch.images, batch.sizes)
+        match = match_objects(self.recipe.match, maps.places, maps.valid, batch.boxes, batch.labels, batch.crowd)
+        return TaskStep(self._losses(batch, maps, match), match, lambda: self.detector.dense_maps_of(maps))
+
+    def _losses(self, batch: Batch, maps: OneStageMaps, match: Tensor) -> dict[str, Tensor]:
+        image, anchor = (match >= 0).nonzero().unbind(1)
+        index = match[image, anchor]
+        # An image without objects has no rows to look up; no positive points there
+        boxes, labels = (
+            (batch.boxes[image, index], batch.labels[image, index])
+            if batch.labels.shape[1]
+            else (maps.places.anchors.new_zeros(0, 4), match.new_zeros(0))
+        )
+        sums = self.recipe.sums(self.detector, maps, match, Positives(image, anchor, boxes, labels))
+        counts = mean_over_processes(torch.stack([part.share for part in sums.values()]))
+        parts = {name: part.total / count for (name, part), count in zip(sums.items(), counts, strict=True)}
+        # Branches without a positive still belong to the graph of every process
+        loss = torch.stack([self.weights[name] * part for name, part in parts.items()]).sum() + 0 * sum(
+            part.sum() for part in maps.head if part is not None
+        )
+        return {"loss": loss} | {name: part.detach() for name, part in parts.items()} | self._diagnostics(maps, match)
+
+    @torch.no_grad()
+    def _diagnostics(self, maps: OneStageMaps, match: Tensor) -> dict[str, Tensor]:
+        """Positives an image, by level."""
+        numbers = self.detector.pyramid.level_numbers
+        per_level = torch.zeros(len(numbers), device=match.device)
+        per_level.index_add_(0, maps.places.level, (match >= 0).sum(0).float())
+        return {
+            f"diag/anchor_positives_p{number}": count / len(match)
+            for number, count in zip(numbers, per_level, strict=True)
+        }
