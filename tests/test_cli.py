@@ -261,7 +261,7 @@ def test_only_the_first_process_tells_at_once(monkeypatch: Any, capsys: pytest.C
 def test_a_closed_pipe_is_no_error() -> None:
     command = f"{sys.executable} -m mimicdet presets | head -n 1"
     outcome = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
-    assert outcome.stdout == "demo\n"
+    assert outcome.stdout == "atss_r50_1x\n"
     assert outcome.stderr == ""
 
 

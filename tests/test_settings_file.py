@@ -178,7 +178,7 @@ def test_misplaced_keys(text: str, part: str, tmp_path: Path) -> None:
 def test_unknown_preset() -> None:
     with pytest.raises(UserError, match="there is no preset 'smal'; did you mean 'small'"):
         load_settings(preset="smal")
-    with pytest.raises(UserError, match="there are demo, paper"):
+    with pytest.raises(UserError, match="there are atss_r50_1x, atss_r50_2x, demo, "):
         load_settings(preset="zzz")
     with pytest.raises(UserError, match="--config"):
         load_settings(preset="my.yaml")
@@ -206,7 +206,7 @@ def test_unknown_preset() -> None:
         ("data: {scale_jitter: [1.0]}", "'data.scale_jitter' in FILE is [1.0]; it should be a list of 2 values"),
         ("data: {scale_jitter: [1, 2, 3]}", "is [1, 2, 3]; it should be a list of 2 values"),
         ("model: {backbone: [a]}", """is ["a"]; it should be a valid string"""),
-        ("task: swim", """setting 'task' in FILE is "swim"; it should be 'mimic' or 'detect'"""),
+        ("task: swim", """setting 'task' in FILE is "swim"; it should be 'mimic', 'detect' or 'distill'"""),
         ("model: {levels: [3, 5]}", "model.levels must be consecutive pyramid levels from 2 up"),
         ("model: {levels: [3, 4]}", "teacher.levels [2, 3, 4, 5, 6] must name one level for each of"),
     ],

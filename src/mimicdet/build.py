@@ -120,6 +120,11 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu") -> Loaded
             f"{Path(folder) / DESCRIPTION_FILE}: setting {where!r} is not understood ({first['msg']}); "
             f"it was written by another version of mimicdet"
         ) from error
+    if settings.family != description.family:
+        raise UserError(
+            f"{Path(folder) / DESCRIPTION_FILE} says family '{description.family}' and describes a model of "
+            f"'{settings.family}'; restore the folder as it was saved"
+        )
     model = build_model(settings, len(description.categories), pretrained=False)
     load_weights(folder, model)
     model = model.to(device).to(memory_format=torch.channels_last).eval()

@@ -71,8 +71,8 @@ class Train:
         from mimicdet.commands.overrides import take_overrides
         from mimicdet.settings_file import Layer, load_settings
 
-        overrides, rest = take_overrides(arguments)
-        teachers, rest = _take_teachers(rest)
+        teachers, rest = _take_teachers(arguments)  # first: there is a section of this name too
+        overrides, rest = take_overrides(rest)
         if teachers:
             overrides = Layer(overrides.source, overrides.values | {"distill.teachers": teachers})
         peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)

@@ -200,8 +200,9 @@ class DistillTask(nn.Module):
         classes = losses.where(seen.valid[..., None], 0).sum() / _count(sites)
         places = teacher.places(maps, (batch.images.shape[2], batch.images.shape[3]))
         boxes = teacher.model.decode_boxes(outputs.float(), places.anchors, places.stride)
-        # Boxes count where the teacher sees something
-        weight = seen.logits.sigmoid().amax(-1) * seen.valid
+        # Boxes count where the teacher sees something; those without an area overlap nothing, themselves neither
+        has_area = (seen.boxes[..., 2:] > seen.boxes[..., :2]).all(-1)
+        weight = seen.logits.sigmoid().amax(-1) * (seen.valid & has_area)
         overlaps = (overlap_losses(boxes, seen.boxes) * weight).sum() / mean_over_processes(weight.sum()[None])[0]
         return classes + overlaps
 

@@ -1,0 +1,296 @@
+"""Distillation tasks: literal loops over objects and positions, every pair of families, and what must never happen."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.ops import box_iou
+
+from mimicdet.build import build_model
+from mimicdet.config import InferenceSettings, ModelSettings, Settings
+from mimicdet.data.batch import Batch
+from mimicdet.data.dataset import Category
+from mimicdet.errors import UserError
+from mimicdet.models.pretrained_folder import save_model
+from mimicdet.tasks import build_task
+from mimicdet.tasks.distill import LOSSES, DistillTask
+from tests.tiny import SIZES, enliven, tiny_batch
+
+FAMILIES = ("mimicdet", "retinanet", "fcos", "atss", "gfl")
+NAMES = ("a", "b", "c")
+OFF = dict.fromkeys(LOSSES, 0.0)
+
+
+def model_settings(family: str, *, channels: int = 16, **changes: Any) -> ModelSettings:
+    own: dict[str, Any] = (
+        {"head_channels": 8, "head_features": 12} if family == "mimicdet"
+        else {"head_groups": 0 if family == "retinanet" else 4}
+    )  # fmt: skip
+    return ModelSettings(
+        family=family, backbone="test_resnet", weights="random", pyramid_channels=channels, frozen_stages=0,
+        **(own | changes),
+    )  # fmt: skip
+
+
+def save_teacher(
+    folder: Path, family: str, *, seed: int = 1, names: tuple[str, ...] = NAMES, channels: int = 16, **changes: Any
+) -> str:
+    settings = model_settings(family, channels=channels, **changes)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = build_model(settings, len(names))
+        enliven(model.s_head if family == "mimicdet" else model.head)  # type: ignore[union-attr,arg-type]
+    save_model(
+        folder, model, model_settings=settings.model_dump(mode="json"),
+        inference=InferenceSettings().model_dump(mode="json"),
+        categories=[Category(i + 1, name) for i, name in enumerate(names)],
+    )  # fmt: skip
+    return str(folder)
+
+
+def make(
+    teachers: list[str], family: str = "gfl", *, seed: int = 0, model: dict[str, Any] | None = None, **distill: Any
+) -> DistillTask:
+    settings = Settings.model_validate(
+        {
+            "task": "distill",
+            "model": model_settings(family, **(model or {})).model_dump(),
+            "distill": {"teachers": tuple(teachers), **distill},
+        }
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        detector = build_model(settings.model, 3)
+        enliven(detector.s_head if family == "mimicdet" else detector.head)  # type: ignore[union-attr,arg-type]
+        task = build_task(settings, detector, class_names=NAMES)
+    assert isinstance(task, DistillTask)
+    return task
+
+
+def log_softmax(values: list[float]) -> list[float]:
+    total = sum(math.exp(v) for v in values)
+    return [v - math.log(total) for v in values]
+
+
+def literal_rank(task: DistillTask, batch: Batch, teacher: nn.Module, which: str) -> float:
+    """Equation 3, an image, an object and a positive at a time; both have one anchor a cell and the same rule."""
+    step = task.student.step(batch)
+    student_maps, teacher_maps = step.maps(), teacher.dense_maps(batch.images, batch.sizes)  # type: ignore[operator]
+    total = 0.0
+    for b in range(len(batch.labels)):
+        objects = [k for k in range(batch.labels.shape[1]) if batch.labels[b, k] >= 0]
+        image = 0.0
+        for k in objects:
+            positives = [a for a in range(step.match.shape[1]) if step.match[b, a] == k]
+            if not positives:
+                continue
+            label = int(batch.labels[b, k])
+            ranked = []
+            for maps in (teacher_maps, student_maps):
+                if which == "classification":
+                    ranked.append([maps.logits[b, a, label].sigmoid().item() for a in positives])
+                else:
+                    ranked.append([box_iou(maps.boxes[b, a][None], batch.boxes[b, k][None]).item() for a in positives])
+            log_t, log_s = (log_softmax(values) for values in ranked)
+            image += sum(math.exp(t) * (t - s) for t, s in zip(log_t, log_s, strict=True))
+        total += image / max(len(objects), 1)
+    return total / len(batch.labels)
+
+
+@pytest.mark.parametrize("which", ["classification", "localisation"])
+@pytest.mark.parametrize("family", ["gfl", "retinanet"])
+def test_rank_is_the_literal_one(tmp_path: Path, family: str, which: str) -> None:
+    task = make([save_teacher(tmp_path, family)], family, **OFF | {"rank": 1.0}, rank_which=which)
+    batch = tiny_batch()
+    with torch.no_grad():
+        expected = literal_rank(task, batch, task.teachers[0].model, which)
+        assert expected > 1e-5
+        assert task(batch)["rank"].item() == pytest.approx(expected, rel=2e-3)
+
+
+@torch.no_grad()
+def test_both_ranks_add_up(tmp_path: Path) -> None:
+    folder, batch = save_teacher(tmp_path, "gfl"), tiny_batch()
+    one, other, both = (
+        make([folder], **OFF | {"rank": 1.0}, rank_which=which)(batch)["rank"]
+        for which in ("classification", "localisation", "both")
+    )
+    torch.testing.assert_close(one + other, both)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_nothing_to_learn_from_oneself(tmp_path: Path, family: str) -> None:
+    on = dict.fromkeys(LOSSES, 1.0) | ({"cross": 0.0} if family == "mimicdet" else {})
+    task = make([save_teacher(tmp_path, family)], family, **on)
+    task.detector.load_state_dict(task.teachers[0].model.state_dict())
+    task.eval()
+    found = task(tiny_batch())
+    for name in (name for name, weight in on.items() if weight):
+        # CrossKD's boxes cost their own generalised IoU with themselves, which is 1
+        assert abs(found[name].item()) < 2e-4, name
+    torch.testing.assert_close(
+        found["loss"].detach(), task.student.step(tiny_batch()).losses["loss"].detach(), atol=2e-3, rtol=1e-3
+    )
+
+
+@pytest.mark.parametrize("student", FAMILIES)
+@pytest.mark.parametrize("teacher", FAMILIES)
+def test_any_teacher_teaches_any_student(tmp_path: Path, student: str, teacher: str) -> None:
+    """Widths differ, families too; every loss is finite, and the student alone learns."""
+    cross = 1.0 if student == teacher != "mimicdet" else 0.0
+    folder = save_teacher(tmp_path, teacher, channels=24)
+    task = make([folder], student, **dict.fromkeys(LOSSES, 1.0) | {"cross": cross})
+    before = {key: value.clone() for key, value in task.teachers[0].model.state_dict().items()}
+    found = task(tiny_batch())
+    assert all(found[name].isfinite() for name in (*task.weights, "loss"))
+    assert all(found[name] >= -1e-6 for name in task.weights)
+    found["loss"].backward()
+    assert any(p.grad is not None and p.grad.any() for p in task.detector.parameters())
+    assert all(p.grad is not None and p.grad.any() for p in task.adapters.parameters())
+    for key, value in task.teachers[0].model.state_dict().items():
+        torch.testing.assert_close(value, before[key], atol=0, rtol=0)
+
+
+def test_the_teacher_is_in_no_state_and_no_parameters(tmp_path: Path) -> None:
+    task = make([save_teacher(tmp_path, "atss", channels=24)], whole_map=1.0)
+    assert {key.split(".")[0] for key in task.state_dict()} == {"detector", "adapters"}
+    teacher = {id(p) for p in task.teachers[0].model.parameters()}
+    assert not teacher & {id(p) for p in task.parameters()}
+    assert not any(p.requires_grad for p in task.teachers[0].model.parameters())
+    task.train()
+    assert not task.teachers[0].model.training
+    assert len(task.adapters[0]) == 1
+    assert not list(make([save_teacher(tmp_path / "same", "atss")], whole_map=1.0).adapters.parameters())
+
+
+def test_losses_of_weight_nothing_are_not_computed(tmp_path: Path) -> None:
+    task = make([save_teacher(tmp_path, "gfl", channels=24)], **OFF | {"rank": 2.0})
+    found = task(tiny_batch())
+    assert not {"imitation", "whole_map", "correlation", "soft_labels", "cross"} & found.keys()
+    assert not list(task.adapters.parameters())
+    alone = task.student.step(tiny_batch()).losses["loss"]
+    torch.testing.assert_close(found["loss"], alone + 2 * found["rank"])
+
+
+@torch.no_grad()
+def test_several_teachers_are_averaged(tmp_path: Path) -> None:
+    folders = [save_teacher(tmp_path / str(seed), "gfl", seed=seed) for seed in (1, 2)]
+    batch = tiny_batch()
+    one, other = (make([folder])(batch) for folder in folders)
+    both = make(folders)(batch)
+    for name in ("rank", "imitation"):
+        torch.testing.assert_close(both[name], (one[name] + other[name]) / 2)
+
+
+@torch.no_grad()
+def test_classes_are_matched_by_name(tmp_path: Path) -> None:
+    """A teacher with the same classes in another order, other cases and one more gives the same losses."""
+    same = make([save_teacher(tmp_path / "same", "gfl")], soft_labels=1.0)
+    other = make([save_teacher(tmp_path / "other", "gfl", names=("x", "C ", "A", "b"))], soft_labels=1.0)
+    theirs, ours = other.teachers[0].model.state_dict(), same.teachers[0].model.state_dict()
+    for key, value in theirs.items():
+        if "classifier" in key:
+            value[[2, 3, 1]] = ours[key]
+        else:
+            value.copy_(ours[key])
+    assert other.teachers[0].classes == (2, 3, 1)
+    batch = tiny_batch()
+    for name, value in same(batch).items():
+        torch.testing.assert_close(other(batch)[name], value, equal_nan=True)
+
+
+@torch.no_grad()
+def test_classes_that_the_teacher_lacks_teach_nothing(tmp_path: Path) -> None:
+    task = make([save_teacher(tmp_path, "gfl", names=("b", "z"))], **OFF | {"soft_labels": 1.0, "rank": 1.0})
+    assert task.teachers[0].classes == (-1, 0, -1)
+    batch = tiny_batch()
+    maps = task.student.step(batch).maps()
+    found = task(batch)
+    task.detector.head.classifier.bias[[0, 2]] += 3  # type: ignore[union-attr,index,operator]
+    assert not torch.equal(task.student.step(batch).maps().logits, maps.logits)
+    for name in ("soft_labels", "rank"):
+        torch.testing.assert_close(task(batch)[name], found[name])
+    others = batch.labels != 1
+    batch.labels[others & (batch.labels >= 0)] = 0
+    batch.labels[:] = torch.where(batch.labels == 1, 0, batch.labels)
+    assert task(batch)["rank"].item() == 0
+
+
+@torch.no_grad()
+def test_levels_and_sizes_may_differ(tmp_path: Path) -> None:
+    folder = save_teacher(tmp_path, "fcos", levels=(3, 4, 5))
+    for scale in (1.0, 1.5, 0.5):
+        found = make([folder], "gfl", teacher_scale=scale, soft_labels=1.0, whole_map=1.0)(tiny_batch())
+        assert found["loss"].isfinite()
+    maps: Any = make([folder], "gfl", teacher_scale=2.0)
+    batch = tiny_batch()
+    student = maps.student.step(batch).maps()
+    teacher = maps.teachers[0]
+    levels = teacher.maps_for(student, teacher.look(batch.images, batch.sizes))
+    assert set(levels) == {3, 4, 5}
+    assert levels[3].feature.shape == student.features[0].shape
+    assert levels[4].boxes.shape == (3, student.features[1][0, 0].numel(), 1, 4)
+
+
+def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
+    gfl = save_teacher(tmp_path / "gfl", "gfl")
+    with pytest.raises(UserError, match=r"classes \(x, y\) and the data set's \(a, b, c\) have no name in common"):
+        make([save_teacher(tmp_path / "xy", "gfl", names=("x", "y"))])
+    with pytest.raises(UserError, match=r"levels \[6, 7\]|\[3, 4\] and the student's \[5, 6\]"):
+        make([save_teacher(tmp_path / "fine", "gfl", levels=(3, 4))], model={"levels": (5, 6)})
+    for family, options, reason in (
+        ("retinanet", {}, "the teacher is of family 'gfl', the student of 'retinanet'"),
+        ("mimicdet", {}, "S-head has no branch"),
+        ("gfl", {"teacher_scale": 2.0}, "teacher_scale is not 1"),
+        ("gfl", {"model": {"levels": (3, 4, 5)}}, r"levels are \[3, 4, 5, 6, 7\], the student's \[3, 4, 5\]"),
+    ):
+        with pytest.raises(UserError, match=reason):
+            make([gfl], family, cross=1.0, **options)
+    with pytest.raises(UserError, match="is not a model folder"):
+        make([str(tmp_path)])
+
+
+@pytest.mark.parametrize("family", ["gfl", "retinanet", "mimicdet"])
+def test_without_objects(tmp_path: Path, family: str) -> None:
+    task = make([save_teacher(tmp_path, family, channels=24)], family, soft_labels=1.0, whole_map=1.0)
+    for batch in (tiny_batch(objects=0), tiny_batch(SIZES[:1], objects=1)):
+        task.zero_grad()
+        found = task(batch)
+        found["loss"].backward()
+        assert found["loss"].isfinite()
+        assert all(p.grad is None or p.grad.isfinite().all() for p in task.parameters())
+    assert task(tiny_batch(objects=0))["rank"].item() == 0
+
+
+@torch.no_grad()
+def test_whose_assignment_counts(tmp_path: Path) -> None:
+    """Within a family there is one rule; between families the teacher's and the student's differ."""
+    batch = tiny_batch()
+
+    def ranks(teacher: str) -> tuple[Tensor, Tensor]:
+        folder = save_teacher(tmp_path / teacher, teacher)
+        first, second = (make([folder], "gfl", assignment=who)(batch)["rank"] for who in ("teacher", "student"))
+        return first, second
+
+    same = ranks("gfl")
+    torch.testing.assert_close(*same)
+    other = ranks("fcos")
+    assert not torch.isclose(*other)
+
+
+@torch.no_grad()
+def test_a_teacher_sees_the_images_once_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = make([save_teacher(tmp_path, "gfl")], **dict.fromkeys(LOSSES, 1.0))
+    model = task.teachers[0].on(torch.device("cpu"))
+    calls = []
+    original = model.maps
+    monkeypatch.setattr(
+        model, "maps", lambda *given: calls.append(torch.is_inference_mode_enabled()) or original(*given)
+    )
+    task(tiny_batch())
+    assert calls == [True]
