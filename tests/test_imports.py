@@ -29,10 +29,13 @@ MAY_IMPORT = {
     "assign_dense": {"ops", "data", "models", "teachers", "assign"},
     "losses": {"ops", "data", "models", "teachers"},
     "build": {"config", "data", "models"},
-    "tasks": {"config", "ops", "data", "models", "teachers", "assign", "assign_dense", "losses", "build"},
+    "tasks": {
+        "config", "settings_file", "ops", "data", "models", "teachers", "assign", "assign_dense", "losses", "build",
+    },
     "bench": {"ops", "data", "models", "tasks"},
     "report": {"ops", "data", "models"},
     "export": {"data", "models"},
+    "study": {"config", "settings_file", "data", "report", "engine"},
     "predict": {"config", "ops", "data", "models", "bench", "build", "export", "report"},
     "engine": {
         "config", "settings_file", "ops", "data", "models", "teachers", "assign", "losses", "build", "tasks", "report",

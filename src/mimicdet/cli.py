@@ -27,6 +27,7 @@ COMMANDS = {  # name -> module.Class
     "predict": "predict.Predict",
     "export": "export.Export",
     "bench": "bench.Bench",
+    "study": "study.Study",
     "convert": "convert.Convert",
     "cut": "cut.Cut",
     "presets": "presets.Presets",

@@ -8,11 +8,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.ops import box_iou
 
 from mimicdet.config import AssignSettings
 from mimicdet.data.batch import Batch
 from mimicdet.models.mimicdet import MimicDet
 from mimicdet.models.s_head import HeadOutput
+from mimicdet.ops.boxes import decode_deltas
 from mimicdet.tasks.detect import DetectTask
 from mimicdet.tasks.mimic import MimicTask
 from mimicdet.tasks.student import Prepared, prepare
@@ -127,7 +129,8 @@ def _teacher_parts(task: MimicTask, batch: Batch, prepared: Prepared, dense: Hea
     if task.finer_level is not None:
         levels = [task.finer_level(refined.pyramid, batch.sizes), *levels[:-1]]
         strides = [2 ** (l - 1) for l in detector.pyramid.level_numbers]
-    classification, boxes, class_mimic, box_mimic = [], [], [], []
+    classification, boxes, class_mimic, box_mimic, apart = [], [], [], [], []
+    ranked: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}  # by object: scores and IoUs of T-head, S-head
     for i, r in teacher_samples(prepared, task.assign, k):
         position = int(prepared.proposals.positions[i, r])
         box, target = prepared.proposals.boxes[i, r], int(prepared.targets.classes[i, r])
@@ -137,16 +140,50 @@ def _teacher_parts(task: MimicTask, batch: Batch, prepared: Prepared, dense: Hea
         if target < k:
             wanted = encoded(batch.boxes[i, prepared.targets.match[i, r]], box, (0.1, 0.1, 0.2, 0.2))
             boxes.append((teacher.deltas - wanted).abs().sum())
+        student = HeadOutput(*(field[i, position] for field in dense))
+        if task.mimic.detach_teacher:
+            teacher = HeadOutput(*(field.detach() for field in teacher))
+        scores = [head.logits.softmax(-1)[:-1] for head in (teacher, student)]
+        if target < k:
+            match = int(prepared.targets.match[i, r])
+            moved = [decode_deltas(head.deltas, box, std=(0.1, 0.1, 0.2, 0.2)) for head in (teacher, student)]
+            overlaps = [box_iou(m[None], batch.boxes[i, match][None].to(m.dtype))[0, 0] for m in moved]
+            pairs = ranked.setdefault((i, match), [])
+            pairs.append((torch.stack([s[target] for s in scores]), torch.stack(overlaps)))
         if target < k or task.mimic.negatives:
-            student = HeadOutput(*(field[i, position] for field in dense))
-            if task.mimic.detach_teacher:
-                teacher = HeadOutput(*(field.detach() for field in teacher))
+            apart.append((scores[0] - scores[1]).square().mean().detach())
             class_mimic.append(class_distance(task.mimic.classification, teacher, student))
             box_mimic.append(distance(teacher.box_feature, student.box_feature))
     sampled, mimicked = max(len(classification), 1), max(len(class_mimic), 1)
+
+    def weighted(distances: list[Tensor]) -> list[Tensor]:
+        if task.mimic.weighting == "none" or not apart:
+            return distances
+        mean = total(apart) / len(apart)
+        return [d * a / mean for d, a in zip(distances, apart, strict=True)]
+
     return {
         "t_classification": total(classification) / sampled,
         "t_boxes": total(boxes) / sampled,
-        "mimic_classification": total(class_mimic) / mimicked,
-        "mimic_boxes": total(box_mimic) / mimicked,
+        "mimic_classification": total(weighted(class_mimic)) / mimicked,
+        "mimic_boxes": total(weighted(box_mimic)) / mimicked,
+        "mimic_rank": _rank(task, batch, ranked),
     }
+
+
+def _rank(task: MimicTask, batch: Batch, ranked: dict[tuple[int, int], list[tuple[Tensor, Tensor]]]) -> Tensor:
+    """KL of the softmax over each object's boxes, mean over an image's objects, then over images."""
+    kinds = {"classification": [0], "localisation": [1], "both": [0, 1]}[task.mimic.rank_which]
+    images = []
+    for i in range(len(batch.labels)):
+        objects = int(((batch.labels[i] >= 0) & ~batch.crowd[i]).sum())
+        found = []
+        for (image, _), pairs in ranked.items():
+            for kind in kinds if image == i else ():
+                teacher, student = (
+                    torch.stack([pair[kind] for pair in pairs]).div(task.mimic.rank_temperature).unbind(1)
+                )
+                p = teacher.softmax(0)
+                found.append((p * (p.log() - student.log_softmax(0))).sum())
+        images.append(total(found) / max(objects, 1))
+    return total(images) / len(images)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.models import detection
 from torchvision.ops import box_iou
 
 from mimicdet.build import build_model
@@ -17,9 +18,13 @@ from mimicdet.data.batch import Batch
 from mimicdet.data.dataset import Category
 from mimicdet.errors import UserError
 from mimicdet.models.pretrained_folder import save_model
+from mimicdet.settings_file import dump_settings
 from mimicdet.tasks import build_task
 from mimicdet.tasks.distill import LOSSES, DistillTask
-from tests.tiny import SIZES, enliven, tiny_batch
+from mimicdet.tasks.distill_roi import _chosen
+from mimicdet.tasks.mimic import MimicTask
+from mimicdet.teachers.roi import RoiTeacher
+from tests.tiny import SIZES, enliven, tiny_batch, tiny_settings
 
 FAMILIES = ("mimicdet", "retinanet", "fcos", "atss", "gfl")
 NAMES = ("a", "b", "c")
@@ -54,8 +59,9 @@ def save_teacher(
 
 
 def make(
-    teachers: list[str], family: str = "gfl", *, seed: int = 0, model: dict[str, Any] | None = None, **distill: Any
-) -> DistillTask:
+    teachers: list[str], family: str = "gfl", *, names: tuple[str, ...] = NAMES, seed: int = 0,
+    model: dict[str, Any] | None = None, **distill: Any,
+) -> DistillTask:  # fmt: skip
     settings = Settings.model_validate(
         {
             "task": "distill",
@@ -67,7 +73,7 @@ def make(
         torch.manual_seed(seed)
         detector = build_model(settings.model, 3)
         enliven(detector.s_head if family == "mimicdet" else detector.head)  # type: ignore[union-attr,arg-type]
-        task = build_task(settings, detector, class_names=NAMES)
+        task = build_task(settings, detector, class_names=names)
     assert isinstance(task, DistillTask)
     return task
 
@@ -294,3 +300,142 @@ def test_a_teacher_sees_the_images_once_a_batch(tmp_path: Path, monkeypatch: pyt
     )
     task(tiny_batch())
     assert calls == [True]
+
+
+# Two-stage teachers
+
+
+@pytest.fixture(scope="module")
+def faster_rcnn(tmp_path_factory: pytest.TempPathFactory) -> str:
+    torch.manual_seed(0)
+    model = detection.fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=91)
+    file = tmp_path_factory.mktemp("rcnn") / "faster.pth"
+    torch.save(model.state_dict(), file)
+    return str(file)
+
+
+def save_run(folder: Path) -> tuple[str, MimicTask]:
+    """A run folder of the mimic task, as training leaves it."""
+    settings = tiny_settings(
+        model=model_settings("mimicdet").model_dump(), teacher={"conv_channels": 8}, optim={"ema_decay": 0.5}
+    )
+    torch.manual_seed(3)
+    task = build_task(settings, build_model(settings.model, 3, finest_level=2))
+    assert isinstance(task, MimicTask)
+    enliven(task.t_head)
+    save_teacher(folder / "model-last", "mimicdet")
+    (folder / "checkpoints").mkdir()
+    average = {"n_averaged": torch.tensor(3)} | {f"module.{key}": value for key, value in task.state_dict().items()}
+    torch.save({"task": {}, "average": average}, folder / "checkpoints/last.pt")
+    (folder / "settings.yaml").write_text(dump_settings(settings))
+    return str(folder), task
+
+
+@torch.no_grad()
+def test_torchvisions_faster_rcnn_scores_the_students_boxes(faster_rcnn: str) -> None:
+    """The same numbers as its own second stage gives for the same boxes, whatever their order."""
+    task = make([faster_rcnn], names=("dog", "cat", "person"))
+    teacher = task.teachers[0]
+    assert isinstance(teacher, RoiTeacher)
+    assert teacher.classes == (17, 16, 0)
+    model = teacher.head.model  # type: ignore[attr-defined]
+    batch = tiny_batch(SIZES[:1] * 2)
+    boxes = torch.tensor([[5.0, 5, 60, 70], [20, 10, 90, 50], [0, 0, 128, 96], [30, 30, 50, 80]])
+    image, label = torch.tensor([1, 0, 1, 0]), torch.tensor([0, 1, 2, 0])
+    view = teacher.look(batch.images, batch.sizes, boxes, image, label)
+    mean, std = (
+        torch.tensor(values)[:, None, None] for values in (model.transform.image_mean, model.transform.image_std)
+    )
+    maps = model.backbone((batch.images.float() / 255 - mean) / std)
+    for row in range(4):
+        canvas = (batch.images.shape[2], batch.images.shape[3])
+        own = {name: feature[image[row]][None] for name, feature in maps.items()}
+        feature = model.roi_heads.box_head(model.roi_heads.box_roi_pool(own, [boxes[row : row + 1]], [canvas]))
+        logits, deltas = model.roi_heads.box_predictor(feature)
+        p = logits.softmax(-1)[0, [18, 17, 1]]
+        torch.testing.assert_close(view.logits[row].sigmoid(), p, atol=1e-6, rtol=1e-4)
+        moved = model.roi_heads.box_coder.decode(deltas, [boxes[row : row + 1]])[0, [18, 17, 1][int(label[row])]]
+        torch.testing.assert_close(view.boxes[row], moved, atol=1e-3, rtol=1e-4)
+        torch.testing.assert_close(view.features[row], feature[0], atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("student", FAMILIES)
+def test_a_t_head_teaches_any_student(tmp_path: Path, student: str) -> None:
+    run, _ = save_run(tmp_path)
+    task = make([run], student, **dict.fromkeys(LOSSES, 1.0) | {"cross": 0.0})
+    found = task(tiny_batch())
+    found["loss"].backward()
+    assert all(found[name].isfinite() for name in (*task.weights, "loss"))
+    assert any(p.grad is not None and p.grad.any() for p in task.detector.parameters())
+    assert all(p.grad is not None and p.grad.any() for p in task.adapters.parameters())
+    empty = task(tiny_batch(objects=0))
+    assert empty["rank"].item() == 0
+    assert empty["loss"].isfinite()
+
+
+@torch.no_grad()
+def test_a_t_head_comes_from_its_runs_averaged_weights(tmp_path: Path) -> None:
+    run, saved = save_run(tmp_path)
+    teacher = make([run]).teachers[0]
+    assert isinstance(teacher, RoiTeacher)
+    saved.eval()
+    batch = tiny_batch()
+    refined = saved.detector.refine(batch.images, batch.sizes)
+    position = torch.tensor([10, 150, 3])
+    image = torch.tensor([0, 1, 2])
+    boxes = refined.grid.anchors[position] + 1.5  # an anchor's own size belongs to its own level
+    expected = saved._teach(batch.images, refined, batch.sizes, boxes, image, refined.grid.level[position])
+    view = teacher.look(batch.images, batch.sizes, boxes, image, torch.zeros(3, dtype=torch.int64))
+    torch.testing.assert_close(view.logits.sigmoid(), expected.logits.softmax(-1)[:, :-1], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(view.features, expected.class_feature)
+    found = teacher.detect(batch.images, batch.sizes)
+    wanted = saved.detect_teacher(batch, top=1000, score_threshold=0.005, nms_iou=0.6, max_detections=100)
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one.scores, other.scores)
+
+
+@torch.no_grad()
+def test_positives_come_first_among_the_boxes_that_are_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, _ = save_run(tmp_path)
+    task = make([run], roi_samples=15)
+    teacher = task.teachers[0]
+    seen: list[Tensor] = []
+    original = RoiTeacher.look
+
+    def look(self: RoiTeacher, images: Tensor, sizes: Tensor, boxes: Tensor, image: Tensor, label: Tensor) -> Any:
+        seen.append(image)
+        return original(self, images, sizes, boxes, image, label)
+
+    monkeypatch.setattr(RoiTeacher, "look", look)
+    batch = tiny_batch()
+    step = task.student.step(batch)
+    task(batch)
+    assert isinstance(teacher, RoiTeacher)
+    assert torch.bincount(seen[0]).tolist() == [15] * 3
+    image, position = _chosen(step.maps(), step.match, torch.ones(3, dtype=torch.bool), 15)
+    for b in range(3):
+        positives = (step.match[b] >= 0).nonzero().flatten().tolist()
+        own = position[image == b].tolist()
+        assert set(own) <= set(positives) or set(positives) <= set(own)
+
+
+def test_two_stage_teachers_that_do_not_fit(tmp_path: Path, faster_rcnn: str) -> None:
+    run, _ = save_run(tmp_path / "run")
+    with pytest.raises(UserError, match=r"distill.cross has no meaning with a two-stage teacher"):
+        make([run], cross=1.0)
+    with pytest.raises(UserError, match=r"distill.teacher_scale has no meaning"):
+        make([run], teacher_scale=2.0)
+    with pytest.raises(UserError, match="have no name in common"):
+        make([faster_rcnn], names=("sea star", "urchin", "eel"))
+    (tmp_path / "run/checkpoints/last.pt").write_bytes(b"nothing")
+    with pytest.raises(UserError, match="is not the checkpoint of"):
+        make([run])
+    (tmp_path / "run/checkpoints/last.pt").unlink()
+    with pytest.raises(UserError, match="holds no model or checkpoint yet"):
+        make([run])
+    settings = tmp_path / "run/settings.yaml"
+    settings.write_text(settings.read_text().replace("task: mimic", "task: detect"))
+    with pytest.raises(UserError, match="is a run of task 'detect'"):
+        make([run])

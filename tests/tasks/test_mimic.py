@@ -23,7 +23,7 @@ from tests.tiny import gradients, on_canvas, sample, samples, tiny_batch, tiny_s
 
 PARTS = (
     "refinement_objectness", "refinement_boxes", "s_classification", "s_boxes", "t_classification", "t_boxes",
-    "mimic_classification", "mimic_boxes",
+    "mimic_classification", "mimic_boxes", "mimic_rank",
 )  # fmt: skip
 SINGLE = {"model": {"head_paths": "single"}}
 
@@ -49,6 +49,12 @@ def make(dtype: torch.dtype = torch.float64, **sections: Any) -> MimicTask:
         {"mimic": {"classification": "feature", "negatives": False}},
         {"mimic": {"classification": "both", "detach_teacher": False}},
         {"mimic": {"classification": "centred_logits"}, "loss": {"mimic_boxes": 3.0, "t_boxes": 0.5}},
+        {"mimic": {"weighting": "prediction", "rank_which": "localisation"}, "loss": {"mimic_rank": 2.0}},
+        {"mimic": {"weighting": "prediction", "negatives": False}, "loss": {"mimic_rank": 1.0}},
+        {
+            "mimic": {"rank_which": "classification", "rank_temperature": 0.3, "detach_teacher": False},
+            "loss": {"mimic_rank": 50.0},
+        },
         {"assign": {"t_samples": 10, "t_positive_fraction": 0.5, "s_box_normalizer": "positives"}},
         {"model": {"levels": (4, 5, 6, 7), "pyramid_norm": "layer"}, "teacher": {"levels": (3, 4, 5, 6)}},
     ],
@@ -254,7 +260,8 @@ def test_a_batch_is_its_images_one_by_one_whatever_the_padding(
         counts.clear()
         output = task(whole)
         for name in ("loss", *PARTS):
-            wanted = torch.stack([one[name] for one in alone]).sum()
+            values = torch.stack([one[name] for one in alone])
+            wanted = values.mean() if name == "mimic_rank" else values.sum()  # that is a mean over images
             torch.testing.assert_close(output[name], wanted, rtol=1e-11, atol=1e-11, msg=lambda m, n=name: f"{n}: {m}")
         assert torch.equal(counts[0], expected_counts)
 

@@ -145,6 +145,12 @@ class MimicSettings(Section):
     """Negatives of the sampled boxes take part."""
     detach_teacher: bool = True
     """No gradient of the mimic loss reaches the T-head."""
+    weighting: Literal["none", "prediction"] = "none"
+    """Weigh each box's distances by how far the two heads' scores are apart, as PFI does, mean 1 (ours)."""
+    rank_which: Literal["classification", "localisation", "both"] = "both"
+    """What `loss.mimic_rank` ranks an object's boxes by: scores, IoUs, or each in turn (summed)."""
+    rank_temperature: Positive = 1.0
+    """Of its softmax over an object's boxes."""
 
 
 class LossSettings(Section):
@@ -166,6 +172,8 @@ class LossSettings(Section):
     """Distance of S-head and T-head on the classification path."""
     mimic_boxes: NotNegative = 1.0
     """Distance of S-head and T-head on the regression path."""
+    mimic_rank: NotNegative = 0.0
+    """Rank Mimicking of the T-head over the sampled boxes of each object (ours)."""
 
 
 class OneStageSettings(Section):

@@ -14,15 +14,17 @@ from mimicdet.engine.coco_metrics import Metrics
 from mimicdet.engine.evaluate import evaluate_with
 from mimicdet.errors import UserError
 from mimicdet.models.decode import Detections
-from mimicdet.models.detect import detect
 from mimicdet.teachers.frozen import FrozenTeacher
 from mimicdet.teachers.match_maps import UNKNOWN
+from mimicdet.teachers.roi import RoiTeacher
 
 LEAST_AP50 = 0.01
 """Below this a teacher is said to find nothing; guessing gives less."""
 
 
-def try_teacher(teacher: FrozenTeacher, sample: DetectionDataset, settings: Settings, device: torch.device) -> Metrics:
+def try_teacher(
+    teacher: FrozenTeacher | RoiTeacher, sample: DetectionDataset, settings: Settings, device: torch.device
+) -> Metrics:
     """COCO's numbers of a teacher on a sample, at the size at which it will see the student's images.
 
     Raises:
@@ -30,18 +32,14 @@ def try_teacher(teacher: FrozenTeacher, sample: DetectionDataset, settings: Sett
     """
     inference, scale = settings.inference, teacher.scale
     student_class = {theirs: ours for ours, theirs in enumerate(teacher.classes) if theirs != UNKNOWN}
-    model = teacher.on(device)
 
     def detect_batch(batch: Batch) -> list[Detections]:
-        found = detect(
-            model, batch.images, batch.sizes, s_head="positions", positions=inference.positions,
-            score_threshold=0.005, nms_iou=inference.nms_iou, max_detections=inference.max_detections,
-        )  # fmt: skip
+        found = teacher.detect(batch.images, batch.sizes)
         return [_in_students_classes(detections, student_class) for detections in found]
 
     metrics = evaluate_with(
         detect_batch, sample, shorter_side=round(inference.shorter_side * scale),
-        longer_side=round(inference.longer_side * scale), device=device, divisor=model.divisor,
+        longer_side=round(inference.longer_side * scale), device=device,
     )  # fmt: skip
     if metrics["AP50"] < LEAST_AP50:
         raise UserError(

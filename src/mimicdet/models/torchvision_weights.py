@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +50,7 @@ def read_torchvision(file: Path) -> TorchvisionWeights:
     Raises:
         UserError: the file cannot be read, or holds something else.
     """
-    raw = _read(file)
+    raw = read_state(file)
     classifier = raw.get("head.classification_head.cls_logits.weight")
     if classifier is None or "backbone.body.layer4.2.conv3.weight" not in raw:
         raise UserError(
@@ -77,7 +76,8 @@ def read_torchvision(file: Path) -> TorchvisionWeights:
     return TorchvisionWeights(model=model, inference=inference, categories=categories, state=state)
 
 
-def _read(file: Path) -> Mapping[str, Tensor]:
+def read_state(file: Path) -> dict[str, Tensor]:
+    """Weights by name, from a file of torch or safetensors. Raises UserError when there are none in it."""
     try:
         if file.suffix == ".safetensors":
             return safetensors.torch.load_file(file)

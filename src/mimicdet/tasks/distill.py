@@ -25,12 +25,14 @@ from mimicdet.losses.rank_mimic import rank_divergences, rank_loss
 from mimicdet.losses.soft_labels import soft_label_divergences
 from mimicdet.models.branches import Hidden, first_part, second_part
 from mimicdet.models.dense import DenseMaps
+from mimicdet.tasks.distill_roi import RoiLesson, roi_losses
 from mimicdet.tasks.normalise import mean_over_processes
 from mimicdet.tasks.sites import Positives, Sites, common_sites, positives_of
 from mimicdet.tasks.step import TaskStep
 from mimicdet.teachers.assignment import TeacherAssignment
 from mimicdet.teachers.frozen import FrozenTeacher
 from mimicdet.teachers.match_maps import TeacherMaps
+from mimicdet.teachers.roi import RoiTeacher
 
 LOSSES = ("rank", "imitation", "whole_map", "correlation", "soft_labels", "cross")
 """Names of the losses, which are those of their weights in ``DistillSettings``."""
@@ -59,11 +61,13 @@ class DistillTask(nn.Module):
 
     Args:
         student: the task that trains the detector alone; its only parameters are the detector's.
-        lessons: the teachers.
+        lessons: the teachers, one-stage and two-stage.
         settings: weights and forms.
     """
 
-    def __init__(self, *, student: StudentTask, lessons: Sequence[Lesson], settings: DistillSettings) -> None:
+    def __init__(
+        self, *, student: StudentTask, lessons: Sequence[Lesson | RoiLesson], settings: DistillSettings
+    ) -> None:
         super().__init__()
         self.detector = student.detector
         # In tuples, so that neither is registered: the detector is, once, and teachers never are
@@ -73,7 +77,9 @@ class DistillTask(nn.Module):
         self.weights = {name: getattr(settings, name) for name in LOSSES if getattr(settings, name)}
         imitates = any(name in self.weights for name in _OF_FEATURES)
         self.adapters = nn.ModuleList(
-            _adapters(student.detector, lesson.teacher, levels=imitates, head="cross" in self.weights)
+            _roi_adapters(student.detector, lesson.teacher, imitates)
+            if isinstance(lesson, RoiLesson)
+            else _adapters(student.detector, lesson.teacher, levels=imitates, head="cross" in self.weights)
             for lesson in lessons
         )
 
@@ -82,7 +88,7 @@ class DistillTask(nn.Module):
         return self._student[0]
 
     @property
-    def teachers(self) -> tuple[FrozenTeacher, ...]:
+    def teachers(self) -> tuple[FrozenTeacher | RoiTeacher, ...]:
         return tuple(lesson.teacher for lesson in self._lessons)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -91,8 +97,14 @@ class DistillTask(nn.Module):
         maps = step.maps()
         lessons = [
             self._learn(batch, step, maps, lesson, adapters)  # type: ignore[arg-type]
+            if isinstance(lesson, Lesson)
+            else roi_losses(
+                batch, step.match, maps, lesson.teacher, self.settings, self.weights,
+                adapters["levels"] if len(adapters) else nn.Identity(),  # type: ignore[arg-type,index]
+                lambda positives: self._rank(batch, positives),
+            )
             for lesson, adapters in zip(self._lessons, self.adapters, strict=True)
-        ]
+        ]  # fmt: skip
         parts = {name: torch.stack([found[name] for found in lessons]).mean() for name in lessons[0]}
         added = torch.stack([weight * parts[name] for name, weight in self.weights.items()]).sum()
         shown = {name: part.detach() for name, part in parts.items()}
@@ -219,3 +231,8 @@ def _adapters(detector: nn.Module, teacher: FrozenTeacher, *, levels: bool, head
     if own == teacher.channels:
         return nn.ModuleDict({name: nn.Identity() for name in names})
     return nn.ModuleDict({name: nn.Conv2d(own, teacher.channels, 1) for name in names})
+
+
+def _roi_adapters(detector: Any, teacher: RoiTeacher, wanted: bool) -> nn.ModuleDict:
+    """A linear layer from the student's pyramid to the teacher's features of a box."""
+    return nn.ModuleDict({"levels": nn.Linear(detector.pyramid.channels, teacher.num_features)} if wanted else {})

@@ -18,20 +18,42 @@ from mimicdet.models.grid import make_grid
 from mimicdet.models.mimicdet import MimicDet
 from mimicdet.models.one_stage import OneStage
 from mimicdet.tasks.distill import Lesson
+from mimicdet.tasks.distill_roi import RoiLesson
 from mimicdet.tasks.recipes import recipe_of
+from mimicdet.tasks.roi_teachers import read_roi_head
 from mimicdet.teachers.assignment import LevelAssignment, TeacherAssignment
 from mimicdet.teachers.frozen import FrozenTeacher, match_classes
+from mimicdet.teachers.roi import RoiHead, RoiTeacher
 
 
 def make_lessons(
     settings: DistillSettings, detector: MimicDet | OneStage, family: str, class_names: Sequence[str]
-) -> list[Lesson]:
+) -> list[Lesson | RoiLesson]:
     """Every teacher that the settings name, made ready for a student.
 
     Raises:
         UserError: a file that holds no teacher; classes, levels or heads that do not go together.
     """
-    return [_lesson(settings, path, load_model(path), detector, family, class_names) for path in settings.teachers]
+    lessons: list[Lesson | RoiLesson] = []
+    for path in settings.teachers:
+        two_stage = read_roi_head(Path(path))
+        if two_stage is None:
+            lessons.append(_lesson(settings, path, load_model(path), detector, family, class_names))
+        else:
+            lessons.append(_roi_lesson(settings, path, *two_stage, class_names))
+    return lessons
+
+
+def _roi_lesson(
+    settings: DistillSettings, path: str, head: RoiHead, names: Sequence[str], class_names: Sequence[str]
+) -> RoiLesson:
+    refused = "distill.cross" if settings.cross else "distill.teacher_scale" if settings.teacher_scale != 1 else None
+    if refused:
+        raise UserError(
+            f"{path}: {refused} has no meaning with a two-stage teacher, which looks at the student's own boxes; leave "
+            "it out"
+        )
+    return RoiLesson(RoiTeacher(head=head, classes=match_classes(names, class_names, path), name=path))
 
 
 def _lesson(

@@ -12,14 +12,17 @@ from mimicdet.assign import NO_OBJECT, sample_balanced
 from mimicdet.config import AssignSettings, LossSettings, MimicSettings
 from mimicdet.data.batch import Batch
 from mimicdet.losses.detection import box_loss, class_losses
+from mimicdet.losses.feature_imitation import prediction_difference
 from mimicdet.losses.mimic import class_mimic_distances, cosine_distances
+from mimicdet.losses.rank_mimic import rank_divergences, rank_loss
 from mimicdet.models.decode import Detections, decode
 from mimicdet.models.dense import DenseOutput
 from mimicdet.models.flips import Flips, detect_in_views
+from mimicdet.models.grid import ANCHOR_SIDE_IN_CELLS
 from mimicdet.models.mimicdet import HEAD_STD, MimicDet, Refined
 from mimicdet.models.pyramid import FinerLevel
 from mimicdet.models.s_head import HeadOutput
-from mimicdet.ops.boxes import decode_deltas
+from mimicdet.ops.boxes import decode_deltas, iou_of_pairs
 from mimicdet.tasks.detect import student_parts, total
 from mimicdet.tasks.diagnostics import mimic_diagnostics, student_diagnostics
 from mimicdet.tasks.normalise import mean_over_processes
@@ -73,9 +76,8 @@ class MimicTask(nn.Module):
         image, row = sampled.nonzero().unbind(1)
         boxes, match = proposals.boxes[image, row], targets.match[image, row]
         positive = match != NO_OBJECT
-        teacher = self._teach(
-            batch.images, prepared.refined, batch.sizes, boxes, image, proposals.positions[image, row]
-        )
+        level = prepared.refined.grid.level[proposals.positions[image, row]]
+        teacher = self._teach(batch.images, prepared.refined, batch.sizes, boxes, image, level)
         t_classification = class_losses(teacher.logits, targets.classes[image, row]).sum()
         wanted = matched_boxes(batch.boxes, image, match)
         t_boxes = box_loss(teacher.deltas, wanted, boxes, positive, std=HEAD_STD)
@@ -85,6 +87,7 @@ class MimicTask(nn.Module):
         student = HeadOutput(*(field[chosen] for field in sums.head))
         class_distance, box_distance = self._distances(teacher, student)
         mimicked = torch.ones_like(positive) if self.mimic.negatives else positive
+        weight = self._weights(teacher, student, mimicked)
 
         counts = torch.stack(
             [sums.anchor_positives, sums.class_count, sums.box_count, sampled.sum(), mimicked.sum()]
@@ -93,8 +96,9 @@ class MimicTask(nn.Module):
         parts = student_parts(sums, counts) | {
             "t_classification": t_classification / counts[3],
             "t_boxes": t_boxes / counts[3],
-            "mimic_classification": (class_distance * mimicked).sum() / counts[4],
-            "mimic_boxes": (box_distance * mimicked).sum() / counts[4],
+            "mimic_classification": (class_distance * weight).sum() / counts[4],
+            "mimic_boxes": (box_distance * weight).sum() / counts[4],
+            "mimic_rank": self._rank(batch, teacher, student, boxes, wanted, image, match),
         }
         return (
             total(parts, self.loss)
@@ -137,7 +141,9 @@ class MimicTask(nn.Module):
         positions = objectness.topk(min(top, a), dim=1).indices
         boxes = refined.adjusted_boxes.gather(1, positions[..., None].expand(-1, -1, 4))
         image = torch.arange(b, device=boxes.device)[:, None].expand_as(positions)
-        teacher = self._teach(images, refined, sizes, boxes.flatten(0, 1), image.flatten(), positions.flatten())
+        teacher = self._teach(
+            images, refined, sizes, boxes.flatten(0, 1), image.flatten(), refined.grid.level[positions.flatten()]
+        )
         return DenseOutput(
             objectness=objectness,
             adjusted_boxes=refined.adjusted_boxes,
@@ -147,9 +153,9 @@ class MimicTask(nn.Module):
         )
 
     def _teach(
-        self, images: Tensor, refined: Refined, sizes: Tensor, boxes: Tensor, image: Tensor, positions: Tensor
+        self, images: Tensor, refined: Refined, sizes: Tensor, boxes: Tensor, image: Tensor, level: Tensor
     ) -> HeadOutput:
-        """The T-head on boxes (N, 4), each pooled from its anchor's level, or one finer (section 3.1)."""
+        """The T-head on boxes (N, 4), each pooled from its level (index, (N,)), or one finer (section 3.1)."""
         levels: tuple[Tensor, ...] = refined.pyramid.levels
         numbers = self.detector.pyramid.level_numbers
         if self.own_features is not None:
@@ -157,7 +163,61 @@ class MimicTask(nn.Module):
         elif self.finer_level is not None:
             levels = (self.finer_level(refined.pyramid, sizes), *levels[:-1])
             numbers = (self.finer_level.level, *numbers[:-1])
-        return self.t_head(levels, [2**l for l in numbers], boxes, image, refined.grid.level[positions])
+        return self.t_head(levels, [2**l for l in numbers], boxes, image, level)
+
+    @torch.no_grad()
+    def look(self, images: Tensor, sizes: Tensor, boxes: Tensor, image: Tensor) -> HeadOutput:
+        """The T-head on any boxes (N, 4) of images (N,); each is pooled from the level that its size belongs to."""
+        refined = self.detector.refine(images, sizes)
+        sides = refined.grid.stride[refined.grid.first] * ANCHOR_SIDE_IN_CELLS
+        scale = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(1).sqrt()
+        level = (scale[:, None] >= sides[1:]).sum(1)
+        return self._teach(images, refined, sizes, boxes, image, level)
+
+    def _weights(self, teacher: HeadOutput, student: HeadOutput, mimicked: Tensor) -> Tensor:
+        """(N,) of each box's distances; mean 1 over the boxes that are mimicked, 0 elsewhere."""
+        ones = mimicked.to(teacher.logits.dtype)
+        if self.mimic.weighting == "none":
+            return ones
+        with torch.no_grad():
+            scores = (head.logits.softmax(-1)[..., :-1] for head in (teacher, student))
+            known = torch.ones(student.logits.shape[1] - 1, dtype=torch.bool, device=ones.device)
+            apart = prediction_difference(*(s[None, :, None] for s in scores), known=known)[0]
+            mean = (apart * ones).sum() / ones.sum().clamp(min=1)
+            return apart * ones / mean.clamp(min=torch.finfo(mean.dtype).tiny)
+
+    def _rank(
+        self, batch: Batch, teacher: HeadOutput, student: HeadOutput, boxes: Tensor, wanted: Tensor, image: Tensor,
+        match: Tensor,
+    ) -> Tensor:  # fmt: skip
+        """Rank Mimicking over the positives among the sampled boxes: both heads score the same ones."""
+        groups = batch.labels.numel()
+        rows = (match != NO_OBJECT).nonzero().squeeze(1)
+        zero = student.logits.sum() * 0
+        if groups == 0:
+            return zero
+        group = image[rows] * batch.labels.shape[1] + match[rows]
+        label = batch.labels[image[rows], match[rows]]
+        objects = (batch.labels >= 0) & ~batch.crowd
+
+        def divergence(theirs: Tensor, ours: Tensor) -> Tensor:
+            theirs = theirs.detach() if self.mimic.detach_teacher else theirs
+            found = rank_divergences(theirs, ours, group, groups, temperature=self.mimic.rank_temperature)
+            return rank_loss(found, objects)
+
+        total = zero
+        if self.mimic.rank_which != "localisation":
+            total = total + divergence(
+                *(head.logits[rows].softmax(-1).gather(1, label[:, None]).squeeze(1) for head in (teacher, student))
+            )
+        if self.mimic.rank_which != "classification":
+            total = total + divergence(
+                *(
+                    iou_of_pairs(decode_deltas(head.deltas[rows], boxes[rows], std=HEAD_STD), wanted[rows])
+                    for head in (teacher, student)
+                )
+            )
+        return total
 
     def _distances(self, teacher: HeadOutput, student: HeadOutput) -> tuple[Tensor, Tensor]:
         """1 - cosine on the classification and the regression path, (N,) each."""

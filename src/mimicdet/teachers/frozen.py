@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from mimicdet.errors import UserError
 from mimicdet.models.anchors import Places
+from mimicdet.models.decode import Detections
 from mimicdet.models.dense import DenseMaps
+from mimicdet.models.detect import detect
 from mimicdet.models.fold import fold_detector
 from mimicdet.teachers.match_maps import UNKNOWN, TeacherMaps, match_levels
 
@@ -88,6 +90,14 @@ class FrozenTeacher:
         """What :meth:`look` gave, level by level in the student's geometry and classes."""
         maps, scale = seen
         return match_levels(maps, student, self.classes, scale=scale)
+
+    def detect(self, images: Tensor, sizes: Tensor) -> list[Detections]:
+        """Its own detections, in its own classes."""
+        with torch.inference_mode():
+            return detect(
+                self.on(images.device), images, sizes, s_head="positions", positions=1000, score_threshold=0.005,
+                nms_iou=0.6, max_detections=100,
+            )  # fmt: skip
 
     def on(self, device: torch.device) -> Any:
         """The network on a device, batch norm folded."""

@@ -1,0 +1,86 @@
+"""``mimicdet study``."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from mimicdet.commands.optional import optional
+
+EXAMPLES = """\
+mimicdet study studies/distill_aquarium_cpu.yaml                   trains what is missing, then writes the table
+mimicdet study my_study.yaml --data cells --out runs/my_study --parallel 2
+mimicdet study my_study.yaml --only "student alone" "+ RM"          some of its runs
+mimicdet study my_study.yaml --table                                the table of what is finished, no training
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """Train a list of runs with several seeds each and compare them in a table.
+
+    The file names runs by preset, settings and seeds. A run that is finished is not trained again, an interrupted one
+    goes on. The folder gets table.md, table.csv and table.png: mean and spread over the seeds, and differences from the
+    baseline with an interval over the images.
+    """
+
+    file: Annotated[Path, Positional, arg(metavar="FILE")]
+    """The study, in YAML."""
+    data: Annotated[Path | None, optional("DATA", Path, default="as the file says")] = None
+    """Folder of the data set."""
+    out: Annotated[Path | None, optional("FOLDER", Path, default="runs/NAME_OF_FILE")] = None
+    """Where runs and table go."""
+    only: Annotated[tuple[str, ...], arg(metavar="NAMES ...", help_behavior_hint="")] = ()
+    """Train these runs only, and those that teach them."""
+    parallel: Annotated[int, arg(metavar="N")] = 1
+    """So many trainings at a time; each on a GPU of its own where there are GPUs."""
+    samples: Annotated[int, arg(metavar="N")] = 1000
+    """Resamplings of the images for the intervals."""
+    table: bool = False
+    """Train nothing: write the table of what is finished."""
+
+    def run(self) -> int:
+        from mimicdet.data.splits import load_dataset
+        from mimicdet.errors import UserError
+        from mimicdet.study.plan import plan, read_study
+
+        if self.parallel < 1 or self.samples < 1:
+            raise UserError("mimicdet study: --parallel and --samples must be 1 or more")
+        study = read_study(self.file)
+        out = self.out or Path("runs") / self.file.stem
+        jobs = plan(study, self.file, out)
+        if unknown := set(self.only) - {run.name for run in study.runs}:
+            raise UserError(f"{self.file} has no run '{min(unknown)}'; it has {', '.join(r.name for r in study.runs)}")
+        if self.only:
+            wanted = set(self.only)
+            for job in reversed(jobs):  # teachers come before their students
+                wanted |= set(job.needs) if job.run in wanted else set()
+            jobs = [job for job in jobs if job.run in wanted]
+        data = self.data or (self.file.parent / study.data if study.data else None)
+        if data is None:
+            raise UserError(f"{self.file} names no data; add 'data: FOLDER' to it, or give --data")
+        dataset = load_dataset(data, study.val)
+        from mimicdet.study.execute import execute, read_outcome  # torch and all
+        from mimicdet.study.result import lines_of, write_results
+
+        failures: list[str] = []
+        if self.table:
+            outcomes = [found for job in jobs if (found := read_outcome(job)) is not None]
+        else:
+            outcomes, failures = execute(
+                jobs, data=data, train=study.train, val=study.val, dataset=dataset, parallel=self.parallel
+            )
+        if outcomes:
+            command = shlex.join(["mimicdet", "study", *(word for word in sys.argv[2:] if word != "--table")])
+            lines = lines_of(study, outcomes, dataset, samples=self.samples)
+            print(f"\n{write_results(study, lines, dataset, command, out)}\n\n{out / 'table.md'}, .csv and .png")
+        else:
+            print("no run is finished yet")
+        if failures:
+            raise UserError("; ".join(failures))
+        return 0

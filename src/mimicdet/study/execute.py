@@ -1,0 +1,168 @@
+"""Trains and measures the jobs of a study, each in a process of its own; what is finished stays."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mimicdet.data.dataset import DetectionDataset
+from mimicdet.engine.coco_metrics import coco_metrics
+from mimicdet.engine.metrics_file import read_metrics
+from mimicdet.engine.run_folder import RunFolder
+from mimicdet.errors import UserError
+from mimicdet.files import replace_file
+from mimicdet.settings_file import dump_settings
+from mimicdet.study.plan import Job
+
+RESULT, DETECTIONS = "result.json", "detections.json"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished job gave."""
+
+    job: Job
+    metrics: dict[str, Any]  # as ``Metrics.to_json``
+    detections: list[dict[str, Any]]  # COCO results on the validation split
+    seconds: float  # of training
+    teacher_ap: float | None  # of the T-head at the last evaluation, where it was evaluated
+
+
+def execute(
+    jobs: Sequence[Job], *, data: Path, train: str, val: str, dataset: DetectionDataset, parallel: int
+) -> tuple[list[Outcome], list[str]]:
+    """Runs every job that is not finished, teachers before students.
+
+    A job is trained with ``mimicdet train`` (continued, if it was interrupted) and its last weights are measured: the
+    best ones would have been chosen on the very images that count here.
+
+    Args:
+        data, train, val: the data set's folder and its splits.
+        dataset: the validation split.
+        parallel: so many at a time; each on a GPU of its own where there are GPUs.
+
+    Returns:
+        The finished jobs, and a sentence for each that failed.
+    """
+    failures: list[str] = []
+    seats = _Seats(parallel)
+    done: set[str] = set()
+    waiting = list(jobs)
+    while waiting:
+        ready = [job for job in waiting if set(job.needs) <= done]
+        waiting = [job for job in waiting if job not in ready]
+        with ThreadPoolExecutor(parallel) as pool:
+            failures += filter(None, pool.map(lambda job: _finish(job, seats, data, train, val, dataset), ready))
+        done |= {job.run for job in ready}
+    return [found for job in jobs if (found := read_outcome(job)) is not None], failures
+
+
+def read_outcome(job: Job) -> Outcome | None:
+    """What a job gave, if it is finished.
+
+    Raises:
+        UserError: it was finished with other settings.
+    """
+    file = job.folder / RESULT
+    if not file.is_file():
+        return None
+    result = json.loads(file.read_text(encoding="utf-8"))
+    if result["settings"] != dump_settings(job.settings):
+        raise UserError(
+            f"{job.folder} holds '{job.name}' with other settings than the study has now; remove the folder to train "
+            "it anew, or give another --out"
+        )
+    detections = json.loads((job.folder / DETECTIONS).read_text(encoding="utf-8"))
+    return Outcome(job, result["metrics"], detections, result["seconds"], result["teacher_ap"])
+
+
+class _Seats:
+    """GPUs, or shares of the processor, handed out to jobs."""
+
+    def __init__(self, number: int) -> None:
+        import torch
+
+        gpus = torch.cuda.device_count()
+        self._free = list(range(number))
+        self._lock = threading.Lock()
+        self._gpus = gpus
+        self._threads = max(1, (os.cpu_count() or 1) // number)
+
+    def take(self) -> int:
+        with self._lock:
+            return self._free.pop(0)
+
+    def give(self, seat: int) -> None:
+        with self._lock:
+            self._free.append(seat)
+
+    def environment(self, seat: int) -> dict[str, str]:
+        if self._gpus:
+            return {**os.environ, "CUDA_VISIBLE_DEVICES": str(seat % self._gpus)}
+        return {**os.environ, "OMP_NUM_THREADS": str(self._threads)}
+
+
+def _finish(job: Job, seats: _Seats, data: Path, train: str, val: str, dataset: DetectionDataset) -> str | None:
+    """Trains and measures a job; a sentence if that failed."""
+    if read_outcome(job) is not None:
+        print(f"{job.name}: finished before", flush=True)
+        return None
+    seat = seats.take()
+    log = job.folder.with_suffix(".log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    began = time.perf_counter()
+    print(f"{job.name}: training, see {log}", flush=True)
+    try:
+        settings = job.folder.with_suffix(".yaml")
+        replace_file(settings, dump_settings(job.settings).encode())
+        folder = RunFolder(job.folder)
+        words = [
+            "train",
+            str(data),
+            "--config",
+            str(settings),
+            "--out",
+            str(job.folder),
+            "--split",
+            train,
+            "--val",
+            val,
+        ]
+        words += ["--resume"] if folder.holds_a_run else []
+        found = job.folder / DETECTIONS
+        for command in (
+            words, ["predict", str(folder.last_model), "--data", str(data), "--split", val, "--json", str(found)],
+        ):  # fmt: skip
+            with log.open("a") as output:
+                code = subprocess.run(
+                    [sys.executable, "-m", "mimicdet", *command], stdout=output, stderr=output,
+                    env=seats.environment(seat),
+                ).returncode  # fmt: skip
+            if code:
+                lines = log.read_text(errors="replace").strip().splitlines()
+                return f"{job.name}: {lines[-1] if lines else f'exit code {code}'} (see {log})"
+        result = _measure(job, folder, found, dataset)
+        print(f"{job.name}: AP {100 * result['AP']:.1f} ({time.perf_counter() - began:.0f} s)", flush=True)
+        return None
+    finally:
+        seats.give(seat)
+
+
+def _measure(job: Job, folder: RunFolder, found: Path, dataset: DetectionDataset) -> dict[str, Any]:
+    metrics = coco_metrics(dataset.to_coco(), json.loads(found.read_text(encoding="utf-8"))).to_json()
+    records = read_metrics(folder.metrics_file)
+    seconds = max((r["seconds"] for r in records if r["kind"] == "train"), default=0.0)
+    evaluations = [r for r in records if r["kind"] == "eval"]
+    teacher = evaluations[-1].get("teacher/AP") if evaluations else None
+    result = {"settings": dump_settings(job.settings), "metrics": metrics, "seconds": seconds, "teacher_ap": teacher}
+    replace_file(job.folder / RESULT, json.dumps(result, indent=1).encode())
+    return metrics

@@ -1,0 +1,170 @@
+"""A study's file, and the jobs that it asks for.
+
+::
+
+    title: What mimicking gives
+    data: ../aquarium           # --data on the command line wins
+    train: train
+    val: valid+test
+    seeds: [0, 1, 2]
+    baseline: without           # the run that the others are compared with
+    preset: small               # of every run that names no other
+    set: {train.epochs: 12}     # settings of every run, as dotted keys
+    runs:
+      - name: without
+        set: {loss.mimic_classification: 0.0, loss.mimic_boxes: 0.0}
+      - name: with
+        published: 39.0 AP      # shown beside
+      - name: taught
+        set: {task: distill, distill.teachers: ["run:with"]}   # the model of another run, of the same seed if it has it
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mimicdet.config import Settings
+from mimicdet.errors import UserError
+from mimicdet.settings_file import Layer, check_key, parse_yaml, preset_file, read_layer, resolve
+
+TEACHER_RUN = "run:"
+
+
+class PlannedRun(BaseModel):
+    """One row of the table."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    name: Annotated[str, Field(min_length=1)]
+    preset: str | None = None
+    set: dict[str, Any] = {}
+    seeds: tuple[int, ...] | None = None
+    published: str = ""
+
+
+class Study(BaseModel):
+    """The file."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    title: str
+    about: str = ""
+    data: str | None = None
+    train: str = "train"
+    val: str = "val"
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
+    baseline: str | None = None
+    preset: str | None = None
+    set: dict[str, Any] = {}
+    runs: Annotated[tuple[PlannedRun, ...], Field(min_length=1)]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: a run with one seed."""
+
+    run: str
+    seed: int
+    folder: Path
+    settings: Settings
+    needs: tuple[str, ...]  # names of the runs that teach it
+
+    @property
+    def name(self) -> str:
+        return f"{self.run}, seed {self.seed}"
+
+
+def read_study(file: Path) -> Study:
+    """The file, checked.
+
+    Raises:
+        UserError: it cannot be read, or does not say what a study needs.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: the study cannot be read ({error}); give a YAML file") from error
+    content = parse_yaml(text, str(file))
+    try:
+        study = Study.model_validate_json(json.dumps(content, default=str))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise UserError(f"{file}: {where}: {first['msg'][0].lower()}{first['msg'][1:]}") from error
+    names = [run.name for run in study.runs]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise UserError(f"{file}: two runs are called '{min(twice)}'; give each a name of its own")
+    slugs = [_slug(name) for name in names]
+    if twice := {slug for slug in slugs if slugs.count(slug) > 1}:
+        raise UserError(f"{file}: two runs' folders would be called '{min(twice)}'; make their names differ in letters")
+    if study.baseline is not None and study.baseline not in names:
+        raise UserError(f"{file}: baseline '{study.baseline}' is none of the runs: {', '.join(names)}")
+    return study
+
+
+def plan(study: Study, file: Path, out: Path) -> list[Job]:
+    """Every training of a study, teachers before their students.
+
+    Raises:
+        UserError: settings that are not to be had or do not go together, and teachers that are no runs of the study.
+    """
+    jobs: list[Job] = []
+    by_name = {run.name: run for run in study.runs}
+    for run in study.runs:
+        preset = run.preset or study.preset
+        layers = [read_layer(preset_file(preset))] if preset else []
+        where = f"in {file}, run '{run.name}'"
+        for values in (study.set, run.set):
+            for key in values:
+                check_key(key, where)
+        for seed in run.seeds or study.seeds:
+            values = {**study.set, **run.set, "train.seed": seed}
+            needs: list[str] = []
+            if "distill.teachers" in values:
+                values["distill.teachers"] = [
+                    _teacher(str(t), seed, by_name, study, out, needs, where) for t in values["distill.teachers"]
+                ]
+            settings = resolve([*layers, Layer(where, values)])
+            jobs.append(Job(run.name, seed, folder_of(out, run.name, seed), settings, tuple(needs)))
+    return _ordered(jobs, file)
+
+
+def folder_of(out: Path, run: str, seed: int) -> Path:
+    """Where a run's training with a seed lies."""
+    return out / _slug(run) / f"seed{seed}"
+
+
+def _teacher(
+    teacher: str, seed: int, runs: dict[str, PlannedRun], study: Study, out: Path, needs: list[str], where: str
+) -> str:
+    if not teacher.startswith(TEACHER_RUN):
+        return teacher
+    name = teacher.removeprefix(TEACHER_RUN)
+    if name not in runs:
+        raise UserError(f"{where}: the teacher '{name}' is none of the runs: {', '.join(runs)}")
+    needs.append(name)
+    seeds = runs[name].seeds or study.seeds
+    return str(folder_of(out, name, seed if seed in seeds else seeds[0]) / "model-last")
+
+
+def _ordered(jobs: list[Job], file: Path) -> list[Job]:
+    """Teachers first, otherwise as in the file."""
+    done: set[str] = set()
+    ordered: list[Job] = []
+    while waiting := [job for job in jobs if job not in ordered]:
+        ready = [job for job in waiting if set(job.needs) <= done]
+        if not ready:
+            raise UserError(f"{file}: '{waiting[0].run}' and its teachers teach each other in a circle")
+        ordered += ready
+        done |= {job.run for job in ready}
+    return ordered
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower() or "run"

@@ -1,0 +1,160 @@
+"""The table of a study: mean and spread over seeds, differences with their intervals; as Markdown, CSV and picture."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import platform
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from mimicdet.data.dataset import DetectionDataset
+from mimicdet.files import replace_file
+from mimicdet.report.table import table
+from mimicdet.study.bootstrap import Judged, paired_interval
+from mimicdet.study.execute import Outcome
+from mimicdet.study.plan import Study
+
+_COLORS = {"baseline": "#999999", "other": "#0072B2"}
+_DASH = "-"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row: a run, over its finished seeds. AP in points."""
+
+    name: str
+    seeds: tuple[int, ...]
+    ap: tuple[float, ...]
+    ap50: tuple[float, ...]
+    ap75: tuple[float, ...]
+    teacher_ap: tuple[float, ...]
+    seconds: tuple[float, ...]
+    difference: float | None  # from the baseline, over the seeds that both have
+    interval: tuple[float, float] | None
+    published: str
+
+
+def lines_of(study: Study, outcomes: Sequence[Outcome], dataset: DetectionDataset, *, samples: int) -> list[Line]:
+    """A row for each run of which at least one seed is finished.
+
+    Args:
+        dataset: the validation split.
+        samples: of the bootstrap.
+    """
+    truth = dataset.to_coco()
+    judged = {(o.job.run, o.job.seed): Judged(truth, o.detections) for o in outcomes}
+    lines = []
+    for run in study.runs:
+        own = [o for o in outcomes if o.job.run == run.name]
+        if not own:
+            continue
+        difference = interval = None
+        shared = [o.job.seed for o in own if (study.baseline, o.job.seed) in judged]
+        if study.baseline not in (None, run.name) and shared:
+            sides = [[judged[name, seed] for seed in shared] for name in (run.name, study.baseline)]
+            means = [statistics.mean(100 * j.ap() for j in side) for side in sides]
+            difference = means[0] - means[1]
+            low, high = paired_interval(*sides, samples=samples)
+            interval = (100 * low, 100 * high)
+        numbers = {name: tuple(100 * o.metrics[name] for o in own) for name in ("AP", "AP50", "AP75")}
+        lines.append(
+            Line(
+                name=run.name, seeds=tuple(o.job.seed for o in own), ap=numbers["AP"], ap50=numbers["AP50"],
+                ap75=numbers["AP75"], teacher_ap=tuple(100 * o.teacher_ap for o in own if o.teacher_ap is not None),
+                seconds=tuple(o.seconds for o in own), difference=difference, interval=interval,
+                published=run.published,
+            )
+        )  # fmt: skip
+    return lines
+
+
+def write_results(study: Study, lines: Sequence[Line], dataset: DetectionDataset, command: str, out: Path) -> str:
+    """Writes table.md, table.csv and table.png into ``out``; returns the table as text for a terminal."""
+    header, rows = _cells(study, lines)
+    about = (
+        f"{dataset.split} of {dataset.root.name}: {len(dataset)} images. `{command}` on {_machine()}. Last weights; "
+        "mean and standard deviation over seeds; differences with the 95 % interval of a paired bootstrap over images."
+    )
+    text = f"{study.about.strip()}\n\n" if study.about else ""
+    markdown = f"## {study.title}\n\n{text}{about}\n\n![{study.title}](table.png)\n\n"
+    markdown += table(header, rows, style="markdown") + "\n"
+    replace_file(out / "table.md", markdown.encode())
+    written = io.StringIO()
+    writer = csv.writer(written, lineterminator="\n")
+    names = ("seeds", "ap", "ap50", "ap75", "teacher_ap", "seconds")
+    writer.writerow(["name", *names, "difference", "low", "high", "published"])
+    for line in lines:
+        listed = [" ".join(f"{value:.4g}" for value in getattr(line, name)) for name in names]
+        low, high = line.interval or ("", "")
+        writer.writerow(
+            [line.name, *listed, "" if line.difference is None else line.difference, low, high, line.published]
+        )
+    replace_file(out / "table.csv", written.getvalue().encode())
+    replace_file(out / "table.png", _picture(study, lines))
+    return table(header, rows)
+
+
+def _cells(study: Study, lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
+    has_teacher = any(line.teacher_ap for line in lines)
+    has_published = any(line.published for line in lines)
+    header = ["run", "AP", "difference", "AP50", "AP75", "seeds", "minutes"]
+    header += ["T-head AP"] if has_teacher else []
+    header += ["published"] if has_published else []
+    rows = []
+    for line in lines:
+        change = "baseline" if line.name == study.baseline else _DASH
+        if line.difference is not None and line.interval is not None:
+            change = f"{line.difference:+.1f} [{line.interval[0]:+.1f}, {line.interval[1]:+.1f}]"
+        cells = [line.name, _spread(line.ap), change, _spread(line.ap50), _spread(line.ap75), str(len(line.seeds)),
+                 f"{statistics.mean(line.seconds) / 60:.1f}"]  # fmt: skip
+        cells += [_spread(line.teacher_ap)] if has_teacher else []
+        cells += [line.published or _DASH] if has_published else []
+        rows.append(cells)
+    return header, rows
+
+
+def _spread(values: Sequence[float]) -> str:
+    """Mean and standard deviation."""
+    if not values:
+        return _DASH
+    mean = f"{statistics.mean(values):.1f}"
+    return f"{mean} ± {statistics.stdev(values):.1f}" if len(values) > 1 else mean
+
+
+def _picture(study: Study, lines: Sequence[Line]) -> bytes:
+    """Bars of the means, a dot for each seed."""
+    figure = Figure(figsize=(8, 0.5 * len(lines) + 1.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    places = list(range(len(lines)))[::-1]
+    colors = [_COLORS["baseline" if line.name == study.baseline else "other"] for line in lines]
+    axes.barh(places, [statistics.mean(line.ap) for line in lines], color=colors, alpha=0.6)
+    for place, line in zip(places, lines, strict=True):
+        axes.plot(line.ap, [place] * len(line.ap), "o", color="#222222", markersize=4)
+    axes.set_yticks(places, [line.name for line in lines])
+    everything = [value for line in lines for value in line.ap]
+    low, high = min(everything), max(everything)
+    margin = max(0.15 * (high - low), 1.0)
+    axes.set_xlim(max(0.0, low - 3 * margin), high + margin)
+    axes.set_xlabel("AP in points: mean (bar) and each seed (dot); the axis does not begin at 0")
+    axes.set_title(study.title)
+    axes.spines[["top", "right"]].set_visible(False)
+    written = io.BytesIO()
+    figure.savefig(written, dpi=120, format="png")
+    return written.getvalue()
+
+
+def _machine() -> str:
+    import torch
+
+    names = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "timm"))
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
+    return f"{device}, Python {platform.python_version()}, {names}"

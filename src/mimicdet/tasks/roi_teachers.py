@@ -1,0 +1,119 @@
+"""Two-stage teachers from what users have: torchvision's Faster R-CNN weights, and runs of the mimic task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.models import detection
+from torchvision.models._meta import _COCO_CATEGORIES
+
+from mimicdet.build import build_model
+from mimicdet.data.batch import Batch
+from mimicdet.errors import UserError
+from mimicdet.models.decode import Detections
+from mimicdet.models.mimicdet import HEAD_STD
+from mimicdet.models.pretrained_folder import DESCRIPTION_FILE, read_description
+from mimicdet.models.torchvision_weights import SUFFIXES, read_state
+from mimicdet.ops.boxes import decode_deltas
+from mimicdet.settings_file import load_settings
+from mimicdet.tasks.mimic import MimicTask
+from mimicdet.teachers.roi import FasterRcnn, RoiHead
+
+_WITHOUT_EPS = "258fb6c6"
+"""Torchvision runs this file's batch norm with an epsilon of 0 (its ``overwrite_eps``)."""
+
+
+def read_roi_head(path: Path) -> tuple[RoiHead, list[str]] | None:
+    """The two-stage detector in a file or run folder and its class names; None where there is none in it.
+
+    Raises:
+        UserError: it says that it holds one, and does not.
+    """
+    if path.suffix in SUFFIXES and path.is_file():
+        state = read_state(path)
+        return _faster_rcnn(path, state) if "roi_heads.box_predictor.cls_score.weight" in state else None
+    if (path / "settings.yaml").is_file() and (path / "checkpoints").is_dir():
+        return _t_head(path)
+    return None
+
+
+class MimicHead:
+    """The T-head of a mimic task.
+
+    Args:
+        task: trained.
+    """
+
+    def __init__(self, *, task: MimicTask) -> None:
+        self.task = task.eval().requires_grad_(False)
+        self.num_features = task.t_head.classifier.in_features
+
+    def to(self, device: torch.device) -> None:
+        self.task.to(device)
+
+    def look(self, images: Tensor, sizes: Tensor, boxes: Tensor, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """See ``mimicdet.teachers.roi.RoiHead``."""
+        seen = self.task.look(images, sizes, boxes, image)
+        moved = decode_deltas(seen.deltas, boxes, std=HEAD_STD)[:, None]
+        return seen.logits.roll(1, dims=1), moved, seen.class_feature  # the background comes first there
+
+    def detect(self, images: Tensor, sizes: Tensor) -> list[Detections]:
+        """See ``mimicdet.teachers.roi.RoiHead``."""
+        b, nothing = len(images), torch.zeros(len(images), 0, device=images.device)
+        batch = Batch(
+            images=images, sizes=sizes, boxes=nothing[..., None].expand(b, 0, 4), labels=nothing.long(),
+            crowd=nothing.bool(), seeds=torch.zeros(b, dtype=torch.int64), image_ids=tuple(range(b)), files=("",) * b,
+            original_sizes=((0, 0),) * b,
+        )  # fmt: skip
+        return self.task.detect_teacher(batch, top=1000, score_threshold=0.005, nms_iou=0.6, max_detections=100)
+
+
+def _t_head(run: Path) -> tuple[RoiHead, list[str]]:
+    from mimicdet.tasks.build import build_task, finest_backbone_level
+
+    settings = load_settings(config=run / "settings.yaml")
+    if settings.task != "mimic":
+        raise UserError(f"{run} is a run of task '{settings.task}'; its model is a teacher: {run / 'model'}")
+    folder = next((run / name for name in ("model-last", "model") if (run / name / DESCRIPTION_FILE).is_file()), None)
+    file = run / "checkpoints" / "last.pt"
+    if folder is None or not file.is_file():
+        raise UserError(f"{run} holds no model or checkpoint yet; let the run go on with --resume")
+    names = [category.name for category in read_description(folder).categories]
+    detector = build_model(settings.model, len(names), pretrained=False, finest_level=finest_backbone_level(settings))
+    task = build_task(settings, detector, pretrained=False)
+    assert isinstance(task, MimicTask)
+    try:
+        saved = torch.load(file, map_location="cpu", weights_only=True)
+        average = saved["average"]
+        task.load_state_dict(
+            saved["task"] if average is None
+            else {key.removeprefix("module."): value for key, value in average.items() if key.startswith("module.")}
+        )  # fmt: skip
+    except Exception as error:  # whatever a file that is something else provokes
+        raise UserError(
+            f"{file} is not the checkpoint of {run} ({type(error).__name__}); resume that run once"
+        ) from error
+    return MimicHead(task=task), names
+
+
+def _faster_rcnn(file: Path, state: dict[str, Tensor]) -> tuple[RoiHead, list[str]]:
+    outputs = len(state["roi_heads.box_predictor.cls_score.weight"])
+    is_v2 = "roi_heads.box_head.0.0.weight" in state
+    make: Any = detection.fasterrcnn_resnet50_fpn_v2 if is_v2 else detection.fasterrcnn_resnet50_fpn
+    model = make(weights=None, weights_backbone=None, num_classes=outputs)
+    try:
+        missing, unexpected = model.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        raise UserError(f"{file} is no Faster R-CNN on ResNet-50 as torchvision makes it") from error
+    if unexpected or [key for key in missing if not key.endswith("num_batches_tracked")]:
+        first = (unexpected or missing)[0]
+        raise UserError(f"{file} is no Faster R-CNN on ResNet-50 as torchvision makes it: {first} does not fit")
+    if _WITHOUT_EPS in file.name:
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.eps = 0.0
+    names = list(_COCO_CATEGORIES) if outputs == len(_COCO_CATEGORIES) else list(map(str, range(outputs)))
+    return FasterRcnn(model=model), names[1:]

@@ -1,0 +1,145 @@
+"""Two-stage teachers: they look at the student's own boxes, each pooled from features of theirs.
+
+N boxes of a batch, K classes of the student, D width of a box's feature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from mimicdet.models.decode import Detections
+from mimicdet.teachers.match_maps import NEVER, UNKNOWN
+
+
+class RoiView(NamedTuple):
+    """What a teacher says of boxes; ordinary tensors without gradient."""
+
+    logits: Tensor  # (N, K) log-odds of each class's score
+    boxes: Tensor  # (N, 4) moved by the teacher
+    features: Tensor  # (N, D) what the scores are computed from
+
+
+class RoiHead(Protocol):
+    """A two-stage detector as teacher; what it returns may be of inference mode."""
+
+    num_features: int
+
+    def to(self, device: torch.device) -> None: ...
+
+    def look(self, images: Tensor, sizes: Tensor, boxes: Tensor, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (N, 1 + teacher's classes) with the background first, boxes (N, 1 or classes, 4), features (N, D).
+
+        Args:
+            images, sizes: (B, 3, H, W), (B, 2).
+            boxes: (N, 4) in pixels of the canvas, with an area.
+            image: (N,) int64.
+        """
+        ...
+
+    def detect(self, images: Tensor, sizes: Tensor) -> list[Detections]:
+        """Its own detections, labels from 0."""
+        ...
+
+
+class RoiTeacher:
+    """A frozen two-stage detector; not a module, for the reasons of ``mimicdet.teachers.frozen.FrozenTeacher``.
+
+    Args:
+        head: the detector.
+        classes: for each of the student's classes the teacher's index (from 0, without the background), or UNKNOWN.
+        name: what messages call it.
+    """
+
+    scale = 1.0
+
+    def __init__(self, *, head: RoiHead, classes: Sequence[int], name: str = "teacher") -> None:
+        self.head = head
+        self.classes = tuple(classes)
+        self.name = name
+
+    @property
+    def num_features(self) -> int:
+        return self.head.num_features
+
+    def known(self, device: torch.device) -> Tensor:
+        """(K,) bool, the student's classes that it has."""
+        return torch.tensor([c != UNKNOWN for c in self.classes], device=device)
+
+    def look(self, images: Tensor, sizes: Tensor, boxes: Tensor, image: Tensor, label: Tensor) -> RoiView:
+        """Arguments as for ``RoiHead.look``; ``label`` (N,): the student's class that a box is moved for."""
+        self.head.to(images.device)
+        # Pooling needs an area; a box without one is looked at as a pixel
+        boxes = torch.cat([boxes[:, :2], torch.maximum(boxes[:, 2:], boxes[:, :2] + 1)], dim=1)
+        with torch.inference_mode():
+            logits, moved, features = self.head.look(images, sizes, boxes, image)
+        # Copies: tensors of inference mode may not be saved for a backward pass
+        logits, moved, features = (t.clone().float() for t in (logits, moved, features))
+        index = torch.tensor([max(c, 0) for c in self.classes], device=logits.device)
+        unknown = ~self.known(logits.device)
+        log_p = logits.log_softmax(-1)[:, 1:]
+        odds = log_p - torch.log1p(-log_p.exp().clamp(max=1 - torch.finfo(log_p.dtype).eps))
+        which = index[label] if moved.shape[1] > 1 else torch.zeros_like(label)
+        return RoiView(
+            logits=odds[:, index].masked_fill(unknown, NEVER),
+            boxes=moved[torch.arange(len(moved), device=moved.device), which],
+            features=features,
+        )
+
+    def detect(self, images: Tensor, sizes: Tensor) -> list[Detections]:
+        """Its own detections, in its own classes."""
+        self.head.to(images.device)
+        with torch.inference_mode():
+            return self.head.detect(images, sizes)
+
+
+class FasterRcnn:
+    """Torchvision's Faster R-CNN.
+
+    Args:
+        model: torchvision's.
+    """
+
+    def __init__(self, *, model: Any) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.num_features: int = model.roi_heads.box_predictor.cls_score.in_features
+
+    def to(self, device: torch.device) -> None:
+        self.model.to(device)
+
+    def look(self, images: Tensor, sizes: Tensor, boxes: Tensor, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        maps = self.model.backbone(self._normalised(images, sizes))
+        b, height, width = len(images), images.shape[2], images.shape[3]
+        order = image.argsort(stable=True)
+        heads = self.model.roi_heads
+        lists = [boxes[order][image[order] == i] for i in range(b)]
+        features = heads.box_head(heads.box_roi_pool(maps, lists, [(height, width)] * b))
+        logits, deltas = heads.box_predictor(features)
+        moved = heads.box_coder.decode(deltas, lists)  # (N, 1 + classes, 4)
+        back = torch.empty_like(order).index_put((order,), torch.arange(len(order), device=order.device))
+        return logits[back], moved[back][:, 1:], features[back]
+
+    def detect(self, images: Tensor, sizes: Tensor) -> list[Detections]:
+        found = []
+        pixels = images.float() / 255 if images.dtype == torch.uint8 else images
+        transform = self.model.transform
+        kept = transform.min_size, transform.max_size
+        try:
+            for image, (height, width) in zip(pixels, sizes.tolist(), strict=True):
+                transform.min_size, transform.max_size = (min(height, width),), max(height, width)
+                result = self.model([image[:, :height, :width]])[0]
+                found.append(Detections(result["boxes"], result["scores"], result["labels"] - 1))
+        finally:
+            transform.min_size, transform.max_size = kept
+        return found
+
+    def _normalised(self, images: Tensor, sizes: Tensor) -> Tensor:
+        pixels = images.float() / 255 if images.dtype == torch.uint8 else images
+        transform = self.model.transform
+        mean, std = (pixels.new_tensor(values)[:, None, None] for values in (transform.image_mean, transform.image_std))
+        rows = torch.arange(images.shape[2], device=images.device)[None, :, None] < sizes[:, 0, None, None]
+        columns = torch.arange(images.shape[3], device=images.device)[None, None] < sizes[:, 1, None, None]
+        return (pixels - mean) / std * (rows & columns)[:, None]

@@ -1,0 +1,88 @@
+"""What a study's file asks for, and what is said when it makes no sense."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mimicdet.errors import UserError
+from mimicdet.study.plan import folder_of, plan, read_study
+
+GOOD = """\
+title: Teaching
+data: here
+seeds: [0, 1]
+baseline: alone
+preset: small_gfl
+set: {train.epochs: 3}
+runs:
+  - name: alone
+  - name: + RM
+    set: {task: distill, distill.teachers: ["run:big one"], distill.imitation: 0.0}
+    published: 40.4 AP
+  - name: big one
+    preset: small_retinanet
+    set: {train.epochs: 5}
+    seeds: [7]
+"""
+
+
+def write(folder: Path, text: str = GOOD) -> Path:
+    file = folder / "study.yaml"
+    file.write_text(text)
+    return file
+
+
+def test_jobs(tmp_path: Path) -> None:
+    file = write(tmp_path)
+    jobs = plan(read_study(file), file, tmp_path / "out")
+    assert [(job.run, job.seed) for job in jobs] == [
+        ("alone", 0), ("alone", 1), ("big one", 7), ("+ RM", 0), ("+ RM", 1)
+    ]  # fmt: skip
+    alone, teacher, taught = jobs[0], jobs[2], jobs[4]
+    assert (alone.settings.train.epochs, alone.settings.train.seed, alone.settings.model.family) == (3, 0, "gfl")
+    assert (teacher.settings.train.epochs, teacher.settings.train.seed) == (5, 7)
+    assert teacher.settings.model.family == "retinanet"
+    assert taught.settings.distill.teachers == (str(tmp_path / "out/big-one/seed7/model-last"),)
+    assert taught.settings.distill.imitation == 0
+    assert taught.needs == ("big one",)
+    assert taught.folder == folder_of(tmp_path / "out", "+ RM", 1) == tmp_path / "out/rm/seed1"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("title: Teaching\n", "", "study.yaml: title: field required"),
+        ("baseline: alone", "baseline: none", "baseline 'none' is none of the runs: alone, "),
+        ("run:big one", "run:bigger", "run '\\+ RM': the teacher 'bigger' is none of the runs"),
+        ("name: big one", "name: alone", "two runs are called 'alone'"),
+        ("name: big one", "name: rm!", "two runs' folders would be called 'rm'"),
+        ("train.epochs: 3", "train.epoch: 3", "unknown setting 'train.epoch' in .*run 'alone'; did you mean 'train.ep"),
+        ("train.epochs: 3", "train.epochs: -3", "setting 'train.epochs' in .*run 'alone' is -3"),
+        ("preset: small_gfl", "preset: smal_gfl", "there is no preset 'smal_gfl'"),
+        ("seeds: [0, 1]", "seeds: []", "seeds: tuple should have at least 1 item"),
+        ("seeds: [7]", "sedes: [7]", "runs.2.sedes: extra inputs are not permitted"),
+        ("{train.epochs: 5}", '{task: distill, distill.teachers: ["run:+ RM"]}', "teach each other in a circle"),
+    ],
+)  # fmt: skip
+def test_faults_are_explained(tmp_path: Path, old: str, new: str, message: str) -> None:
+    assert old in GOOD
+    file = write(tmp_path, GOOD.replace(old, new))
+    with pytest.raises(UserError, match=message):
+        plan(read_study(file), file, tmp_path)
+
+
+def test_no_such_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the study cannot be read"):
+        read_study(tmp_path / "none.yaml")
+
+
+STUDIES = sorted((Path(__file__).parents[2] / "studies").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", STUDIES, ids=[file.stem for file in STUDIES])
+def test_the_studies_that_come_along_can_be_planned(file: Path) -> None:
+    study = read_study(file)
+    jobs = plan(study, file, Path("runs"))
+    assert {job.run for job in jobs} == {run.name for run in study.runs}
