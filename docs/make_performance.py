@@ -28,11 +28,16 @@ SECTIONS: dict[str, tuple[str, str]] = {
     "latency_r50": ("One prediction, ResNet-50", "python benchmarks/latency.py"),
     "latency_lite0": (
         "One prediction, EfficientNet-Lite0",
-        "python benchmarks/latency.py --backbone lite0 --size 400x544 800x1088",
+        "python benchmarks/latency.py --backbone lite0 --size 400x544 600x800 800x1088",
+    ),
+    "latency_batch": (
+        "Eight images at once, EfficientNet-Lite0",
+        "python benchmarks/latency.py --backbone lite0 --size 400x544 --batch 8 --mode eager",
     ),
     "latency_compiled": ("One prediction, compiled", "python benchmarks/latency.py --mode compiled"),
+    "latency_bf16": ("One prediction, bf16", "python benchmarks/latency.py --precision bf16 --mode eager"),
     "train_step": ("One training step", "python benchmarks/train_step.py"),
-    "export": ("Other runtimes", "python benchmarks/export.py --no-compiled"),
+    "export": ("Other runtimes", "python benchmarks/export.py"),
     "scaling": ("How cost grows", "python benchmarks/scaling.py"),
 }
 

@@ -123,8 +123,14 @@ def test_paper_presets_follow_section_4(name: str) -> None:
     assert (s.assign.proposal_nms, s.assign.proposals, s.assign.positive_iou) == (0.8, 2000, 0.6)
     assert (s.assign.t_samples, s.assign.t_positive_fraction) == (128, 0.25)
     assert (s.assign.s_class_samples, s.assign.s_box_samples, s.assign.s_box_normalizer) == (128, 64, "samples")
-    assert s.mimic.model_dump() == {"classification": "logits", "negatives": True, "detach_teacher": True}
-    assert set(s.loss.model_dump().values()) == {1.0}
+    assert {key: getattr(s.mimic, key) for key in ("classification", "negatives", "detach_teacher")} == {
+        "classification": "logits",
+        "negatives": True,
+        "detach_teacher": True,
+    }
+    assert s.mimic.weighting == "none"
+    assert s.loss.mimic_rank == 0  # ours
+    assert {value for name, value in s.loss.model_dump().items() if name != "mimic_rank"} == {1.0}
     assert (s.data.horizontal_flip, s.data.vertical_flip, s.data.color_jitter) == (0.5, 0, 0)
     assert s.data.scale_jitter == (1, 1)
     assert s.data.longer_side == 1333
