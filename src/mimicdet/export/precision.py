@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -14,6 +15,8 @@ _KEPT_IN_FLOAT32 = (
     "CumSum", "Min", "Max", "Clip",
 )  # fmt: skip
 """Operators without an fp16 form, and those that compute coordinates: fp16 tells pixels above 1,024 apart no more."""
+FEW_CHANNELS = 4
+"""Deltas have so many, objectness and centerness one."""
 
 
 def to_fp16(file: Path) -> None:
@@ -38,9 +41,18 @@ def to_fp16(file: Path) -> None:
 def to_int8(file: Path, calibration: Iterator[tuple[Tensor, Tensor]]) -> None:
     """Rewrites an ONNX file with the convolutions in 8 bits, scales chosen from batches of images and sizes.
 
-    The heads' matrix products stay in float32: they make up little of the time, and boxes suffer first.
+    In float32 stay the heads' matrix products, the first convolution and those whose outputs are scores and deltas:
+    they make up little of the time and most of the loss. Scales span all but a hundred-thousandth of the values: those
+    of the very largest cost two points of AP more.
     """
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    import onnx
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        CalibrationMethod,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     class Reader(CalibrationDataReader):
@@ -53,5 +65,17 @@ def to_int8(file: Path, calibration: Iterator[tuple[Tensor, Tensor]]) -> None:
     quantize_static(
         prepared, file, Reader(), quant_format=QuantFormat.QDQ, op_types_to_quantize=["Conv"], per_channel=True,
         activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, extra_options={"ActivationSymmetric": False},
+        calibrate_method=CalibrationMethod.Percentile, nodes_to_exclude=_sensitive(onnx.load(prepared)),
     )  # fmt: skip
     prepared.unlink()
+
+
+def _sensitive(model: Any) -> list[str]:
+    """Names of the first convolution, and of those that end in a few channels: scores and deltas."""
+    outputs = {tensor.name: tensor.dims[0] for tensor in model.graph.initializer if len(tensor.dims) == 4}
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    return [
+        node.name
+        for i, node in enumerate(convolutions)
+        if i == 0 or outputs.get(node.input[1], FEW_CHANNELS + 1) <= FEW_CHANNELS
+    ]

@@ -95,11 +95,11 @@ class OneStage(nn.Module):
         maps = self.maps(images, sizes)
         scores = self.scores(maps)
         b, a, k = scores.shape
-        if s_head == "dense" or a <= top:
+        if s_head == "dense":
             positions = torch.arange(a, device=scores.device).expand(b, a)
             box_outputs = maps.head.box_outputs
         else:
-            positions = scores.amax(-1).topk(top, dim=1).indices
+            positions = scores.amax(-1).topk(min(top, a), dim=1).indices
             scores = scores.gather(1, positions[..., None].expand(-1, -1, k))
             box_outputs = maps.head.box_outputs.gather(
                 1, positions[..., None].expand(-1, -1, maps.head.box_outputs.shape[2])

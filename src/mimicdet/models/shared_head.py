@@ -55,8 +55,9 @@ class SharedHead(nn.Module):
             hidden = self.box_branch(level)
             boxes.append(rows(self.regressor(hidden) * factor, 1))
             if self.quality is not None:
-                quality.append(rows(self.quality(hidden), 1).squeeze(-1))
-        return HeadMaps(torch.cat(logits, 1), torch.cat(boxes, 1), torch.cat(quality, 1) if quality else None)
+                quality.append(rows(self.quality(hidden), 1))
+        central = torch.cat(quality, 1).squeeze(-1) if quality else None
+        return HeadMaps(torch.cat(logits, 1), torch.cat(boxes, 1), central)
 
     def branches(self) -> Branches:
         """See ``mimicdet.models.branches``."""

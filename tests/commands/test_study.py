@@ -1,0 +1,106 @@
+"""``mimicdet study`` from end to end: trains, skips what is finished, writes the table."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from mimicdet.cli import main
+from mimicdet.settings_file import dump_settings
+from tests.commands.test_end_to_end import write_split
+from tests.engine.test_distill import student
+from tests.engine.toy import toy_data
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of a teacher, a student alone with two seeds, and a student that is taught."""
+    folder = tmp_path_factory.mktemp("study")
+    write_split(folder / "cells", "train", toy_data(folder / "cells/train", images=6))
+    write_split(folder / "cells", "valid", toy_data(folder / "cells/valid", images=4, empty=(1,)))
+    flat = {}
+    import yaml
+
+    for section, values in yaml.safe_load(dump_settings(student(train={"epochs": 1}))).items():
+        if isinstance(values, dict):
+            flat |= {f"{section}.{key}": value for key, value in values.items()}
+    flat = {k: v for k, v in flat.items() if k.split(".")[0] in ("model", "data", "optim", "train", "inference")}
+    runs = [
+        {"name": "teacher", "seeds": [0], "set": {"train.seed": 0}},
+        {"name": "alone"},
+        {"name": "taught", "published": "+2.9 AP", "seeds": [0], "set": {
+            "task": "distill", "distill.teachers": ["run:teacher"], "distill.trust_teacher": True}},
+    ]  # fmt: skip
+    study = {"title": "Toy", "data": "cells", "val": "valid", "seeds": [0, 1], "baseline": "alone",
+             "set": {"task": "detect", **flat}, "runs": runs}  # fmt: skip
+    (folder / "toy.yaml").write_text(json.dumps(study))
+    assert (
+        main(["study", str(folder / "toy.yaml"), "--out", str(folder / "out"), "--parallel", "2", "--samples", "20"])
+        == 0
+    )
+    return folder
+
+
+def test_the_table(finished: Path) -> None:
+    text = (finished / "out/table.md").read_text()
+    rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")]
+    assert rows == ["run", ":------" if ":------" in rows else rows[1], *rows[2:]]
+    for name in ("teacher", "alone", "taught", "baseline", "+2.9 AP", "4 images"):
+        assert name in text
+    assert (finished / "out/table.png").read_bytes().startswith(b"\x89PNG")
+    with (finished / "out/table.csv").open() as file:
+        lines = {line["name"]: line for line in csv.DictReader(file)}
+    assert lines["alone"]["seeds"] == "0 1"
+    assert lines["taught"]["seeds"] == "0"
+    result = json.loads((finished / "out/taught/seed0/result.json").read_text())
+    assert float(lines["taught"]["ap"]) == pytest.approx(100 * result["metrics"]["AP"], abs=0.01)
+    assert lines["taught"]["difference"]
+    assert lines["alone"]["difference"] == ""
+
+
+def test_finished_runs_are_skipped_and_changed_ones_refused(
+    finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("subprocess.run", lambda *_, **__: pytest.fail("nothing is left to train"))
+    words = ["study", str(finished / "toy.yaml"), "--out", str(finished / "out"), "--samples", "5"]
+    assert main(words) == 0
+    assert capsys.readouterr().out.count("finished before") == 4
+    assert main([*words, "--table", "--only", "taught"]) == 0
+    assert "alone" not in capsys.readouterr().out
+    changed = finished / "changed.yaml"
+    changed.write_text((finished / "toy.yaml").read_text().replace('"optim.lr": 0.01', '"optim.lr": 0.02'))
+    assert main(["study", str(changed), "--out", str(finished / "out"), "--table"]) == 2
+    assert "with other settings than the study has now" in capsys.readouterr().err
+
+
+def test_failures_are_told_and_the_rest_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], finished: Path
+) -> None:
+    study = json.loads((finished / "toy.yaml").read_text())
+    study["runs"] = [
+        {"name": "bad", "seeds": [0], "set": {"model.weights": "nowhere.pth"}}, {"name": "alone", "seeds": [0]}
+    ]  # fmt: skip
+    file = tmp_path / "bad.yaml"
+    file.write_text(json.dumps(study))
+    words = ["study", str(file), "--data", str(finished / "cells"), "--out", str(tmp_path / "out"), "--samples", "5"]
+    assert main(words) == 2
+    shown = capsys.readouterr()
+    assert "bad, seed 0: " in shown.err
+    assert "nowhere.pth" in shown.err
+    assert "alone" in (tmp_path / "out/table.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--only", "none"], "has no run 'none'; it has teacher, alone, taught"),
+        (["--parallel", "0"], "must be 1 or more"),
+        (["--data", "nowhere"], "nowhere"),
+    ],
+)
+def test_wrong_options(finished: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["study", str(finished / "toy.yaml"), *words]) == 2
+    assert message in capsys.readouterr().err

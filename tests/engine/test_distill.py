@@ -1,0 +1,144 @@
+"""Whole runs that distil: what ships, teachers that are refused, and resuming with a teacher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mimicdet.build import build_model, load_model
+from mimicdet.config import DistillSettings, InferenceSettings, ModelSettings, Settings
+from mimicdet.data.dataset import DetectionDataset
+from mimicdet.engine.check_teachers import sample_of
+from mimicdet.engine.metrics_file import read_metrics
+from mimicdet.engine.stop import TrainingStopped
+from mimicdet.engine.train import train
+from mimicdet.errors import UserError
+from mimicdet.models.pretrained_folder import save_model
+from mimicdet.tasks.distill import DistillTask
+from tests.engine.test_resume import assert_identical, checkpoint
+from tests.engine.toy import SIDE, toy_data, toy_settings
+
+
+def student(family: str = "gfl", **changes: Any) -> Settings:
+    toy = toy_settings(**changes.pop("train", {}))
+    model = ModelSettings(
+        family=family, backbone="test_resnet", weights="random", frozen_stages=1, freeze_batch_norm=False,
+        pyramid_channels=8, head_groups=0 if family == "retinanet" else 4,
+    )  # fmt: skip
+    inference = InferenceSettings(shorter_side=SIDE, longer_side=SIDE)
+    shared = {"data": toy.data, "optim": toy.optim, "train": toy.train, "inference": inference}
+    return Settings(task="detect", model=model, **shared).model_copy(update=changes)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> DetectionDataset:
+    return toy_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(autouse=True)
+def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mimicdet.engine.finish.draw_curves", lambda *_: None)
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory, data: DetectionDataset) -> Path:
+    """A model folder of weights that were never trained."""
+    folder = tmp_path_factory.mktemp("teacher") / "model"
+    settings = student().model
+    torch.manual_seed(0)
+    save_model(
+        folder, build_model(settings, 2), model_settings=settings.model_dump(mode="json"),
+        inference=InferenceSettings().model_dump(mode="json"), categories=data.categories,
+    )  # fmt: skip
+    return folder
+
+
+def distilling(teacher: Path, **changes: Any) -> Settings:
+    distill = DistillSettings(teachers=(str(teacher),), **{"trust_teacher": True, **changes.pop("distill", {})})
+    return student(**changes).model_copy(update={"task": "distill", "distill": distill})
+
+
+def test_a_run_ships_the_student_alone(teacher: Path, data: DetectionDataset, tmp_path: Path) -> None:
+    settings = distilling(teacher, distill={"whole_map": 1.0})
+    result = train(settings=settings, train_data=data, val_data=data, out=tmp_path / "run")
+    records = read_metrics(tmp_path / "run/metrics.jsonl")
+    first = next(r for r in records if r["kind"] == "train")
+    assert {"rank", "imitation", "whole_map", "classification", "boxes", "distribution"} <= first.keys()
+    loaded = load_model(result.model)
+    alone = build_model(settings.model, 2).state_dict()
+    assert loaded.model.state_dict().keys() == alone.keys()
+    saved = torch.load(tmp_path / "run/checkpoints/last.pt", weights_only=True)
+    assert saved["task"].keys() == {f"detector.{key}" for key in alone}  # nor is it in checkpoints
+
+
+def test_a_teacher_that_finds_nothing_is_refused(teacher: Path, data: DetectionDataset, tmp_path: Path) -> None:
+    settings = distilling(teacher, distill={"trust_teacher": False, "check_images": 4})
+    with pytest.raises(
+        UserError, match=r"model: the teacher finds next to nothing in 4 images of 'train' \(AP50 0.000\)"
+    ):
+        train(settings=settings, train_data=data, val_data=None, out=tmp_path / "run")
+
+
+def test_a_teacher_that_is_good_enough_is_named_with_its_ap(
+    teacher: Path, data: DetectionDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr("mimicdet.engine.check_teachers.LEAST_AP50", -1.0)
+    settings = distilling(teacher, distill={"trust_teacher": False}, train={"epochs": 1})
+    train(settings=settings, train_data=data, val_data=data, out=tmp_path / "run")
+    assert f"teacher {teacher}: AP 0.0" in (shown := capsys.readouterr()).out + shown.err
+
+
+def test_trust_is_told(teacher: Path, data: DetectionDataset, tmp_path: Path, capsys: Any) -> None:
+    train(settings=distilling(teacher, train={"epochs": 1}), train_data=data, val_data=None, out=tmp_path / "run")
+    assert "is trusted without a trial" in (shown := capsys.readouterr()).out + shown.err
+
+
+def test_the_sample_holds_images_with_objects(data: DetectionDataset) -> None:
+    """Of the ten, the fifth and the tenth are empty."""
+    assert [record.id for record in sample_of((None, data), 6).images] == [100, 101, 102, 103, 105, 106]
+    empty = toy_data(data.root, empty=tuple(range(10)))
+    with pytest.raises(UserError, match="no image has an object to try the teacher on"):
+        sample_of((empty, None), 6)
+
+
+def test_stopped_and_resumed_is_never_stopped(
+    teacher: Path, data: DetectionDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With adapters that are trained along, and a teacher that is loaded anew."""
+    settings = distilling(teacher, distill={"imitation": 1.0, "rank_which": "both"})
+    train(settings=settings, train_data=data, val_data=data, out=tmp_path / "straight")
+    forward, calls = DistillTask.forward, []
+
+    def stops(task: DistillTask, batch: Any) -> Any:
+        calls.append(batch)
+        if len(calls) == 6:
+            import signal
+
+            signal.raise_signal(signal.SIGTERM)
+        return forward(task, batch)
+
+    monkeypatch.setattr(DistillTask, "forward", stops)
+    with pytest.raises(TrainingStopped):
+        train(settings=settings, train_data=data, val_data=data, out=tmp_path / "resumed")
+    train(settings=settings, train_data=data, val_data=data, out=tmp_path / "resumed", resume=True)
+    assert_identical(checkpoint(tmp_path / "resumed"), checkpoint(tmp_path / "straight"))
+
+
+@pytest.mark.parametrize("family", ["retinanet", "fcos", "atss", "gfl"])
+def test_every_family_trains_alone(family: str, data: DetectionDataset, tmp_path: Path) -> None:
+    settings = student(family, train={"epochs": 1})
+    result = train(settings=settings, train_data=data, val_data=data, out=tmp_path / "run")
+    assert result.last is not None
+    assert 0 <= result.last["AP"] <= 1
+    assert load_model(result.model).settings.family == family
+
+
+def test_a_runs_t_head_teaches(data: DetectionDataset, tmp_path: Path) -> None:
+    train(settings=toy_settings(epochs=1), train_data=data, val_data=None, out=tmp_path / "mimic")
+    settings = distilling(tmp_path / "mimic", train={"epochs": 1})
+    train(settings=settings, train_data=data, val_data=None, out=tmp_path / "run")
+    first = next(r for r in read_metrics(tmp_path / "run/metrics.jsonl") if r["kind"] == "train")
+    assert first["imitation"] > 0
