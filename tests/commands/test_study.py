@@ -76,6 +76,7 @@ def test_finished_runs_are_skipped_and_changed_ones_refused(
     assert "with other settings than the study has now" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_failures_are_told_and_the_rest_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], finished: Path
 ) -> None:
