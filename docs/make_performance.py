@@ -37,6 +37,7 @@ SECTIONS: dict[str, tuple[str, str]] = {
     "latency_compiled": ("One prediction, compiled", "python benchmarks/latency.py --mode compiled"),
     "latency_bf16": ("One prediction, bf16", "python benchmarks/latency.py --precision bf16 --mode eager"),
     "train_step": ("One training step", "python benchmarks/train_step.py"),
+    "distill_step": ("One step of a student that is taught", "python benchmarks/distill_step.py"),
     "export": ("Other runtimes", "python benchmarks/export.py"),
     "scaling": ("How cost grows", "python benchmarks/scaling.py"),
 }

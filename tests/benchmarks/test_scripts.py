@@ -51,6 +51,13 @@ def test_export(tmp_path: Path) -> None:
     assert "boxes differ by up to" in shown
 
 
+def test_distill_step(tmp_path: Path) -> None:
+    rows, shown = rows_of("distill_step.py", tmp_path, "--size", "64x96", "--batch", "1")
+    assert rows[0]["model"] == "student alone"
+    assert {"+ RM", "+ PFI", "+ RM + PFI", "teacher"} <= {row["model"] for row in rows}
+    assert "+ RM + PFI / student alone: " in shown
+
+
 @pytest.mark.slow
 def test_scaling(tmp_path: Path) -> None:
     rows, _ = rows_of("scaling.py", tmp_path, "--workers", "0", "1")
