@@ -26,6 +26,10 @@ what it finds; images are not resized; batch norm is frozen in all. `eager` is e
 
 SECTIONS: dict[str, tuple[str, str]] = {
     "latency_r50": ("One prediction, ResNet-50", "python benchmarks/latency.py"),
+    "latency_sizes": (
+        "One prediction, ResNet-50, smaller images",
+        "python benchmarks/latency.py --size 400x544 600x800",
+    ),
     "latency_lite0": (
         "One prediction, EfficientNet-Lite0",
         "python benchmarks/latency.py --backbone lite0 --size 400x544 600x800 800x1088",
