@@ -183,6 +183,11 @@ def test_losses_of_weight_nothing_are_not_computed(tmp_path: Path) -> None:
     torch.testing.assert_close(found["loss"], alone + 2 * found["rank"])
 
 
+def test_no_loss_at_all_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"task 'distill' needs a loss: give one of distill\.rank, distill\.imi"):
+        make([save_teacher(tmp_path, "gfl")], **OFF)
+
+
 @torch.no_grad()
 def test_several_teachers_are_averaged(tmp_path: Path) -> None:
     folders = [save_teacher(tmp_path / str(seed), "gfl", seed=seed) for seed in (1, 2)]

@@ -48,6 +48,8 @@ class Settings(Section):
             )
         if (self.task == "distill") != bool(self.distill.teachers):
             raise ValueError("distill.teachers are for task 'distill', which needs one at least; give both or none")
+        if self.task == "distill" and not any(getattr(self.distill, name) for name in _LOSSES):
+            raise ValueError(f"task 'distill' needs a loss: give one of distill.{', distill.'.join(_LOSSES)} a weight")
         for name in sorted(meaningless(family)):
             section, _, key = name.rpartition(".")
             if section != "model" and getattr(getattr(self, section), key) != _default(getattr(self, section), key):
@@ -106,3 +108,6 @@ _READS = {
     "gfl": {"candidates", "distribution"},
 }
 """What only some of the one-stage detectors read of ``OneStageSettings``."""
+
+_LOSSES = ("rank", "imitation", "whole_map", "correlation", "soft_labels", "cross")
+"""Weights of what a student takes over from teachers."""

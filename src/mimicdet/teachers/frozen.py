@@ -102,8 +102,10 @@ class FrozenTeacher:
     def on(self, device: torch.device) -> Any:
         """The network on a device, batch norm folded."""
         if self._fast is None or next(self.model.parameters()).device != device:
-            self.model.to(device).to(memory_format=torch.channels_last)
-            self._fast = fold_detector(self.model)
+            # Ordinary tensors also when first asked for inside an evaluation: CrossKD's gradient passes through them
+            with torch.inference_mode(False), torch.no_grad():
+                self.model.to(device).to(memory_format=torch.channels_last)
+                self._fast = fold_detector(self.model)
         return self._fast
 
 
