@@ -183,6 +183,15 @@ def test_losses_of_weight_nothing_are_not_computed(tmp_path: Path) -> None:
     torch.testing.assert_close(found["loss"], alone + 2 * found["rank"])
 
 
+def test_a_teacher_first_used_in_an_evaluation_can_teach(tmp_path: Path) -> None:
+    """Weights that are moved in inference mode would be of no use to CrossKD's backward pass."""
+    task, batch = make([save_teacher(tmp_path, "gfl")], **OFF | {"cross": 1.0}), tiny_batch()
+    task.teachers[0].model.to(memory_format=torch.contiguous_format)  # so that there is something to move
+    with torch.inference_mode():
+        task.teachers[0].detect(batch.images, batch.sizes)
+    task(batch)["loss"].backward()
+
+
 def test_no_loss_at_all_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"task 'distill' needs a loss: give one of distill\.rank, distill\.imi"):
         make([save_teacher(tmp_path, "gfl")], **OFF)
