@@ -74,6 +74,9 @@ def test_finished_runs_are_skipped_and_changed_ones_refused(
     changed.write_text((finished / "toy.yaml").read_text().replace('"optim.lr": 0.01', '"optim.lr": 0.02'))
     assert main(["study", str(changed), "--out", str(finished / "out"), "--table"]) == 2
     assert "with other settings than the study has now" in capsys.readouterr().err
+    changed.write_text((finished / "toy.yaml").read_text().replace('"val": "valid"', '"val": "train"'))
+    assert main(["study", str(changed), "--out", str(finished / "out"), "--table"]) == 2
+    assert "with other data than the study has now" in capsys.readouterr().err
 
 
 @pytest.mark.slow

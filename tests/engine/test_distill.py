@@ -99,10 +99,13 @@ def test_trust_is_told(teacher: Path, data: DetectionDataset, tmp_path: Path, ca
 
 def test_the_sample_holds_images_with_objects(data: DetectionDataset) -> None:
     """Of the ten, the fifth and the tenth are empty."""
-    assert [record.id for record in sample_of((None, data), 6).images] == [100, 101, 102, 103, 105, 106]
+    assert [record.id for record in sample_of((None, data), 6, (0, 1)).images] == [100, 101, 102, 103, 105, 106]
+    only_green = sample_of((None, data), 6, (-1, 0))
+    assert all((record.labels == 1).all() and len(record.labels) for record in only_green.images)
+    assert 0 < len(only_green) < 8
     empty = toy_data(data.root, empty=tuple(range(10)))
-    with pytest.raises(UserError, match="no image has an object to try the teacher on"):
-        sample_of((empty, None), 6)
+    with pytest.raises(UserError, match="no image has an object of the teacher's classes"):
+        sample_of((empty, None), 6, (0, 1))
 
 
 def test_stopped_and_resumed_is_never_stopped(

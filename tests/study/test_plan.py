@@ -62,6 +62,7 @@ def test_jobs(tmp_path: Path) -> None:
         ("train.epochs: 3", "train.epochs: -3", "setting 'train.epochs' in .*run 'alone' is -3"),
         ("preset: small_gfl", "preset: smal_gfl", "there is no preset 'smal_gfl'"),
         ("seeds: [0, 1]", "seeds: []", "seeds: tuple should have at least 1 item"),
+        ('["run:big one"]', '"run:big one"', "distill.teachers must be a list"),
         ("seeds: [7]", "sedes: [7]", "runs.2.sedes: extra inputs are not permitted"),
         ("{train.epochs: 5}", '{task: distill, distill.teachers: ["run:+ RM"]}', "teach each other in a circle"),
     ],

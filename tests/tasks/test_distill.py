@@ -252,7 +252,7 @@ def test_levels_and_sizes_may_differ(tmp_path: Path) -> None:
     student = maps.student.step(batch).maps()
     teacher = maps.teachers[0]
     levels = teacher.maps_for(student, teacher.look(batch.images, batch.sizes))
-    assert set(levels) == {3, 4, 5}
+    assert set(levels) == {3, 4}  # its levels 4 and 5, whose cells cover the same pixels
     assert levels[3].feature.shape == student.features[0].shape
     assert levels[4].boxes.shape == (3, student.features[1][0, 0].numel(), 1, 4)
 
@@ -266,7 +266,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     for family, options, reason in (
         ("retinanet", {}, "the teacher is of family 'gfl', the student of 'retinanet'"),
         ("mimicdet", {}, "S-head has no branch"),
-        ("gfl", {"teacher_scale": 2.0}, "teacher_scale is not 1"),
+        ("gfl", {"teacher_scale": 1.3}, "teacher_scale is not 1"),
         ("gfl", {"model": {"levels": (3, 4, 5)}}, r"levels are \[3, 4, 5, 6, 7\], the student's \[3, 4, 5\]"),
     ):
         with pytest.raises(UserError, match=reason):

@@ -51,17 +51,26 @@ def test_levels_that_both_have_cell_by_cell_and_anchor_by_anchor() -> None:
 
 
 def test_a_teacher_that_sees_twice_the_size() -> None:
-    """Its level has twice the cells a side: each of the student's is the mean of four; boxes shrink to half."""
+    """An object lies one level higher there, in cells that cover the same pixels; boxes shrink to half."""
+    teacher, student = maps({3: (4, 6), 4: (2, 3)}), maps({3: (2, 3), 4: (1, 2)})
+    found = match_levels(teacher, student, [0, 1], scale=(2.0, 2.0))
+    assert list(found) == [3]
+    assert found[3].feature is teacher.features[1]
+    torch.testing.assert_close(found[3].boxes[0, :, 0], student.boxes[0, :6])
+
+
+def test_a_teacher_that_sees_a_little_more() -> None:
+    """The levels stay; four of its cells make one of the student's here."""
     teacher, student = maps({3: (4, 6)}), maps({3: (2, 3)})
-    found = match_levels(teacher, student, [0, 1], scale=(2.0, 2.0))[3]
+    found = match_levels(teacher, student, [0, 1], scale=(1.3, 1.3))[3]
     expected = torch.tensor([[50.5, 52.5, 54.5], [250.5, 252.5, 254.5]])
     torch.testing.assert_close(found.feature[0, 0], expected)
     torch.testing.assert_close(found.logits[0, :, 0, 0], expected.flatten())
-    # The nearest cell of the teacher to the middle of a student's cell is one of the four, half as large
-    own = student.boxes[0]
-    boxes = found.boxes[0, :, 0]
-    assert ((boxes[:, :2] >= own[:, :2]) & (boxes[:, 2:] <= own[:, 2:])).all()
-    assert (boxes[:, 2:] - boxes[:, :2] == 4).all()
+    # The nearest cell of the teacher to the middle of a student's cell is one of the four
+    boxes = 1.3 * found.boxes[0, :, 0]
+    torch.testing.assert_close(boxes[:, 2:] - boxes[:, :2], torch.full((6, 2), 8.0))
+    columns = (boxes[:, 0] / 8).round().long().reshape(2, 3)
+    assert ((columns >= torch.tensor([0, 2, 4])) & (columns <= torch.tensor([1, 3, 5]))).all()
 
 
 def test_split_levels() -> None:

@@ -13,7 +13,7 @@ from tyro.conf import Positional, arg
 from mimicdet.commands.optional import optional
 
 EXAMPLES = """\
-mimicdet study studies/distill_aquarium_cpu.yaml                   trains what is missing, then writes the table
+mimicdet study studies/distill_gfl_aquarium_cpu.yaml               trains what is missing, then writes the table
 mimicdet study my_study.yaml --data cells --out runs/my_study --parallel 2
 mimicdet study my_study.yaml --only "student alone" "+ RM"          some of its runs
 mimicdet study my_study.yaml --table                                the table of what is finished, no training
@@ -61,20 +61,19 @@ class Study:
             for job in reversed(jobs):  # teachers come before their students
                 wanted |= set(job.needs) if job.run in wanted else set()
             jobs = [job for job in jobs if job.run in wanted]
-        data = self.data or (self.file.parent / study.data if study.data else None)
-        if data is None:
+        folder = self.data or (self.file.parent / study.data if study.data else None)
+        if folder is None:
             raise UserError(f"{self.file} names no data; add 'data: FOLDER' to it, or give --data")
-        dataset = load_dataset(data, study.val)
-        from mimicdet.study.execute import execute, read_outcome  # torch and all
+        dataset = load_dataset(folder, study.val)
+        from mimicdet.study.execute import Data, execute, read_outcome  # torch and all
         from mimicdet.study.result import lines_of, write_results
 
+        data = Data(folder, study.train, study.val, dataset)
         failures: list[str] = []
         if self.table:
-            outcomes = [found for job in jobs if (found := read_outcome(job)) is not None]
+            outcomes = [found for job in jobs if (found := read_outcome(job, data)) is not None]
         else:
-            outcomes, failures = execute(
-                jobs, data=data, train=study.train, val=study.val, dataset=dataset, parallel=self.parallel
-            )
+            outcomes, failures = execute(jobs, data, parallel=self.parallel)
         if outcomes:
             command = shlex.join(["mimicdet", "study", *(word for word in sys.argv[2:] if word != "--table")])
             lines = lines_of(study, outcomes, dataset, samples=self.samples)

@@ -48,6 +48,9 @@ class Settings(Section):
             )
         if (self.task == "distill") != bool(self.distill.teachers):
             raise ValueError("distill.teachers are for task 'distill', which needs one at least; give both or none")
+        changed = [k for k in DistillSettings.model_fields if getattr(self.distill, k) != _default(self.distill, k)]
+        if self.task != "distill" and changed:
+            raise ValueError(f"distill.{changed[0]} has no meaning for task '{self.task}'; use task 'distill'")
         if self.task == "distill" and not any(getattr(self.distill, name) for name in _LOSSES):
             raise ValueError(f"task 'distill' needs a loss: give one of distill.{', distill.'.join(_LOSSES)} a weight")
         for name in sorted(meaningless(family)):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from mimicdet.config import Settings
 from mimicdet.data.batch import Batch
-from mimicdet.data.dataset import DetectionDataset
+from mimicdet.data.dataset import DetectionDataset, ImageRecord
 from mimicdet.engine.coco_metrics import Metrics
 from mimicdet.engine.evaluate import evaluate_with
 from mimicdet.errors import UserError
@@ -25,12 +26,15 @@ LEAST_AP50 = 0.01
 def try_teacher(
     teacher: FrozenTeacher | RoiTeacher, sample: DetectionDataset, settings: Settings, device: torch.device
 ) -> Metrics:
-    """COCO's numbers of a teacher on a sample, at the size at which it will see the student's images.
+    """COCO's numbers of a teacher on a sample, which it sees as it will see the student's images.
+
+    Args:
+        sample: with the classes alone that the teacher knows, see :func:`sample_of`.
 
     Raises:
         UserError: it finds nothing.
     """
-    inference, scale = settings.inference, teacher.scale
+    inference = settings.inference
     student_class = {theirs: ours for ours, theirs in enumerate(teacher.classes) if theirs != UNKNOWN}
 
     def detect_batch(batch: Batch) -> list[Detections]:
@@ -38,8 +42,7 @@ def try_teacher(
         return [_in_students_classes(detections, student_class) for detections in found]
 
     metrics = evaluate_with(
-        detect_batch, sample, shorter_side=round(inference.shorter_side * scale),
-        longer_side=round(inference.longer_side * scale), device=device,
+        detect_batch, sample, shorter_side=inference.shorter_side, longer_side=inference.longer_side, device=device,
     )  # fmt: skip
     if metrics["AP50"] < LEAST_AP50:
         raise UserError(
@@ -50,15 +53,29 @@ def try_teacher(
     return metrics
 
 
-def sample_of(datasets: Sequence[DetectionDataset | None], count: int) -> DetectionDataset:
-    """The first ``count`` images with objects of the first data set that has any."""
+def sample_of(datasets: Sequence[DetectionDataset | None], count: int, classes: Sequence[int]) -> DetectionDataset:
+    """The first ``count`` images with objects that the teacher knows, and these, of the first data set with any.
+
+    Args:
+        classes: for each of the data set's classes the teacher's index, or UNKNOWN.
+    """
+    known = np.array([index != UNKNOWN for index in classes])
     for dataset in datasets:
         if dataset is None:
             continue
-        images = [record for record in dataset.images if not record.crowd.all()]
+        images = [_only(record, known[record.labels]) for record in dataset.images]
+        images = [record for record in images if not record.crowd.all()]
         if images:
             return dataclasses.replace(dataset, images=tuple(images[:count]))
-    raise UserError("no image has an object to try the teacher on; --distill.trust_teacher trains without trying it")
+    raise UserError(
+        "no image has an object of the teacher's classes to try it on; --distill.trust_teacher trains without trying it"
+    )
+
+
+def _only(record: ImageRecord, kept: np.ndarray) -> ImageRecord:
+    return dataclasses.replace(
+        record, boxes=record.boxes[kept], labels=record.labels[kept], crowd=record.crowd[kept], areas=record.areas[kept]
+    )
 
 
 def _in_students_classes(detections: Detections, student_class: dict[int, int]) -> Detections:

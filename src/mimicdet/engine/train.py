@@ -106,7 +106,7 @@ def _try_teachers(run: Run) -> None:
         if run.settings.distill.trust_teacher:
             run.log.say(f"teacher {teacher.name} is trusted without a trial (distill.trust_teacher)")
             continue
-        sample = sample_of((run.val_data, run.train_data), run.settings.distill.check_images)
+        sample = sample_of((run.val_data, run.train_data), run.settings.distill.check_images, teacher.classes)
         metrics = try_teacher(teacher, sample, run.settings, run.accelerator.device)
         run.log.say(
             f"teacher {teacher.name}: AP {metrics['AP']:.3f}, AP50 {metrics['AP50']:.3f} on {len(sample)} images of "

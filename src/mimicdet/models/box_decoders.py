@@ -33,6 +33,7 @@ def from_distributions(box_outputs: Tensor, anchors: Tensor, stride: Tensor) -> 
     """Four distributions (..., 4 (n + 1)) over distances of 0 to n strides: boxes at their means (GFL, equation 5)."""
     logits = box_outputs.unflatten(-1, (4, -1))
     values = torch.arange(logits.shape[-1], device=logits.device, dtype=logits.dtype)
-    distances = (logits.softmax(-1) @ values) * stride[..., None]
+    # A sum and no matrix product, which autocast would round to whole pixels
+    distances = (logits.softmax(-1) * values).sum(-1) * stride[..., None]
     center = (anchors[..., :2] + anchors[..., 2:]) / 2
     return torch.cat([center - distances[..., :2], center + distances[..., 2:]], dim=-1)

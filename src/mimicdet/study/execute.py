@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mimicdet.data.dataset import DetectionDataset
+from mimicdet.data.fingerprint import fingerprint
 from mimicdet.engine.coco_metrics import coco_metrics
 from mimicdet.engine.metrics_file import read_metrics
 from mimicdet.engine.run_folder import RunFolder
@@ -24,6 +25,21 @@ from mimicdet.settings_file import dump_settings
 from mimicdet.study.plan import Job
 
 RESULT, DETECTIONS = "result.json", "detections.json"
+
+
+@dataclass(frozen=True)
+class Data:
+    """What every job is trained and measured on."""
+
+    folder: Path
+    train: str
+    val: str
+    dataset: DetectionDataset  # the validation split
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the splits' names and the validation split's images and objects."""
+        return f"{self.train} -> {self.val}: {fingerprint(self.dataset)}"
 
 
 @dataclass(frozen=True)
@@ -37,17 +53,13 @@ class Outcome:
     teacher_ap: float | None  # of the T-head at the last evaluation, where it was evaluated
 
 
-def execute(
-    jobs: Sequence[Job], *, data: Path, train: str, val: str, dataset: DetectionDataset, parallel: int
-) -> tuple[list[Outcome], list[str]]:
+def execute(jobs: Sequence[Job], data: Data, *, parallel: int) -> tuple[list[Outcome], list[str]]:
     """Runs every job that is not finished, teachers before students.
 
     A job is trained with ``mimicdet train`` (continued, if it was interrupted) and its last weights are measured: the
     best ones would have been chosen on the very images that count here.
 
     Args:
-        data, train, val: the data set's folder and its splits.
-        dataset: the validation split.
         parallel: so many at a time; each on a GPU of its own where there are GPUs.
 
     Returns:
@@ -60,27 +72,33 @@ def execute(
     while waiting:
         ready = [job for job in waiting if set(job.needs) <= done]
         waiting = [job for job in waiting if job not in ready]
+        untaught = [job for job in ready if any(read_outcome(j, data) is None for j in jobs if j.run in job.needs)]
+        failures += [f"{job.name}: its teacher '{', '.join(job.needs)}' is not finished" for job in untaught]
+        done |= {job.run for job in untaught}
+        ready = [job for job in ready if job not in untaught]
         with ThreadPoolExecutor(parallel) as pool:
-            failures += filter(None, pool.map(lambda job: _finish(job, seats, data, train, val, dataset), ready))
+            failures += filter(None, pool.map(lambda job: _finish(job, seats, data), ready))
         done |= {job.run for job in ready}
-    return [found for job in jobs if (found := read_outcome(job)) is not None], failures
+    return [found for job in jobs if (found := read_outcome(job, data)) is not None], failures
 
 
-def read_outcome(job: Job) -> Outcome | None:
+def read_outcome(job: Job, data: Data) -> Outcome | None:
     """What a job gave, if it is finished.
 
     Raises:
-        UserError: it was finished with other settings.
+        UserError: it was finished with other settings, or on other data.
     """
     file = job.folder / RESULT
     if not file.is_file():
         return None
     result = json.loads(file.read_text(encoding="utf-8"))
-    if result["settings"] != dump_settings(job.settings):
-        raise UserError(
-            f"{job.folder} holds '{job.name}' with other settings than the study has now; remove the folder to train "
-            "it anew, or give another --out"
-        )
+    now = {"settings": dump_settings(job.settings), "data": data.fingerprint}
+    for what, value in now.items():
+        if result[what] != value:
+            raise UserError(
+                f"{job.folder} holds '{job.name}' with other {what} than the study has now; remove the folder to train "
+                "it anew, or give another --out"
+            )
     detections = json.loads((job.folder / DETECTIONS).read_text(encoding="utf-8"))
     return Outcome(job, result["metrics"], detections, result["seconds"], result["teacher_ap"])
 
@@ -107,13 +125,15 @@ class _Seats:
 
     def environment(self, seat: int) -> dict[str, str]:
         if self._gpus:
-            return {**os.environ, "CUDA_VISIBLE_DEVICES": str(seat % self._gpus)}
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+            names = visible.split(",") if visible else [str(i) for i in range(self._gpus)]
+            return {**os.environ, "CUDA_VISIBLE_DEVICES": names[seat % self._gpus]}
         return {**os.environ, "OMP_NUM_THREADS": str(self._threads)}
 
 
-def _finish(job: Job, seats: _Seats, data: Path, train: str, val: str, dataset: DetectionDataset) -> str | None:
+def _finish(job: Job, seats: _Seats, data: Data) -> str | None:
     """Trains and measures a job; a sentence if that failed."""
-    if read_outcome(job) is not None:
+    if read_outcome(job, data) is not None:
         print(f"{job.name}: finished before", flush=True)
         return None
     seat = seats.take()
@@ -125,22 +145,13 @@ def _finish(job: Job, seats: _Seats, data: Path, train: str, val: str, dataset: 
         settings = job.folder.with_suffix(".yaml")
         replace_file(settings, dump_settings(job.settings).encode())
         folder = RunFolder(job.folder)
-        words = [
-            "train",
-            str(data),
-            "--config",
-            str(settings),
-            "--out",
-            str(job.folder),
-            "--split",
-            train,
-            "--val",
-            val,
-        ]
+        where = ["--data", str(data.folder), "--split", data.val]
+        words = ["train", str(data.folder), "--config", str(settings), "--out", str(job.folder)]
+        words += ["--split", data.train, "--val", data.val]
         words += ["--resume"] if folder.holds_a_run else []
         found = job.folder / DETECTIONS
         for command in (
-            words, ["predict", str(folder.last_model), "--data", str(data), "--split", val, "--json", str(found)],
+            words, ["predict", str(folder.last_model), *where, "--json", str(found)],
         ):  # fmt: skip
             with log.open("a") as output:
                 code = subprocess.run(
@@ -150,19 +161,22 @@ def _finish(job: Job, seats: _Seats, data: Path, train: str, val: str, dataset: 
             if code:
                 lines = log.read_text(errors="replace").strip().splitlines()
                 return f"{job.name}: {lines[-1] if lines else f'exit code {code}'} (see {log})"
-        result = _measure(job, folder, found, dataset)
+        result = _measure(job, folder, found, data)
         print(f"{job.name}: AP {100 * result['AP']:.1f} ({time.perf_counter() - began:.0f} s)", flush=True)
         return None
     finally:
         seats.give(seat)
 
 
-def _measure(job: Job, folder: RunFolder, found: Path, dataset: DetectionDataset) -> dict[str, Any]:
-    metrics = coco_metrics(dataset.to_coco(), json.loads(found.read_text(encoding="utf-8"))).to_json()
+def _measure(job: Job, folder: RunFolder, found: Path, data: Data) -> dict[str, Any]:
+    metrics = coco_metrics(data.dataset.to_coco(), json.loads(found.read_text(encoding="utf-8"))).to_json()
     records = read_metrics(folder.metrics_file)
     seconds = max((r["seconds"] for r in records if r["kind"] == "train"), default=0.0)
     evaluations = [r for r in records if r["kind"] == "eval"]
     teacher = evaluations[-1].get("teacher/AP") if evaluations else None
-    result = {"settings": dump_settings(job.settings), "metrics": metrics, "seconds": seconds, "teacher_ap": teacher}
+    result = {
+        "settings": dump_settings(job.settings), "data": data.fingerprint, "metrics": metrics, "seconds": seconds,
+        "teacher_ap": teacher,
+    }  # fmt: skip
     replace_file(job.folder / RESULT, json.dumps(result, indent=1).encode())
     return metrics

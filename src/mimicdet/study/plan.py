@@ -126,6 +126,8 @@ def plan(study: Study, file: Path, out: Path) -> list[Job]:
         for seed in run.seeds or study.seeds:
             values = {**study.set, **run.set, "train.seed": seed}
             needs: list[str] = []
+            if not isinstance(values.get("distill.teachers", []), list):
+                raise UserError(f'{where}: distill.teachers must be a list, such as ["run:NAME"]')
             if "distill.teachers" in values:
                 values["distill.teachers"] = [
                     _teacher(str(t), seed, by_name, study, out, needs, where) for t in values["distill.teachers"]

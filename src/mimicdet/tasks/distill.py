@@ -25,6 +25,7 @@ from mimicdet.losses.rank_mimic import rank_divergences, rank_loss
 from mimicdet.losses.soft_labels import soft_label_divergences
 from mimicdet.models.branches import Hidden, first_part, second_part
 from mimicdet.models.dense import DenseMaps
+from mimicdet.ops.precision import full_precision
 from mimicdet.tasks.distill_roi import RoiLesson, roi_losses
 from mimicdet.tasks.normalise import mean_over_processes
 from mimicdet.tasks.sites import Positives, Sites, common_sites, positives_of
@@ -177,7 +178,7 @@ class DistillTask(nn.Module):
             cells = feature.shape[2] * feature.shape[3]
             rows = slice(start, start := start + cells * each)
             valid = sites.valid[:, rows].unflatten(1, (cells, each)).any(2)
-            wanted, adapted = theirs[number].feature, adapters["levels"](feature.float())
+            wanted, adapted = theirs[number].feature, full_precision(adapters["levels"](feature.float()))
             difference = feature_difference(wanted, adapted)
             if "imitation" in per_level:
                 scores = (

@@ -24,6 +24,7 @@ from mimicdet.losses.feature_imitation import (
 from mimicdet.losses.soft_labels import soft_label_divergences
 from mimicdet.models.dense import DenseMaps
 from mimicdet.ops.boxes import clip_to_sizes, iou_of_pairs
+from mimicdet.ops.precision import full_precision
 from mimicdet.tasks.normalise import mean_over_processes
 from mimicdet.tasks.sites import Positives
 from mimicdet.teachers.roi import RoiTeacher
@@ -75,7 +76,7 @@ def roi_losses(
         count = mean_over_processes(positive.sum().float()[None])[0]
         found["soft_labels"] = losses.where(known, 0).sum() / count
     if {"imitation", "whole_map", "correlation"} & weights.keys():
-        ours = adapter(_features_at(maps, image, position))
+        ours = full_precision(adapter(_features_at(maps, image, position)))
         theirs, ours = (side.T[None, :, :, None] for side in (view.features, ours))  # as one level of N cells
         difference, valid = feature_difference(theirs, ours), torch.ones_like(image, dtype=torch.bool)[None]
         if "imitation" in weights:

@@ -73,7 +73,8 @@ def _lesson(
     same_family = loaded.settings.family == family
     if settings.cross:
         _require_equal_heads(settings, name, loaded.settings.family, family, theirs, own)
-    foreign = settings.assignment == "teacher" and not same_family
+    # On a scaled input its rule would speak of another canvas; the student's then serves
+    foreign = settings.assignment == "teacher" and teacher.scale == 1 and not (same_family and theirs == own)
     assignment = None
     if foreign:
         per_cell = 1 if isinstance(model, MimicDet) else model.anchors.per_cell

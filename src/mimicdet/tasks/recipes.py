@@ -60,7 +60,7 @@ class Recipe(Protocol):
 
 @dataclass(frozen=True)
 class RetinaRecipe:
-    """Focal loss, and L1 on the positives' deltas, over the number of positives (torchvision's and the paper's)."""
+    """Focal loss, and L1 on the positives' deltas, over the batch's positives (torchvision: each image's)."""
 
     positive_iou: float
     negative_iou: float

@@ -18,7 +18,8 @@ from mimicdet.models.decode import Detections
 from mimicdet.models.dense import DenseMaps
 from mimicdet.models.detect import detect
 from mimicdet.models.fold import fold_detector
-from mimicdet.teachers.match_maps import UNKNOWN, TeacherMaps, match_levels
+from mimicdet.teachers.match_maps import UNKNOWN, TeacherMaps, level_shift, match_levels
+from mimicdet.teachers.precision import half_precision
 
 
 class FrozenTeacher:
@@ -48,8 +49,9 @@ class FrozenTeacher:
 
     @property
     def level_numbers(self) -> tuple[int, ...]:
-        numbers: tuple[int, ...] = self.model.pyramid.level_numbers
-        return numbers
+        """Of its pyramid, as the student's levels that they are compared with."""
+        shift = level_shift(self.scale**2)
+        return tuple(number - shift for number in self.model.pyramid.level_numbers)
 
     def places(self, student: DenseMaps, canvas: tuple[int, int]) -> Places:
         """Its anchors on the student's canvas, for a student with the same levels."""
@@ -65,25 +67,16 @@ class FrozenTeacher:
 
         In half precision where the device has it; the maps are ordinary tensors without gradient.
         """
-        height, width = images.shape[2:]
         model = self.on(images.device)
         with torch.inference_mode():
-            if self.scale != 1:
-                divisor = self.model.divisor
-                h, w = (max(round(side * self.scale / divisor), 1) * divisor for side in (height, width))
-                images = F.interpolate(images.float() / (255 if images.dtype == torch.uint8 else 1), (h, w),
-                                       mode="bilinear", antialias=True)  # fmt: skip
-                ratio = sizes.new_tensor([h, w], dtype=torch.float64) / sizes.new_tensor([height, width])
-                sizes = (sizes * ratio).ceil().long()
-            half = torch.bfloat16 if images.device.type == "cuda" and torch.cuda.is_bf16_supported() else None
-            with torch.autocast(images.device.type, half, enabled=half is not None):
+            images, sizes, scale = self._resized(images, sizes)
+            with half_precision(images.device):
                 maps: DenseMaps = model.dense_maps(images, sizes)
-        h, w = images.shape[2:]
         # Tensors of inference mode may not be saved for a backward pass; copies may
         return (
             DenseMaps(tuple(f.clone().float() for f in maps.features), maps.level_numbers, maps.per_cell,
                       maps.logits.clone(), maps.boxes.clone(), maps.valid.clone()),
-            (h / height, w / width),
+            scale,
         )  # fmt: skip
 
     def maps_for(self, student: DenseMaps, seen: tuple[DenseMaps, tuple[float, float]]) -> dict[int, TeacherMaps]:
@@ -94,10 +87,27 @@ class FrozenTeacher:
     def detect(self, images: Tensor, sizes: Tensor) -> list[Detections]:
         """Its own detections, in its own classes."""
         with torch.inference_mode():
-            return detect(
+            images, sizes, (down, right) = self._resized(images, sizes)
+            found = detect(
                 self.on(images.device), images, sizes, s_head="positions", positions=1000, score_threshold=0.005,
                 nms_iou=0.6, max_detections=100,
             )  # fmt: skip
+            return [d._replace(boxes=d.boxes / d.boxes.new_tensor([right, down, right, down])) for d in found]
+
+    def _resized(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, tuple[float, float]]:
+        """Images and sizes as it sees them, and by how much they grew (height, width)."""
+        if self.scale == 1:
+            return images, sizes, (1.0, 1.0)
+        (height, width), divisor = images.shape[2:], self.model.divisor
+        h, w = (max(round(side * self.scale / divisor), 1) * divisor for side in (height, width))
+        pixels = images.float() / (255 if images.dtype == torch.uint8 else 1)
+        ratio = sizes.new_tensor([h, w], dtype=torch.float64) / sizes.new_tensor([height, width])
+        resized = F.interpolate(pixels, (h, w), mode="bilinear", antialias=True)
+        return resized, (sizes * ratio).ceil().long(), (h / height, w / width)
+
+    def __deepcopy__(self, memo: object) -> FrozenTeacher:
+        """Itself: a task's moving average needs no second teacher."""
+        return self
 
     def on(self, device: torch.device) -> Any:
         """The network on a device, batch norm folded."""

@@ -5,6 +5,7 @@ B images, K classes of the student, n anchors a cell of the teacher, C its pyram
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -36,9 +37,9 @@ def match_levels(
     Args:
         teacher, student: of the same images.
         classes: for each of the student's classes the teacher's index, or UNKNOWN.
-        scale: height and width of the teacher's input over the student's. Its levels keep their numbers: that of the
-            same stride in pixels of its own input has the same role. Maps are resized to the student's, bilinearly
-            (boxes: the nearest cell's).
+        scale: height and width of the teacher's input over the student's. An object that is twice as large there lies
+            one level higher, so the teacher's level l meets the student's l - log2(scale), rounded: the one whose
+            cells cover the same pixels. Maps of other sizes are resized, bilinearly (boxes: the nearest cell's).
     """
     index = torch.tensor([max(c, 0) for c in classes], device=teacher.logits.device)
     unknown = torch.tensor([c == UNKNOWN for c in classes], device=index.device)
@@ -46,7 +47,8 @@ def match_levels(
     back = teacher.boxes.new_tensor([1 / scale[1], 1 / scale[0]]).repeat(2)
     found: dict[int, TeacherMaps] = {}
     start = 0
-    for number, feature in zip(teacher.level_numbers, teacher.features, strict=True):
+    for own_number, feature in zip(teacher.level_numbers, teacher.features, strict=True):
+        number = own_number - level_shift(scale[0] * scale[1])
         h, w = feature.shape[2:]
         rows = slice(start, start := start + h * w * teacher.per_cell)
         if number not in shapes:
@@ -61,6 +63,11 @@ def match_levels(
         resized = [m.flatten(2).transpose(1, 2).unflatten(2, (teacher.per_cell, -1)) for m in maps]
         found[number] = TeacherMaps(feature, resized[0], resized[1])
     return found
+
+
+def level_shift(area: float) -> int:
+    """By how many levels an object rises whose image grows to ``area`` times its pixels."""
+    return round(math.log2(area) / 2)
 
 
 def split_levels(maps: DenseMaps) -> dict[int, TeacherMaps]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mimicdet.models.decode import Detections
 from mimicdet.teachers.match_maps import NEVER, UNKNOWN
+from mimicdet.teachers.precision import half_precision
 
 
 class RoiView(NamedTuple):
@@ -74,7 +75,7 @@ class RoiTeacher:
         self.head.to(images.device)
         # Pooling needs an area; a box without one is looked at as a pixel
         boxes = torch.cat([boxes[:, :2], torch.maximum(boxes[:, 2:], boxes[:, :2] + 1)], dim=1)
-        with torch.inference_mode():
+        with torch.inference_mode(), half_precision(images.device):
             logits, moved, features = self.head.look(images, sizes, boxes, image)
         # Copies: tensors of inference mode may not be saved for a backward pass
         logits, moved, features = (t.clone().float() for t in (logits, moved, features))
@@ -91,9 +92,14 @@ class RoiTeacher:
 
     def detect(self, images: Tensor, sizes: Tensor) -> list[Detections]:
         """Its own detections, in its own classes."""
-        self.head.to(images.device)
+        with torch.inference_mode(False):
+            self.head.to(images.device)
         with torch.inference_mode():
             return self.head.detect(images, sizes)
+
+    def __deepcopy__(self, memo: object) -> RoiTeacher:
+        """Itself: a task's moving average needs no second teacher."""
+        return self
 
 
 class FasterRcnn:
@@ -118,7 +124,7 @@ class FasterRcnn:
         lists = [boxes[order][image[order] == i] for i in range(b)]
         features = heads.box_head(heads.box_roi_pool(maps, lists, [(height, width)] * b))
         logits, deltas = heads.box_predictor(features)
-        moved = heads.box_coder.decode(deltas, lists)  # (N, 1 + classes, 4)
+        moved = heads.box_coder.decode(deltas.float(), lists)  # (N, 1 + classes, 4); in half precision pixels round
         back = torch.empty_like(order).index_put((order,), torch.arange(len(order), device=order.device))
         return logits[back], moved[back][:, 1:], features[back]
 
