@@ -31,6 +31,7 @@ MAY_CHANGE = frozenset(
     {
         "data.workers", "data.max_faulty_boxes", "inference.batch_size", "train.eval_every", "train.eval_teacher",
         "train.checkpoint_every", "train.log_every", "train.max_bad_steps", "train.pictures", "train.trackers",
+        "distill.trust_teacher", "distill.check_images",
     }
 )  # fmt: skip
 """Settings that a resumed run may change, for they alter no weight and no comparison of APs. ``train.epochs`` may
