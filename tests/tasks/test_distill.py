@@ -441,6 +441,10 @@ def test_two_stage_teachers_that_do_not_fit(tmp_path: Path, faster_rcnn: str) ->
         make([run], cross=1.0)
     with pytest.raises(UserError, match=r"distill.teacher_scale has no meaning"):
         make([run], teacher_scale=2.0)
+    with pytest.raises(UserError, match=r"distill.assignment has no meaning"):
+        make([run], assignment="student")
+    with pytest.raises(UserError, match=r"distill.roi_samples has no meaning without a two-stage teacher"):
+        make([save_teacher(tmp_path / "dense", "gfl")], roi_samples=7)
     with pytest.raises(UserError, match="have no name in common"):
         make([faster_rcnn], names=("sea star", "urchin", "eel"))
     (tmp_path / "run/checkpoints/last.pt").write_bytes(b"nothing")

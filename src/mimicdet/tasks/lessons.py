@@ -41,13 +41,19 @@ def make_lessons(
             lessons.append(_lesson(settings, path, load_model(path), detector, family, class_names))
         else:
             lessons.append(_roi_lesson(settings, path, *two_stage, class_names))
+    looks = any(isinstance(lesson, RoiLesson) for lesson in lessons)
+    if not looks and settings.roi_samples != DistillSettings.model_fields["roi_samples"].default:
+        raise UserError("distill.roi_samples has no meaning without a two-stage teacher; leave it out")
     return lessons
 
 
 def _roi_lesson(
     settings: DistillSettings, path: str, head: RoiHead, names: Sequence[str], class_names: Sequence[str]
 ) -> RoiLesson:
-    refused = "distill.cross" if settings.cross else "distill.teacher_scale" if settings.teacher_scale != 1 else None
+    refused = next(
+        (f"distill.{name}" for name in ("cross", "teacher_scale", "assignment")
+         if getattr(settings, name) != DistillSettings.model_fields[name].default), None,
+    )  # fmt: skip
     if refused:
         raise UserError(
             f"{path}: {refused} has no meaning with a two-stage teacher, which looks at the student's own boxes; leave "
