@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -52,3 +53,8 @@ class DenseDetector(Protocol):
     def dense_maps(self, images: Tensor, sizes: Tensor | None = None) -> DenseMaps:
         """Images (B, 3, H, W) uint8, or float in 0..1; ``sizes`` (B, 2) their extent on the canvas, None: all of it."""
         ...
+
+
+def log_odds(log_p: Tensor) -> Tensor:
+    """What the sigmoid makes the probability of again, from its logarithm; finite up to 1."""
+    return log_p - torch.log1p(-log_p.exp().clamp(max=1 - torch.finfo(log_p.dtype).eps))

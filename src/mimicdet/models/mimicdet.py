@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from mimicdet.models.backbone import Backbone
-from mimicdet.models.dense import DenseMaps, DenseOutput
+from mimicdet.models.dense import DenseMaps, DenseOutput, log_odds
 from mimicdet.models.grid import Grid, make_grid
-from mimicdet.models.pyramid import Pyramid, PyramidFeatures, mask_padding
+from mimicdet.models.pyramid import Pyramid, PyramidFeatures
 from mimicdet.models.refinement import Refinement
 from mimicdet.models.s_head import HeadOutput, SHead
+from mimicdet.models.trunk import DIVISOR, pyramid_of
 from mimicdet.ops.boxes import decode_deltas
 
 REFINEMENT_STD = (1.0, 1.0, 1.0, 1.0)
@@ -44,8 +45,7 @@ class MimicDet(nn.Module):
         backbone, pyramid, refinement, s_head: built modules; the pyramid's levels are the heads' levels.
     """
 
-    divisor = 2**5
-    """Canvas sides must be multiples of this (the backbone's coarsest stride)."""
+    divisor = DIVISOR
 
     def __init__(self, *, backbone: Backbone, pyramid: Pyramid, refinement: Refinement, s_head: SHead) -> None:
         super().__init__()
@@ -104,25 +104,18 @@ class MimicDet(nn.Module):
     def dense_maps_of(self, refined: Refined) -> DenseMaps:
         """The same from what :meth:`refine` gives. A class's logit is the log-odds of its softmax score."""
         output = self.predict(refined, s_head="dense")
-        log_p = output.logits.log_softmax(-1)[..., :-1]
-        nearly_one = 1 - torch.finfo(log_p.dtype).eps
         return DenseMaps(
             features=refined.pyramid.levels,
             level_numbers=self.pyramid.level_numbers,
             per_cell=1,
-            logits=log_p - torch.log1p(-log_p.exp().clamp(max=nearly_one)),
+            logits=log_odds(output.logits.log_softmax(-1)[..., :-1]),
             boxes=output.boxes,
             valid=refined.valid,
         )
 
     def refine(self, images: Tensor, sizes: Tensor | None = None) -> Refined:
         """Backbone, pyramid and refinement module; arguments as for :meth:`forward`."""
-        if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % self.divisor or images.shape[3] % self.divisor:
-            raise ValueError(
-                f"images must be (B, 3, H, W) with H and W multiples of {self.divisor}, got {tuple(images.shape)}"
-            )
-        normalised = mask_padding(self.backbone.normalise(images), sizes, 0)
-        return self.refine_pyramid(self.pyramid(self.backbone(normalised), sizes), sizes)
+        return self.refine_pyramid(pyramid_of(self.backbone, self.pyramid, images, sizes), sizes)
 
     def refine_pyramid(self, pyramid: PyramidFeatures, sizes: Tensor | None = None) -> Refined:
         """The refinement module on a pyramid; ``sizes`` as for :meth:`forward`."""

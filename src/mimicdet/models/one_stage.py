@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from mimicdet.models.anchors import Anchors, Places
 from mimicdet.models.backbone import Backbone
 from mimicdet.models.dense import DenseMaps, ScoredOutput
-from mimicdet.models.pyramid import Pyramid, mask_padding
+from mimicdet.models.pyramid import Pyramid
+from mimicdet.models.trunk import DIVISOR, pyramid_of
 from mimicdet.ops.precision import full_precision
 
 
@@ -53,7 +54,7 @@ class OneStage(nn.Module):
             FCOS), or their product (ATSS).
     """
 
-    divisor = 2**5
+    divisor = DIVISOR
 
     def __init__(
         self,
@@ -109,12 +110,7 @@ class OneStage(nn.Module):
 
     def maps(self, images: Tensor, sizes: Tensor | None = None) -> OneStageMaps:
         """Pyramid and head; arguments as for :meth:`forward`."""
-        if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % self.divisor or images.shape[3] % self.divisor:
-            raise ValueError(
-                f"images must be (B, 3, H, W) with H and W multiples of {self.divisor}, got {tuple(images.shape)}"
-            )
-        normalised = mask_padding(self.backbone.normalise(images), sizes, 0)
-        features = self.pyramid(self.backbone(normalised), sizes).levels
+        features = pyramid_of(self.backbone, self.pyramid, images, sizes).levels
         shapes = [(level.shape[2], level.shape[3]) for level in features]
         places = self.anchors(shapes, (images.shape[2], images.shape[3]))
         head = self.head(list(features))

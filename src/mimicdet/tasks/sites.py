@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mimicdet.models.dense import DenseMaps
 from mimicdet.ops.boxes import iou_of_pairs
-from mimicdet.teachers.match_maps import TeacherMaps, split_levels
+from mimicdet.teachers.match_maps import TeacherMaps, by_level, split_levels
 
 
 class Side(NamedTuple):
@@ -57,8 +57,8 @@ def common_sites(
     """
     own = split_levels(maps)
     parts: list[tuple[Tensor, ...]] = []
-    matches = _by_level(student_match, maps)
-    valid = _by_level(maps.valid, maps)
+    matches = by_level(student_match, maps)
+    valid = by_level(maps.valid, maps)
     for number in own:
         if number not in teacher:
             continue
@@ -97,14 +97,3 @@ def positives_of(sites: Sites, boxes: Tensor, labels: Tensor, known: Tensor) -> 
         overlap = iou_of_pairs(side.boxes[image, site], wanted.expand(-1, side.boxes.shape[2], 4))
         found += [logits.squeeze(2).amax(1), overlap.amax(1)]
     return Positives(image * m + index, found[0], found[2], found[1], found[3])
-
-
-def _by_level(values: Tensor, maps: DenseMaps) -> dict[int, Tensor]:
-    """(B, A) -> (B, cells, n) by level number."""
-    found: dict[int, Tensor] = {}
-    start = 0
-    for number, feature in zip(maps.level_numbers, maps.features, strict=True):
-        count = feature.shape[2] * feature.shape[3] * maps.per_cell
-        found[number] = values[:, start : start + count].unflatten(1, (-1, maps.per_cell))
-        start += count
-    return found

@@ -72,13 +72,19 @@ def level_shift(area: float) -> int:
 
 def split_levels(maps: DenseMaps) -> dict[int, TeacherMaps]:
     """A detector's own maps, level by level."""
-    found: dict[int, TeacherMaps] = {}
+    logits, boxes = by_level(maps.logits, maps), by_level(maps.boxes, maps)
+    features = zip(maps.level_numbers, maps.features, strict=True)
+    return {number: TeacherMaps(feature, logits[number], boxes[number]) for number, feature in features}
+
+
+def by_level(values: Tensor, maps: DenseMaps) -> dict[int, Tensor]:
+    """(B, A, ...) at a detector's positions -> (B, cells, n, ...) by level number."""
+    found: dict[int, Tensor] = {}
     start = 0
     for number, feature in zip(maps.level_numbers, maps.features, strict=True):
         count = feature.shape[2] * feature.shape[3] * maps.per_cell
-        rows = slice(start, start := start + count)
-        parts = (values[:, rows].unflatten(1, (-1, maps.per_cell)) for values in (maps.logits, maps.boxes))
-        found[number] = TeacherMaps(feature, *parts)
+        found[number] = values[:, start : start + count].unflatten(1, (-1, maps.per_cell))
+        start += count
     return found
 
 

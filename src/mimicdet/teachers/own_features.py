@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from mimicdet.models.backbone import Backbone
-from mimicdet.models.pyramid import Pyramid, mask_padding
+from mimicdet.models.pyramid import Pyramid
+from mimicdet.models.trunk import pyramid_of
 
 
 class OwnFeatures(nn.Module):
@@ -23,6 +24,4 @@ class OwnFeatures(nn.Module):
 
     def forward(self, images: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, ...]:
         """Arguments as for ``MimicDet.forward``; levels (B, C, H_l, W_l), finest first."""
-        normalised = mask_padding(self.backbone.normalise(images), sizes, 0)
-        levels: tuple[Tensor, ...] = self.pyramid(self.backbone(normalised), sizes).levels
-        return levels
+        return pyramid_of(self.backbone, self.pyramid, images, sizes).levels

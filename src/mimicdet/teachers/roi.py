@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mimicdet.models.decode import Detections
+from mimicdet.models.dense import log_odds
 from mimicdet.teachers.match_maps import NEVER, UNKNOWN
 from mimicdet.teachers.precision import half_precision
 
@@ -81,8 +82,7 @@ class RoiTeacher:
         logits, moved, features = (t.clone().float() for t in (logits, moved, features))
         index = torch.tensor([max(c, 0) for c in self.classes], device=logits.device)
         unknown = ~self.known(logits.device)
-        log_p = logits.log_softmax(-1)[:, 1:]
-        odds = log_p - torch.log1p(-log_p.exp().clamp(max=1 - torch.finfo(log_p.dtype).eps))
+        odds = log_odds(logits.log_softmax(-1)[:, 1:])
         which = index[label] if moved.shape[1] > 1 else torch.zeros_like(label)
         return RoiView(
             logits=odds[:, index].masked_fill(unknown, NEVER),

@@ -1,0 +1,28 @@
+"""From a padded batch to a pyramid: what every detector, and a T-head with features of its own, begins with."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from mimicdet.models.backbone import Backbone
+from mimicdet.models.pyramid import Pyramid, PyramidFeatures, mask_padding
+
+DIVISOR = 2**5
+"""Canvas sides must be multiples of this (the backbone's coarsest stride)."""
+
+
+def pyramid_of(backbone: Backbone, pyramid: Pyramid, images: Tensor, sizes: Tensor | None) -> PyramidFeatures:
+    """The pyramid of a padded batch.
+
+    Args:
+        images: (B, 3, H, W) RGB, uint8 or float in 0..1; H and W multiples of 32.
+        sizes: (B, 2) int64, height and width of each image inside the canvas; None: the whole canvas.
+
+    Raises:
+        ValueError: another shape.
+    """
+    if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % DIVISOR or images.shape[3] % DIVISOR:
+        raise ValueError(f"images must be (B, 3, H, W) with H and W multiples of {DIVISOR}, got {tuple(images.shape)}")
+    normalised = mask_padding(backbone.normalise(images), sizes, 0)
+    features: PyramidFeatures = pyramid(backbone(normalised), sizes)
+    return features
