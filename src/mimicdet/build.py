@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -14,7 +15,7 @@ from mimicdet.config import Family, InferenceSettings, ModelSettings
 from mimicdet.data.dataset import Category
 from mimicdet.errors import UserError
 from mimicdet.models.atss import atss
-from mimicdet.models.backbone import build_backbone
+from mimicdet.models.backbone import Backbone, build_backbone
 from mimicdet.models.fcos import fcos
 from mimicdet.models.gfl import gfl
 from mimicdet.models.mimicdet import MimicDet
@@ -48,20 +49,7 @@ def build_model(
         UserError: as :func:`mimicdet.models.backbone.build_backbone`.
     """
     finest = settings.levels[0] if finest_level is None else min(finest_level, settings.levels[0])
-    backbone = build_backbone(
-        settings.backbone,
-        levels=range(finest, COARSEST_BACKBONE_LEVEL + 1),
-        weights=settings.weights if pretrained else "random",
-        frozen_stages=settings.frozen_stages,
-        freeze_batch_norm=settings.freeze_batch_norm,
-    )
-    pyramid = Pyramid(
-        in_channels=backbone.channels,
-        levels=settings.levels,
-        channels=settings.pyramid_channels,
-        norm=settings.pyramid_norm,
-        top=settings.pyramid_top,
-    )
+    backbone, pyramid = build_trunk(settings, settings.levels, finest_level=finest, pretrained=pretrained)
     if settings.family != "mimicdet":
         make = _ONE_STAGE[settings.family]
         return make(backbone=backbone, pyramid=pyramid, num_classes=num_classes, groups=settings.head_groups)
@@ -83,6 +71,27 @@ def build_model(
             init=settings.head_init,
         ),
     )
+
+
+def build_trunk(
+    settings: ModelSettings, levels: Sequence[int], *, finest_level: int, pretrained: bool
+) -> tuple[Backbone, Pyramid]:
+    """A backbone that returns features from ``finest_level`` on, and a pyramid of ``levels`` over it."""
+    backbone = build_backbone(
+        settings.backbone,
+        levels=range(finest_level, COARSEST_BACKBONE_LEVEL + 1),
+        weights=settings.weights if pretrained else "random",
+        frozen_stages=settings.frozen_stages,
+        freeze_batch_norm=settings.freeze_batch_norm,
+    )
+    pyramid = Pyramid(
+        in_channels=backbone.channels,
+        levels=levels,
+        channels=settings.pyramid_channels,
+        norm=settings.pyramid_norm,
+        top=settings.pyramid_top,
+    )
+    return backbone, pyramid
 
 
 @dataclass(frozen=True)

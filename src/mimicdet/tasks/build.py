@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mimicdet.build import build_trunk
 from mimicdet.config import Settings
-from mimicdet.models.backbone import build_backbone
 from mimicdet.models.mimicdet import MimicDet
 from mimicdet.models.one_stage import OneStage
-from mimicdet.models.pyramid import COARSEST_BACKBONE_LEVEL, FinerLevel, Pyramid
+from mimicdet.models.pyramid import FinerLevel
 from mimicdet.tasks.detect import DetectTask
 from mimicdet.tasks.distill import DistillTask
 from mimicdet.tasks.lessons import make_lessons
@@ -85,18 +85,6 @@ def _finer_level(settings: Settings, detector: MimicDet) -> FinerLevel | None:
 
 
 def _own_features(settings: Settings, pretrained: bool) -> OwnFeatures:
-    model = settings.model
-    backbone = build_backbone(
-        model.backbone,
-        levels=range(settings.teacher.levels[0], COARSEST_BACKBONE_LEVEL + 1),
-        weights=model.weights if pretrained else "random",
-        frozen_stages=model.frozen_stages,
-        freeze_batch_norm=model.freeze_batch_norm,
-    )
-    pyramid = Pyramid(
-        in_channels=backbone.channels,
-        levels=settings.teacher.levels,
-        channels=model.pyramid_channels,
-        norm=model.pyramid_norm,
-    )
+    levels = settings.teacher.levels
+    backbone, pyramid = build_trunk(settings.model, levels, finest_level=levels[0], pretrained=pretrained)
     return OwnFeatures(backbone=backbone, pyramid=pyramid)

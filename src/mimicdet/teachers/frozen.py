@@ -18,7 +18,7 @@ from mimicdet.models.decode import Detections
 from mimicdet.models.dense import DenseMaps
 from mimicdet.models.detect import detect
 from mimicdet.models.fold import fold_detector
-from mimicdet.teachers.match_maps import UNKNOWN, TeacherMaps, level_shift, match_levels
+from mimicdet.teachers.match_maps import UNKNOWN, TeacherMaps, known_classes, level_shift, match_levels
 from mimicdet.teachers.precision import half_precision
 
 
@@ -60,7 +60,7 @@ class FrozenTeacher:
 
     def known(self, device: torch.device) -> Tensor:
         """(K,) bool, the student's classes that it has."""
-        return torch.tensor([c != UNKNOWN for c in self.classes], device=device)
+        return known_classes(self.classes, device)
 
     def look(self, images: Tensor, sizes: Tensor) -> tuple[DenseMaps, tuple[float, float]]:
         """What it sees on a batch, and by how much its input was larger (height, width).

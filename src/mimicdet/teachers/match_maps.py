@@ -42,7 +42,7 @@ def match_levels(
             cells cover the same pixels. Maps of other sizes are resized, bilinearly (boxes: the nearest cell's).
     """
     index = torch.tensor([max(c, 0) for c in classes], device=teacher.logits.device)
-    unknown = torch.tensor([c == UNKNOWN for c in classes], device=index.device)
+    unknown = ~known_classes(classes, index.device)
     shapes = {n: f.shape[2:] for n, f in zip(student.level_numbers, student.features, strict=True)}
     back = teacher.boxes.new_tensor([1 / scale[1], 1 / scale[0]]).repeat(2)
     found: dict[int, TeacherMaps] = {}
@@ -68,6 +68,11 @@ def match_levels(
 def level_shift(area: float) -> int:
     """By how many levels an object rises whose image grows to ``area`` times its pixels."""
     return round(math.log2(area) / 2)
+
+
+def known_classes(classes: Sequence[int], device: torch.device) -> Tensor:
+    """(K,) bool, the student's classes that a teacher has."""
+    return torch.tensor([c != UNKNOWN for c in classes], device=device)
 
 
 def split_levels(maps: DenseMaps) -> dict[int, TeacherMaps]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mimicdet.models.decode import Detections
 from mimicdet.models.dense import log_odds
-from mimicdet.teachers.match_maps import NEVER, UNKNOWN
+from mimicdet.teachers.match_maps import NEVER, known_classes
 from mimicdet.teachers.precision import half_precision
 
 
@@ -69,7 +69,7 @@ class RoiTeacher:
 
     def known(self, device: torch.device) -> Tensor:
         """(K,) bool, the student's classes that it has."""
-        return torch.tensor([c != UNKNOWN for c in self.classes], device=device)
+        return known_classes(self.classes, device)
 
     def look(self, images: Tensor, sizes: Tensor, boxes: Tensor, image: Tensor, label: Tensor) -> RoiView:
         """Arguments as for ``RoiHead.look``; ``label`` (N,): the student's class that a box is moved for."""
