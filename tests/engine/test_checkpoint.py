@@ -17,6 +17,7 @@ import torch
 
 from mimicdet.config import Settings
 from mimicdet.engine.checkpoint import (
+    FORMAT,
     LAST,
     MAY_CHANGE,
     PREVIOUS,
@@ -92,7 +93,7 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
         def __reduce__(self) -> tuple[Any, ...]:
             return (Path.touch, (tmp_path / "broken into",))
 
-    torch.save({"format": "mimicdet checkpoint 1", "attack": Attack()}, tmp_path / LAST, pickle_module=pickle)
+    torch.save({"format": FORMAT, "attack": Attack()}, tmp_path / LAST, pickle_module=pickle)
     with pytest.raises(UserError, match="cannot be read as a checkpoint"):
         load_checkpoint(tmp_path / LAST)
     assert not (tmp_path / "broken into").exists()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from mimicdet.build import build_model, load_model
 from mimicdet.config import DistillSettings, InferenceSettings, ModelSettings, Settings
@@ -129,6 +132,29 @@ def test_stopped_and_resumed_is_never_stopped(
         train(settings=settings, train_data=data, val_data=data, out=tmp_path / "resumed")
     train(settings=settings, train_data=data, val_data=data, out=tmp_path / "resumed", resume=True)
     assert_identical(checkpoint(tmp_path / "resumed"), checkpoint(tmp_path / "straight"))
+
+
+def test_a_teacher_that_changed_since_is_noticed(
+    teacher: Path, data: DetectionDataset, tmp_path: Path, capsys: Any
+) -> None:
+    """Its folder is the same, and one of its values is not."""
+    copy = tmp_path / "teacher"
+    shutil.copytree(teacher, copy)
+    changes = {"schedule": "step", "milestones": (1.5,)}  # under a cosine schedule the epochs must stay
+    settings = distilling(copy, train={"epochs": 1, "optim": changes})
+    train(settings=settings, train_data=data, val_data=data, out=tmp_path / "run")
+    longer = distilling(copy, train={"epochs": 2, "optim": changes})
+
+    state = load_file(copy / "model.safetensors")
+    next(iter(state.values())).view(-1)[0] += 1
+    with safe_open(copy / "model.safetensors", framework="pt") as file:
+        described = file.metadata()
+    save_file(state, copy / "model.safetensors", metadata=described)
+    with pytest.raises(UserError, match=r"last.pt was trained with other weights of the teacher .*teacher, which has"):
+        train(settings=longer, train_data=data, val_data=data, out=tmp_path / "run", resume=True)
+
+    shutil.copytree(teacher, copy, dirs_exist_ok=True)
+    train(settings=longer, train_data=data, val_data=data, out=tmp_path / "run", resume=True)
 
 
 @pytest.mark.parametrize("family", ["retinanet", "fcos", "atss", "gfl"])

@@ -114,7 +114,7 @@ def test_rank_is_the_literal_one(tmp_path: Path, family: str, which: str) -> Non
     task = make([save_teacher(tmp_path, family)], family, **OFF | {"rank": 1.0}, rank_which=which)
     batch = tiny_batch()
     with torch.no_grad():
-        expected = literal_rank(task, batch, task.teachers[0].model, which)
+        expected = literal_rank(task, batch, task.teachers[0].network, which)
         assert expected > 1e-5
         assert task(batch)["rank"].item() == pytest.approx(expected, rel=2e-3)
 
@@ -133,7 +133,7 @@ def test_both_ranks_add_up(tmp_path: Path) -> None:
 def test_nothing_to_learn_from_oneself(tmp_path: Path, family: str) -> None:
     on = dict.fromkeys(LOSSES, 1.0) | ({"cross": 0.0} if family == "mimicdet" else {})
     task = make([save_teacher(tmp_path, family)], family, **on)
-    task.detector.load_state_dict(task.teachers[0].model.state_dict())
+    task.detector.load_state_dict(task.teachers[0].network.state_dict())
     task.eval()
     found = task(tiny_batch())
     for name in (name for name, weight in on.items() if weight):
@@ -151,25 +151,25 @@ def test_any_teacher_teaches_any_student(tmp_path: Path, student: str, teacher: 
     cross = 1.0 if student == teacher != "mimicdet" else 0.0
     folder = save_teacher(tmp_path, teacher, channels=24)
     task = make([folder], student, **dict.fromkeys(LOSSES, 1.0) | {"cross": cross})
-    before = {key: value.clone() for key, value in task.teachers[0].model.state_dict().items()}
+    before = {key: value.clone() for key, value in task.teachers[0].network.state_dict().items()}
     found = task(tiny_batch())
     assert all(found[name].isfinite() for name in (*task.weights, "loss"))
     assert all(found[name] >= -1e-6 for name in task.weights)
     found["loss"].backward()
     assert any(p.grad is not None and p.grad.any() for p in task.detector.parameters())
     assert all(p.grad is not None and p.grad.any() for p in task.adapters.parameters())
-    for key, value in task.teachers[0].model.state_dict().items():
+    for key, value in task.teachers[0].network.state_dict().items():
         torch.testing.assert_close(value, before[key], atol=0, rtol=0)
 
 
 def test_the_teacher_is_in_no_state_and_no_parameters(tmp_path: Path) -> None:
     task = make([save_teacher(tmp_path, "atss", channels=24)], whole_map=1.0)
     assert {key.split(".")[0] for key in task.state_dict()} == {"detector", "adapters"}
-    teacher = {id(p) for p in task.teachers[0].model.parameters()}
+    teacher = {id(p) for p in task.teachers[0].network.parameters()}
     assert not teacher & {id(p) for p in task.parameters()}
-    assert not any(p.requires_grad for p in task.teachers[0].model.parameters())
+    assert not any(p.requires_grad for p in task.teachers[0].network.parameters())
     task.train()
-    assert not task.teachers[0].model.training
+    assert not task.teachers[0].network.training
     assert len(task.adapters[0]) == 1
     assert not list(make([save_teacher(tmp_path / "same", "atss")], whole_map=1.0).adapters.parameters())
 
@@ -186,7 +186,7 @@ def test_losses_of_weight_nothing_are_not_computed(tmp_path: Path) -> None:
 def test_a_teacher_first_used_in_an_evaluation_can_teach(tmp_path: Path) -> None:
     """Weights that are moved in inference mode would be of no use to CrossKD's backward pass."""
     task, batch = make([save_teacher(tmp_path, "gfl")], **OFF | {"cross": 1.0}), tiny_batch()
-    task.teachers[0].model.to(memory_format=torch.contiguous_format)  # so that there is something to move
+    task.teachers[0].network.to(memory_format=torch.contiguous_format)  # so that there is something to move
     with torch.inference_mode():
         task.teachers[0].detect(batch.images, batch.sizes)
     task(batch)["loss"].backward()
@@ -212,7 +212,7 @@ def test_classes_are_matched_by_name(tmp_path: Path) -> None:
     """A teacher with the same classes in another order, other cases and one more gives the same losses."""
     same = make([save_teacher(tmp_path / "same", "gfl")], soft_labels=1.0)
     other = make([save_teacher(tmp_path / "other", "gfl", names=("x", "C ", "A", "b"))], soft_labels=1.0)
-    theirs, ours = other.teachers[0].model.state_dict(), same.teachers[0].model.state_dict()
+    theirs, ours = other.teachers[0].network.state_dict(), same.teachers[0].network.state_dict()
     for key, value in theirs.items():
         if "classifier" in key:
             value[[2, 3, 1]] = ours[key]
@@ -352,7 +352,7 @@ def test_torchvisions_faster_rcnn_scores_the_students_boxes(faster_rcnn: str) ->
     teacher = task.teachers[0]
     assert isinstance(teacher, RoiTeacher)
     assert teacher.classes == (17, 16, 0)
-    model = teacher.head.model  # type: ignore[attr-defined]
+    model = teacher.head.network  # type: ignore[attr-defined]
     batch = tiny_batch(SIZES[:1] * 2)
     boxes = torch.tensor([[5.0, 5, 60, 70], [20, 10, 90, 50], [0, 0, 128, 96], [30, 30, 50, 80]])
     image, label = torch.tensor([1, 0, 1, 0]), torch.tensor([0, 1, 2, 0])

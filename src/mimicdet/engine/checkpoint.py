@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from mimicdet.config import Settings
 from mimicdet.data.dataset import DetectionDataset
 from mimicdet.errors import UserError
 
-FORMAT = "mimicdet checkpoint 1"
+FORMAT = "mimicdet checkpoint 2"
 LAST, PREVIOUS = "last.pt", "previous.pt"
 
 MAY_CHANGE = frozenset(
@@ -184,6 +184,21 @@ def require_same_run(
             f"{file} is of another run: {'; '.join(differences)}. Undo that to --resume, or start a new run in another "
             "folder or with --overwrite"
         )
+
+
+def require_same_teachers(state: Mapping[str, Any], *, teachers: Sequence[tuple[str, str]], file: Path) -> None:
+    """UserError naming the teacher whose weights are no longer those that ``state`` was trained with.
+
+    Args:
+        state: of ``load_checkpoint``; its "teachers" are the hashes, in order.
+        teachers: (name, hash by ``weights_hash``) of each teacher now.
+    """
+    for (name, now), before in zip(teachers, state["teachers"], strict=True):
+        if now != before:
+            raise UserError(
+                f"{file} was trained with other weights of the teacher {name}, which has changed since; put the old "
+                "ones back to --resume, or start a new run in another folder or with --overwrite"
+            )
 
 
 def _differing(before: Settings, now: Settings) -> Iterator[tuple[str, Any, Any]]:

@@ -21,6 +21,7 @@ from mimicdet.engine.checkpoint import (
     load_checkpoint,
     newest_checkpoint,
     require_same_run,
+    require_same_teachers,
     save_checkpoint,
 )
 from mimicdet.engine.ema import moving_average
@@ -33,6 +34,7 @@ from mimicdet.engine.state import RunState
 from mimicdet.engine.step import Stepper
 from mimicdet.errors import UserError
 from mimicdet.tasks.build import build_task, finest_backbone_level
+from mimicdet.teachers.weights_hash import weights_hash
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Run:
     log: RunLog
     steps_per_epoch: int
     fingerprint: dict[str, Any]
+    teachers: tuple[str, ...]  # hashes of their weights
 
     def batches(self, epoch: int) -> list[list[int]]:
         """Indices of the images of each batch of this process in ``epoch``."""
@@ -69,6 +72,7 @@ class Run:
             **self.state.state_dict(),
             "settings": self.settings.model_dump(mode="json"),
             "data": self.fingerprint,
+            "teachers": list(self.teachers),
             "processes": self.accelerator.num_processes,
         }
         on_main(self.accelerator, lambda: save_checkpoint(self.folder.checkpoints, state))
@@ -101,6 +105,9 @@ def start_run(
 
     torch.manual_seed(settings.train.seed)
     task = build(settings, class_names=train_data.class_names, pretrained=saved is None)
+    teachers = [(teacher.name, weights_hash(teacher.network)) for teacher in getattr(task, "teachers", ())]
+    if saved is not None and file is not None:
+        require_same_teachers(saved, teachers=teachers, file=file)
     # Channels last makes convolutions faster on GPUs with half precision and on CPUs (a step of `small` by a fifth)
     task = task.to(accelerator.device).to(memory_format=torch.channels_last)
     detector = task.get_submodule("detector")
@@ -144,6 +151,7 @@ def start_run(
         ),
         steps_per_epoch=steps_per_epoch,
         fingerprint=data,
+        teachers=tuple(digest for _, digest in teachers),
     )  # fmt: skip
     if resume:
         where = f"step {state.progress.step}" if saved is not None else "the beginning, for there is no checkpoint yet"

@@ -208,11 +208,11 @@ class DistillTask(nn.Module):
             [adapters["class_branch"](feature.float()) for feature in hidden.class_features],
             [adapters["box_branch"](feature.float()) for feature in hidden.box_features],
         )
-        logits, outputs = second_part(teacher.model.head.branches(), hidden, depth)
+        logits, outputs = second_part(teacher.network.head.branches(), hidden, depth)
         losses = soft_label_divergences(seen.logits, logits.float(), temperature=self.settings.soft_temperature)
         classes = losses.where(seen.valid[..., None], 0).sum() / _count(sites)
         places = teacher.places(maps, (batch.images.shape[2], batch.images.shape[3]))
-        boxes = teacher.model.decode_boxes(outputs.float(), places.anchors, places.stride)
+        boxes = teacher.network.decode_boxes(outputs.float(), places.anchors, places.stride)
         # Boxes count where the teacher sees something; those without an area overlap nothing, themselves neither
         has_area = (seen.boxes[..., 2:] > seen.boxes[..., :2]).all(-1)
         weight = seen.logits.sigmoid().amax(-1) * (seen.valid & has_area)

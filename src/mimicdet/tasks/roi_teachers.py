@@ -48,15 +48,15 @@ class MimicHead:
     """
 
     def __init__(self, *, task: MimicTask) -> None:
-        self.task = task.eval().requires_grad_(False)
+        self.network = task.eval().requires_grad_(False)
         self.num_features = task.t_head.classifier.in_features
 
     def to(self, device: torch.device) -> None:
-        self.task.to(device)
+        self.network.to(device)
 
     def look(self, images: Tensor, sizes: Tensor, boxes: Tensor, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See ``mimicdet.teachers.roi.RoiHead``."""
-        seen = self.task.look(images, sizes, boxes, image)
+        seen = self.network.look(images, sizes, boxes, image)
         moved = decode_deltas(seen.deltas, boxes, std=HEAD_STD)[:, None]
         return seen.logits.roll(1, dims=1), moved, seen.class_feature  # the background comes first there
 
@@ -68,7 +68,7 @@ class MimicHead:
             crowd=nothing.bool(), seeds=torch.zeros(b, dtype=torch.int64), image_ids=tuple(range(b)), files=("",) * b,
             original_sizes=((0, 0),) * b,
         )  # fmt: skip
-        return self.task.detect_teacher(batch, top=1000, score_threshold=0.005, nms_iou=0.6, max_detections=100)
+        return self.network.detect_teacher(batch, top=1000, score_threshold=0.005, nms_iou=0.6, max_detections=100)
 
 
 def _t_head(run: Path) -> tuple[RoiHead, list[str]]:

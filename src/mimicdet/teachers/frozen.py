@@ -35,7 +35,7 @@ class FrozenTeacher:
     """
 
     def __init__(self, *, model: nn.Module, classes: Sequence[int], scale: float = 1.0, name: str = "teacher") -> None:
-        self.model: Any = model.eval().requires_grad_(False)
+        self.network: Any = model.eval().requires_grad_(False)
         self.classes = tuple(classes)
         self.scale = scale
         self.name = name
@@ -44,18 +44,18 @@ class FrozenTeacher:
     @property
     def channels(self) -> int:
         """Width of its pyramid."""
-        width: int = self.model.pyramid.channels
+        width: int = self.network.pyramid.channels
         return width
 
     @property
     def level_numbers(self) -> tuple[int, ...]:
         """Of its pyramid, as the student's levels that they are compared with."""
         shift = level_shift(self.scale**2)
-        return tuple(number - shift for number in self.model.pyramid.level_numbers)
+        return tuple(number - shift for number in self.network.pyramid.level_numbers)
 
     def places(self, student: DenseMaps, canvas: tuple[int, int]) -> Places:
         """Its anchors on the student's canvas, for a student with the same levels."""
-        places: Places = self.model.anchors([(f.shape[2], f.shape[3]) for f in student.features], canvas)
+        places: Places = self.network.anchors([(f.shape[2], f.shape[3]) for f in student.features], canvas)
         return places
 
     def known(self, device: torch.device) -> Tensor:
@@ -98,7 +98,7 @@ class FrozenTeacher:
         """Images and sizes as it sees them, and by how much they grew (height, width)."""
         if self.scale == 1:
             return images, sizes, (1.0, 1.0)
-        (height, width), divisor = images.shape[2:], self.model.divisor
+        (height, width), divisor = images.shape[2:], self.network.divisor
         h, w = (max(round(side * self.scale / divisor), 1) * divisor for side in (height, width))
         pixels = images.float() / (255 if images.dtype == torch.uint8 else 1)
         ratio = sizes.new_tensor([h, w], dtype=torch.float64) / sizes.new_tensor([height, width])
@@ -111,11 +111,11 @@ class FrozenTeacher:
 
     def on(self, device: torch.device) -> Any:
         """The network on a device, batch norm folded."""
-        if self._fast is None or next(self.model.parameters()).device != device:
+        if self._fast is None or next(self.network.parameters()).device != device:
             # Ordinary tensors also when first asked for inside an evaluation: CrossKD's gradient passes through them
             with torch.inference_mode(False), torch.no_grad():
-                self.model.to(device).to(memory_format=torch.channels_last)
-                self._fast = fold_detector(self.model)
+                self.network.to(device).to(memory_format=torch.channels_last)
+                self._fast = fold_detector(self.network)
         return self._fast
 
 

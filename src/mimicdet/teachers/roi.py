@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mimicdet.models.decode import Detections
 from mimicdet.models.dense import log_odds
@@ -29,6 +29,7 @@ class RoiHead(Protocol):
     """A two-stage detector as teacher; what it returns may be of inference mode."""
 
     num_features: int
+    network: nn.Module
 
     def to(self, device: torch.device) -> None: ...
 
@@ -66,6 +67,10 @@ class RoiTeacher:
     @property
     def num_features(self) -> int:
         return self.head.num_features
+
+    @property
+    def network(self) -> nn.Module:
+        return self.head.network
 
     def known(self, device: torch.device) -> Tensor:
         """(K,) bool, the student's classes that it has."""
@@ -110,17 +115,17 @@ class FasterRcnn:
     """
 
     def __init__(self, *, model: Any) -> None:
-        self.model = model.eval().requires_grad_(False)
+        self.network: Any = model.eval().requires_grad_(False)
         self.num_features: int = model.roi_heads.box_predictor.cls_score.in_features
 
     def to(self, device: torch.device) -> None:
-        self.model.to(device)
+        self.network.to(device)
 
     def look(self, images: Tensor, sizes: Tensor, boxes: Tensor, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        maps = self.model.backbone(self._normalised(images, sizes))
+        maps = self.network.backbone(self._normalised(images, sizes))
         b, height, width = len(images), images.shape[2], images.shape[3]
         order = image.argsort(stable=True)
-        heads = self.model.roi_heads
+        heads = self.network.roi_heads
         lists = [boxes[order][image[order] == i] for i in range(b)]
         features = heads.box_head(heads.box_roi_pool(maps, lists, [(height, width)] * b))
         logits, deltas = heads.box_predictor(features)
@@ -131,12 +136,12 @@ class FasterRcnn:
     def detect(self, images: Tensor, sizes: Tensor) -> list[Detections]:
         found = []
         pixels = images.float() / 255 if images.dtype == torch.uint8 else images
-        transform = self.model.transform
+        transform = self.network.transform
         kept = transform.min_size, transform.max_size
         try:
             for image, (height, width) in zip(pixels, sizes.tolist(), strict=True):
                 transform.min_size, transform.max_size = (min(height, width),), max(height, width)
-                result = self.model([image[:, :height, :width]])[0]
+                result = self.network([image[:, :height, :width]])[0]
                 found.append(Detections(result["boxes"], result["scores"], result["labels"] - 1))
         finally:
             transform.min_size, transform.max_size = kept
@@ -144,7 +149,7 @@ class FasterRcnn:
 
     def _normalised(self, images: Tensor, sizes: Tensor) -> Tensor:
         pixels = images.float() / 255 if images.dtype == torch.uint8 else images
-        transform = self.model.transform
+        transform = self.network.transform
         mean, std = (pixels.new_tensor(values)[:, None, None] for values in (transform.image_mean, transform.image_std))
         rows = torch.arange(images.shape[2], device=images.device)[None, :, None] < sizes[:, 0, None, None]
         columns = torch.arange(images.shape[3], device=images.device)[None, None] < sizes[:, 1, None, None]
