@@ -20,6 +20,7 @@ from mimicdet.assign import (
     Proposals,
     make_proposals,
     match_anchors,
+    match_overlapping,
     match_proposals,
     random_keys,
     sample_balanced,
@@ -302,6 +303,8 @@ def test_proposals_match_the_literal_version(data: st.DataObject, tenths: int):
         if objects:
             proposals.boxes[i, len(boxes[i]) :] = objects_padded[0][i, 0]
     targets = match_proposals(proposals, *objects_padded, num_classes=K, positive_iou=tenths / 10)
+    found = match_overlapping(proposals.boxes, proposals.valid, *objects_padded, positive_iou=tenths / 10)
+    assert torch.equal(found, targets.match)
     for i, objects in enumerate(batch):
         for r in range(targets.match.shape[1]):
             match, label = int(targets.match[i, r]), int(targets.classes[i, r])

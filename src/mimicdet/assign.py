@@ -144,15 +144,34 @@ def match_proposals(
     if m == 0:
         none = torch.full_like(background, NO_OBJECT)
         return ProposalTargets(none, background.masked_fill(~proposals.valid, IGNORED), proposals.boxes.new_zeros(b, 0))
-    target = (labels >= 0) & ~crowd
-    overlap = iou(proposals.boxes, boxes)  # (B, R, M)
-    overlap = overlap.masked_fill(~target[:, None] | ~proposals.valid[..., None], 0)
+    overlap = _overlaps(proposals.boxes, proposals.valid, boxes, labels, crowd)
     best, match = overlap.max(-1)
     positive = best >= positive_iou
     in_crowd = intersection_over_first(proposals.boxes, boxes).masked_fill(~crowd[:, None], 0).amax(-1) >= CROWD_COVER
     ignored = (in_crowd & ~positive) | ~proposals.valid
     classes = torch.where(positive, labels.gather(1, match), background).masked_fill(ignored, IGNORED)
     return ProposalTargets(torch.where(positive, match, NO_OBJECT), classes, overlap.amax(1))
+
+
+def match_overlapping(
+    found: Tensor, valid: Tensor, boxes: Tensor, labels: Tensor, crowd: Tensor, *, positive_iou: float
+) -> Tensor:
+    """The object that each of (B, N, 4) boxes overlaps best, if by ``positive_iou`` or more: (B, N), else NO_OBJECT.
+
+    Args:
+        valid: (B, N) bool, False on padding.
+        boxes, labels, crowd: as for :func:`match_proposals`.
+    """
+    if labels.shape[1] == 0:
+        return torch.full_like(valid, NO_OBJECT, dtype=torch.int64)
+    best, match = _overlaps(found, valid, boxes, labels, crowd).max(-1)
+    return torch.where(best >= positive_iou, match, NO_OBJECT)
+
+
+def _overlaps(found: Tensor, valid: Tensor, boxes: Tensor, labels: Tensor, crowd: Tensor) -> Tensor:
+    """(B, N, M) IoU of boxes with objects; 0 for padding and with crowd regions."""
+    target = (labels >= 0) & ~crowd
+    return iou(found, boxes).masked_fill(~target[:, None] | ~valid[..., None], 0)
 
 
 def random_keys(seeds: Tensor, count: int, columns: int, device: torch.device) -> Tensor:

@@ -86,13 +86,14 @@ def log_softmax(values: list[float]) -> list[float]:
 def literal_rank(task: DistillTask, batch: Batch, teacher: nn.Module, which: str) -> float:
     """Equation 3, an image, an object and a positive at a time; both have one anchor a cell and the same rule."""
     step = task.student.step(batch)
+    match = step.match()
     student_maps, teacher_maps = step.maps(), teacher.dense_maps(batch.images, batch.sizes)  # type: ignore[operator]
     total = 0.0
     for b in range(len(batch.labels)):
         objects = [k for k in range(batch.labels.shape[1]) if batch.labels[b, k] >= 0]
         image = 0.0
         for k in objects:
-            positives = [a for a in range(step.match.shape[1]) if step.match[b, a] == k]
+            positives = [a for a in range(match.shape[1]) if match[b, a] == k]
             if not positives:
                 continue
             label = int(batch.labels[b, k])
@@ -117,6 +118,42 @@ def test_rank_is_the_literal_one(tmp_path: Path, family: str, which: str) -> Non
         expected = literal_rank(task, batch, task.teachers[0].network, which)
         assert expected > 1e-5
         assert task(batch)["rank"].item() == pytest.approx(expected, rel=2e-3)
+
+
+@pytest.mark.parametrize("whose", ["teacher", "student"])
+@torch.no_grad()
+def test_mimicdet_ranks_the_positions_whose_boxes_overlap_an_object(tmp_path: Path, whose: str) -> None:
+    """Not those of the refinement module, of which most objects have one."""
+    task = make([save_teacher(tmp_path, "mimicdet")], "mimicdet", **OFF | {"rank": 1.0}, assignment=whose,
+                rank_which="classification")  # fmt: skip
+    batch = tiny_batch()
+    maps = task.student.step(batch).maps(), task.teachers[0].network.dense_maps(batch.images, batch.sizes)
+    refined = task.detector.refine(batch.images, batch.sizes)
+    boxes = maps[1].boxes if whose == "teacher" else refined.adjusted_boxes
+    # Objects where boxes lie, of which the first image has two
+    for b, (position, row) in ((0, (20, 0)), (0, (100, 1)), (1, (50, 0))):
+        batch.boxes[b, row], batch.labels[b, row], batch.crowd[b, row] = boxes[b, position] + 1.5, 1, False
+    total, most = 0.0, 0
+    for b in range(len(batch.labels)):
+        objects = [k for k in range(batch.labels.shape[1]) if batch.labels[b, k] >= 0 and not batch.crowd[b, k]]
+        groups: dict[int, list[int]] = {k: [] for k in objects}
+        for a in range(boxes.shape[1]):
+            overlap = {k: box_iou(boxes[b, a][None], batch.boxes[b, k][None]).item() for k in objects}
+            best = max(overlap, key=lambda k: overlap[k], default=None)
+            if best is not None and overlap[best] >= 0.6 and maps[0].valid[b, a]:
+                groups[best].append(a)
+        most = max(most, *map(len, groups.values()), 0)
+        image = 0.0
+        for k, positions in groups.items():
+            student, teacher = (
+                log_softmax([side.logits[b, a, batch.labels[b, k]].sigmoid().item() for a in positions])
+                if positions else [] for side in maps
+            )  # fmt: skip
+            image += sum(math.exp(t) * (t - s) for t, s in zip(teacher, student, strict=True))
+        total += image / max(len(objects), 1) / len(batch.labels)
+    assert most > 2
+    assert total > 1e-6
+    assert task(batch)["rank"].item() == pytest.approx(total, rel=5e-3)
 
 
 @torch.no_grad()
@@ -428,9 +465,9 @@ def test_positives_come_first_among_the_boxes_that_are_looked_at(
     task(batch)
     assert isinstance(teacher, RoiTeacher)
     assert torch.bincount(seen[0]).tolist() == [15] * 3
-    image, position = _chosen(step.maps(), step.match, torch.ones(3, dtype=torch.bool), 15)
+    image, position = _chosen(step.maps(), step.match(), torch.ones(3, dtype=torch.bool), 15)
     for b in range(3):
-        positives = (step.match[b] >= 0).nonzero().flatten().tolist()
+        positives = (step.match()[b] >= 0).nonzero().flatten().tolist()
         own = position[image == b].tolist()
         assert set(own) <= set(positives) or set(positives) <= set(own)
 

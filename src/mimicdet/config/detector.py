@@ -215,7 +215,7 @@ class DistillSettings(Section):
     """Side of the teacher's input over the student's."""
     assignment: Literal["teacher", "student"] = "teacher"
     """Whose rule says which positions belong to an object; they differ between families and between pyramids. The
-    student's serves where `teacher_scale` is not 1, and with two-stage teachers."""
+    student's serves where `teacher_scale` is not 1 (unless MimicDet teaches), and with two-stage teachers."""
     rank: NotNegative = 4.0
     """Weight of Rank Mimicking."""
     rank_which: Literal["classification", "localisation", "both"] = "both"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mimicdet.assign import match_overlapping
 from mimicdet.config import AssignSettings, LossSettings
 from mimicdet.data.batch import Batch
 from mimicdet.models.mimicdet import MimicDet
@@ -39,7 +40,17 @@ class DetectTask(nn.Module):
         counts = mean_over_processes(torch.stack([sums.anchor_positives, sums.class_count, sums.box_count]).float())
         parts = student_parts(sums, counts)
         losses = total(parts, self.loss) | student_diagnostics(self.detector, batch, prepared, sums)
-        return TaskStep(losses, prepared.anchor_match, lambda: self.detector.dense_maps_of(prepared.refined))
+        refined = prepared.refined
+        return TaskStep(
+            losses,
+            # The S-head's rule, on all positions: the refinement module's leaves one position to most objects, and one
+            # has no order that Rank Mimicking could take over
+            lambda: match_overlapping(
+                refined.adjusted_boxes, refined.valid, batch.boxes, batch.labels, batch.crowd,
+                positive_iou=self.assign.positive_iou,
+            ),
+            lambda: self.detector.dense_maps_of(refined),
+        )  # fmt: skip
 
 
 def student_parts(sums: StudentSums, counts: Tensor) -> dict[str, Tensor]:

@@ -30,7 +30,7 @@ from mimicdet.tasks.distill_roi import RoiLesson, roi_losses
 from mimicdet.tasks.normalise import mean_over_processes
 from mimicdet.tasks.sites import Positives, Sites, common_sites, positives_of
 from mimicdet.tasks.step import TaskStep
-from mimicdet.teachers.assignment import TeacherAssignment
+from mimicdet.teachers.assignment import Assignment
 from mimicdet.teachers.frozen import FrozenTeacher
 from mimicdet.teachers.match_maps import TeacherMaps
 from mimicdet.teachers.roi import RoiTeacher
@@ -53,7 +53,7 @@ class Lesson(NamedTuple):
     """A teacher, and how it and the student go together."""
 
     teacher: FrozenTeacher
-    assignment: TeacherAssignment | None  # None: the student's rule serves
+    assignment: Assignment | None  # None: the student's rule serves
     same_anchors: bool
 
 
@@ -100,7 +100,7 @@ class DistillTask(nn.Module):
             self._learn(batch, step, maps, lesson, adapters)  # type: ignore[arg-type]
             if isinstance(lesson, Lesson)
             else roi_losses(
-                batch, step.match, maps, lesson.teacher, self.settings, self.weights,
+                batch, step.match(), maps, lesson.teacher, self.settings, self.weights,
                 adapters["levels"] if len(adapters) else nn.Identity(),  # type: ignore[arg-type,index]
                 lambda positives: self._rank(batch, positives),
             )
@@ -119,8 +119,8 @@ class DistillTask(nn.Module):
         seen = teacher.look(batch.images, batch.sizes)
         theirs = teacher.maps_for(maps, seen)
         known = teacher.known(maps.logits.device)
-        assigned = None if lesson.assignment is None else lesson.assignment(batch)
-        sites = common_sites(maps, theirs, step.match, assigned, same_anchors=lesson.same_anchors)
+        assigned = step.match() if lesson.assignment is None else lesson.assignment(batch, theirs)
+        sites = common_sites(maps, theirs, assigned, same_anchors=lesson.same_anchors)
         positives = positives_of(sites, batch.boxes, batch.labels, known)
         found: dict[str, Tensor] = {}
         if "rank" in self.weights:

@@ -8,20 +8,18 @@ from typing import Any
 
 from torch import Tensor
 
-from mimicdet.assign import match_anchors
 from mimicdet.assign_dense import match_objects
 from mimicdet.build import LoadedModel, load_model
 from mimicdet.config import AssignSettings, DistillSettings, OneStageSettings
 from mimicdet.data.batch import Batch
 from mimicdet.errors import UserError
-from mimicdet.models.grid import make_grid
 from mimicdet.models.mimicdet import MimicDet
 from mimicdet.models.one_stage import OneStage
 from mimicdet.tasks.distill import Lesson
 from mimicdet.tasks.distill_roi import RoiLesson
 from mimicdet.tasks.recipes import recipe_of
 from mimicdet.tasks.roi_teachers import read_roi_head
-from mimicdet.teachers.assignment import LevelAssignment, TeacherAssignment
+from mimicdet.teachers.assignment import Assignment, OverlapAssignment, TeacherAssignment
 from mimicdet.teachers.frozen import FrozenTeacher, match_classes
 from mimicdet.teachers.roi import RoiHead, RoiTeacher
 
@@ -79,14 +77,9 @@ def _lesson(
     same_family = loaded.settings.family == family
     if settings.cross:
         _require_equal_heads(settings, name, loaded.settings.family, family, theirs, own)
-    # On a scaled input its rule would speak of another canvas; the student's then serves
-    foreign = settings.assignment == "teacher" and teacher.scale == 1 and not (same_family and theirs == own)
-    assignment = None
-    if foreign:
-        per_cell = 1 if isinstance(model, MimicDet) else model.anchors.per_cell
-        assignment = TeacherAssignment(
-            rule=_rule(model, loaded.settings.family), level_numbers=theirs, per_cell=per_cell
-        )
+    assignment = _assignment(teacher, loaded.settings.family) if settings.assignment == "teacher" else None
+    if isinstance(assignment, TeacherAssignment) and same_family and theirs == own:
+        assignment = None  # a static rule of the student's own, which is worked out anyway
     return Lesson(teacher, assignment, same_anchors=same_family)
 
 
@@ -109,24 +102,18 @@ def _require_equal_heads(
         )
 
 
-def _rule(model: MimicDet | OneStage, family: str) -> LevelAssignment:
-    """A family's published assignment."""
-
-    def of_mimicdet(batch: Batch, shapes: Sequence[tuple[int, int]], canvas: tuple[int, int]) -> Tensor:
-        grid = make_grid(shapes, [2**level for level in model.pyramid.level_numbers], batch.images.device)
-        defaults = AssignSettings()
-        return match_anchors(
-            grid, grid.valid(batch.sizes), batch.boxes, batch.labels, batch.crowd,
-            center_fraction=defaults.center_fraction, ensure_match=defaults.ensure_match,
-        )  # fmt: skip
-
+def _assignment(teacher: FrozenTeacher, family: str) -> Assignment | None:
+    """A family's published assignment; None where the student's must serve."""
+    model = teacher.network
     if isinstance(model, MimicDet):
-        return of_mimicdet
+        return OverlapAssignment(positive_iou=AssignSettings().positive_iou)
+    if teacher.scale != 1:
+        return None  # on a scaled input a static rule would speak of another canvas
     match = recipe_of(family, OneStageSettings())[0].match
     anchors = model.anchors
 
-    def of_one_stage(batch: Batch, shapes: Sequence[tuple[int, int]], canvas: tuple[int, int]) -> Tensor:
+    def rule(batch: Batch, shapes: Sequence[tuple[int, int]], canvas: tuple[int, int]) -> Tensor:
         places = anchors(shapes, canvas)
         return match_objects(match, places, places.valid(batch.sizes), batch.boxes, batch.labels, batch.crowd)
 
-    return of_one_stage
+    return TeacherAssignment(rule=rule, level_numbers=teacher.level_numbers, per_cell=anchors.per_cell)

@@ -36,7 +36,7 @@ class OneStageTask(nn.Module):
         """:meth:`forward`, and what distillation reads."""
         maps = self.detector.maps(batch.images, batch.sizes)
         match = match_objects(self.recipe.match, maps.places, maps.valid, batch.boxes, batch.labels, batch.crowd)
-        return TaskStep(self._losses(batch, maps, match), match, lambda: self.detector.dense_maps_of(maps))
+        return TaskStep(self._losses(batch, maps, match), lambda: match, lambda: self.detector.dense_maps_of(maps))
 
     def _losses(self, batch: Batch, maps: OneStageMaps, match: Tensor) -> dict[str, Tensor]:
         image, anchor = (match >= 0).nonzero().unbind(1)

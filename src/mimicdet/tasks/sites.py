@@ -43,26 +43,25 @@ class Positives(NamedTuple):
 
 
 def common_sites(
-    maps: DenseMaps, teacher: dict[int, TeacherMaps], student_match: Tensor, teacher_match: dict[int, Tensor] | None,
-    *, same_anchors: bool,
-) -> Sites:  # fmt: skip
+    maps: DenseMaps, teacher: dict[int, TeacherMaps], assigned: Tensor | dict[int, Tensor], *, same_anchors: bool
+) -> Sites:
     """The sites of all levels that both have.
 
     Args:
         maps: the student's.
         teacher: on the student's levels, see ``mimicdet.teachers.match_maps.match_levels``.
-        student_match: (B, A) the student's assignment.
-        teacher_match: (B, cells, n) by level number, the teacher's assignment; None: the student's serves.
+        assigned: index of the object of each position, below 0 for none: (B, A) by the student's rule, or
+            (B, cells, n) by level number by the teacher's.
         same_anchors: anchor i of a cell means the same to both.
     """
     own = split_levels(maps)
     parts: list[tuple[Tensor, ...]] = []
-    matches = by_level(student_match, maps)
+    matches = by_level(assigned, maps) if isinstance(assigned, Tensor) else assigned
     valid = by_level(maps.valid, maps)
     for number in own:
         if number not in teacher:
             continue
-        match = matches[number] if teacher_match is None else teacher_match[number]
+        match = matches[number]
         sides = [(side.logits, side.boxes) for side in (own[number], teacher[number])]
         if same_anchors:
             values = [part.flatten(1, 2)[:, :, None] for side in sides for part in side]

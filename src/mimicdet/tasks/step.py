@@ -14,5 +14,5 @@ class TaskStep(NamedTuple):
     """A detector's own losses on a batch, and what distillation reads besides."""
 
     losses: dict[str, Tensor]  # as the task's ``forward``
-    match: Tensor  # (B, A) int64, index of the object that each position is assigned; below 0: none
-    maps: Callable[[], DenseMaps]  # computed when asked for: MimicDet's are dense only then
+    match: Callable[[], Tensor]  # (B, A) int64, index of the object that each position is assigned; below 0: none
+    maps: Callable[[], DenseMaps]  # computed when asked for, as is ``match``: MimicDet's are dense only then

@@ -29,7 +29,9 @@ class RoiHead(Protocol):
     """A two-stage detector as teacher; what it returns may be of inference mode."""
 
     num_features: int
-    network: nn.Module
+
+    @property
+    def network(self) -> nn.Module: ...
 
     def to(self, device: torch.device) -> None: ...
 
