@@ -26,6 +26,7 @@ COMMANDS = {  # name -> module.Class
     "eval": "eval.Eval",
     "predict": "predict.Predict",
     "export": "export.Export",
+    "explain": "explain.Explain",
     "bench": "bench.Bench",
     "study": "study.Study",
     "convert": "convert.Convert",

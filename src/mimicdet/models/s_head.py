@@ -136,10 +136,7 @@ class SHead(nn.Module):
             grid: of the levels.
             rows: (P,) int64, ``image * A + position``; repeats are allowed.
         """
-        # Channels last first: for such levels, as on every fast path, this is one plain copy
-        table = torch.cat([level.permute(0, 2, 3, 1).flatten(1, 2) for level in levels], dim=1)  # (B, A, C)
-        count = table.shape[1]
-        table = table.reshape(-1, table.shape[2]).to(self.align.weight.dtype)
+        table, count = self._table(levels)
         image = rows // count
         position = rows - image * count  # not %, which has no ONNX form for a size known only at run time
         chosen_deltas = self._guide(deltas.reshape(-1, 4)[rows])
@@ -147,6 +144,30 @@ class SHead(nn.Module):
         # Two forms of one function: compiled or exported, no shape may depend on how many positions each level has
         align = self._align_fixed if torch.compiler.is_compiling() else self._align_grouped
         return self._predict(align(table, chosen_deltas, grid, image * count, position, on_finest))
+
+    def points_at(self, levels: Sequence[Tensor], deltas: Tensor, grid: Grid, rows: Tensor) -> list[Tensor]:
+        """Where the alignment layer reads for each of P positions: (T, 2) x, y in pixels of the padded input.
+
+        Arguments as for :meth:`at`. The number T of taps is that of the position's level.
+        """
+        table, count = self._table(levels)
+        image_start = rows // count * count
+        position = rows - image_start
+        guide = deltas.reshape(-1, 4)[rows]
+        found = []
+        for p in range(len(rows)):
+            one = slice(p, p + 1)
+            level = _level_of(grid, image_start[one], position[one])
+            finest = bool(grid.level[position[p]] == 0)
+            points = self._points(table, guide[one], grid, level, position[one], finest=finest)
+            found.append((points[0].flip(-1) + 0.5) * grid.stride[position[p]])
+        return found
+
+    def _table(self, levels: Sequence[Tensor]) -> tuple[Tensor, int]:
+        """All cells of a batch, image by image (B A, C), and A."""
+        # Channels last first: for such levels, as on every fast path, this is one plain copy
+        table = torch.cat([level.permute(0, 2, 3, 1).flatten(1, 2) for level in levels], dim=1)  # (B, A, C)
+        return table.reshape(-1, table.shape[2]).to(self.align.weight.dtype), table.shape[1]
 
     def _align_grouped(
         self, table: Tensor, deltas: Tensor, grid: Grid, image_start: Tensor, position: Tensor, on_finest: Tensor
