@@ -123,8 +123,8 @@ def test_completion_script_is_valid_bash(capsys: pytest.CaptureFixture[str]) -> 
         ("trian x", "unknown command 'trian'; did you mean 'train'?"),
         (
             "frobnicate",
-            "unknown command 'frobnicate'; there are check, train, eval, predict, export, bench, study, convert, cut, "
-            "presets",
+            "unknown command 'frobnicate'; there are check, train, eval, predict, export, explain, bench, study, "
+            "convert, cut, presets",
         ),
         ("check --jsn f x", "mimicdet check: unknown option '--jsn'; did you mean '--json'?"),
         ("check x --foo-bar", "mimicdet check: unknown option '--foo-bar'; see mimicdet check --help"),

@@ -26,11 +26,11 @@ from mimicdet.losses.soft_labels import soft_label_divergences
 from mimicdet.models.branches import Hidden, first_part, second_part
 from mimicdet.models.dense import DenseMaps
 from mimicdet.ops.precision import full_precision
+from mimicdet.tasks.assignment import Assignment
 from mimicdet.tasks.distill_roi import RoiLesson, roi_losses
 from mimicdet.tasks.normalise import mean_over_processes
 from mimicdet.tasks.sites import Positives, Sites, common_sites, positives_of
 from mimicdet.tasks.step import TaskStep
-from mimicdet.teachers.assignment import Assignment
 from mimicdet.teachers.frozen import FrozenTeacher
 from mimicdet.teachers.match_maps import TeacherMaps
 from mimicdet.teachers.roi import RoiTeacher

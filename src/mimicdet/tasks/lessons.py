@@ -15,11 +15,11 @@ from mimicdet.data.batch import Batch
 from mimicdet.errors import UserError
 from mimicdet.models.mimicdet import MimicDet
 from mimicdet.models.one_stage import OneStage
+from mimicdet.tasks.assignment import Assignment, OverlapAssignment, TeacherAssignment
 from mimicdet.tasks.distill import Lesson
 from mimicdet.tasks.distill_roi import RoiLesson
 from mimicdet.tasks.recipes import recipe_of
 from mimicdet.tasks.roi_teachers import read_roi_head
-from mimicdet.teachers.assignment import Assignment, OverlapAssignment, TeacherAssignment
 from mimicdet.teachers.frozen import FrozenTeacher, match_classes
 from mimicdet.teachers.roi import RoiHead, RoiTeacher
 
