@@ -210,6 +210,23 @@ def test_settings_reach_the_modules(changes: dict[str, Any], check: Any) -> None
     assert out.logits.isfinite().all()
 
 
+@pytest.mark.parametrize("family", ["retinanet", "fcos", "atss", "gfl"])
+def test_initialisation_of_the_other_families(family: str) -> None:
+    """Of the branches; what ends in scores and boxes keeps its own, small one."""
+    own = {"head_channels": 256, "head_features": 1024, "family": family, "head_groups": 0, "pyramid_channels": 32}
+    for init, deviation in (("gaussian", 0.01), ("he", (2 / (9 * 32)) ** 0.5)):
+        torch.manual_seed(0)
+        model = build_model(ModelSettings(backbone="test_resnet", weights="random", head_init=init, **own), 3)
+        branches = model.head.branches()
+        convs = [m for part in branches[:2] for m in part.modules() if isinstance(m, nn.Conv2d)]
+        assert len(convs) == 8
+        for conv in convs:
+            assert float(conv.weight.detach().std()) == pytest.approx(deviation, rel=0.05)
+            assert conv.bias is None or not conv.bias.any()
+        scores = branches.finish_class(torch.rand(1, 32, 4, 4)).sigmoid()
+        assert 0.005 < float(scores.detach().min()) < float(scores.detach().max()) < 0.02
+
+
 def test_weights_are_read_only_where_asked_for(tmp_path: Path) -> None:
     missing = TINY.model_copy(update={"weights": str(tmp_path / "none.pth")})
     with pytest.raises(UserError, match="does not exist"):

@@ -21,7 +21,7 @@ from mimicdet.models.gfl import gfl
 from mimicdet.models.mimicdet import MimicDet
 from mimicdet.models.one_stage import OneStage
 from mimicdet.models.pretrained_folder import DESCRIPTION_FILE, load_weights, read_description
-from mimicdet.models.pyramid import COARSEST_BACKBONE_LEVEL, Pyramid
+from mimicdet.models.pyramid import COARSEST_BACKBONE_LEVEL, Pyramid, he_init
 from mimicdet.models.refinement import Refinement
 from mimicdet.models.retinanet import retinanet
 from mimicdet.models.s_head import SHead
@@ -52,7 +52,12 @@ def build_model(
     backbone, pyramid = build_trunk(settings, settings.levels, finest_level=finest, pretrained=pretrained)
     if settings.family != "mimicdet":
         make = _ONE_STAGE[settings.family]
-        return make(backbone=backbone, pyramid=pyramid, num_classes=num_classes, groups=settings.head_groups)
+        detector = make(backbone=backbone, pyramid=pyramid, num_classes=num_classes, groups=settings.head_groups)
+        if settings.head_init == "he":
+            branches = detector.head.branches()
+            for convs in (branches.class_convs, branches.box_convs):
+                he_init(convs)
+        return detector
     return MimicDet(
         backbone=backbone,
         pyramid=pyramid,

@@ -59,7 +59,8 @@ class ModelSettings(Section):
     head_paths: Literal["dual", "single"] = "dual"
     """Separate features for classification and box regression, or one for both (Table 3's light and heavy rows)."""
     head_init: Literal["gaussian", "he"] = "he"
-    """Initialisation of the S-head's alignment and feature layers: sigma 0.01 (the paper) or He."""
+    """Initialisation of the S-head's alignment and feature layers, and of the other families' branches: sigma 0.01 (as
+    published) or He. Four layers of sigma 0.01 let a thousandth of a 64 channels wide signal through."""
     head_groups: Natural = 32
     """Groups of the normalisation after each convolution of the head of RetinaNet (published with 0: none), FCOS, ATSS
     or GFL (32)."""
@@ -83,7 +84,7 @@ class ModelSettings(Section):
 
 _ONLY_MIMICDET = (
     "alignment", "offsets", "offset_grad", "kernel_size", "finest_kernel_size", "head_channels", "head_features",
-    "head_paths", "head_init",
+    "head_paths",
 )  # fmt: skip
 
 
