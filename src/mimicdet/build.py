@@ -16,6 +16,7 @@ from mimicdet.data.dataset import Category
 from mimicdet.errors import UserError
 from mimicdet.models.atss import atss
 from mimicdet.models.backbone import Backbone, build_backbone
+from mimicdet.models.branches import Branches
 from mimicdet.models.fcos import fcos
 from mimicdet.models.gfl import gfl
 from mimicdet.models.mimicdet import MimicDet
@@ -54,7 +55,7 @@ def build_model(
         make = _ONE_STAGE[settings.family]
         detector = make(backbone=backbone, pyramid=pyramid, num_classes=num_classes, groups=settings.head_groups)
         if settings.head_init == "he":
-            branches = detector.head.branches()
+            branches: Branches = detector.head.branches()  # type: ignore[operator]
             for convs in (branches.class_convs, branches.box_convs):
                 he_init(convs)
         return detector

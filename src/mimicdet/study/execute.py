@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ class Outcome:
 
 
 def execute(jobs: Sequence[Job], data: Data, *, parallel: int) -> tuple[list[Outcome], list[str]]:
-    """Runs every job that is not finished, teachers before students.
+    """Runs every job that is not finished, students as soon as their teachers are.
 
     A job is trained with ``mimicdet train`` (continued, if it was interrupted) and its last weights are measured: the
     best ones would have been chosen on the very images that count here.
@@ -67,19 +67,26 @@ def execute(jobs: Sequence[Job], data: Data, *, parallel: int) -> tuple[list[Out
     """
     failures: list[str] = []
     seats = _Seats(parallel)
-    done: set[str] = set()
     waiting = list(jobs)
-    while waiting:
-        ready = [job for job in waiting if set(job.needs) <= done]
-        waiting = [job for job in waiting if job not in ready]
-        untaught = [job for job in ready if any(read_outcome(j, data) is None for j in jobs if j.run in job.needs)]
-        failures += [f"{job.name}: its teacher '{', '.join(job.needs)}' is not finished" for job in untaught]
-        done |= {job.run for job in untaught}
-        ready = [job for job in ready if job not in untaught]
-        with ThreadPoolExecutor(parallel) as pool:
-            failures += filter(None, pool.map(lambda job: _finish(job, seats, data), ready))
-        done |= {job.run for job in ready}
+    running: dict[Future[str | None], Job] = {}
+    with ThreadPoolExecutor(parallel) as pool:
+        while waiting or running:
+            ended = [job for job in jobs if job not in waiting and job not in running.values()]
+            for job in [job for job in waiting if _teachers(job, jobs) <= {j.name for j in ended}]:
+                waiting.remove(job)
+                if any(read_outcome(j, data) is None for j in jobs if j.run in job.needs):
+                    failures.append(f"{job.name}: its teacher '{', '.join(job.needs)}' is not finished")
+                else:
+                    running[pool.submit(_finish, job, seats, data)] = job
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                del running[future]
+                failures += filter(None, [future.result()])
     return [found for job in jobs if (found := read_outcome(job, data)) is not None], failures
+
+
+def _teachers(job: Job, jobs: Sequence[Job]) -> set[str]:
+    """Names of the jobs that must have ended before."""
+    return {other.name for other in jobs if other.run in job.needs}
 
 
 def read_outcome(job: Job, data: Data) -> Outcome | None:

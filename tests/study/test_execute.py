@@ -1,0 +1,87 @@
+"""When the jobs of a study run: each as soon as its teachers have ended. Whole studies: see tests/commands."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mimicdet.config import Settings
+from mimicdet.study import execute as module
+from mimicdet.study.execute import execute
+from mimicdet.study.plan import Job
+
+
+def job(run: str, seed: int = 0, *needs: str) -> Job:
+    return Job(run, seed, Path(run) / str(seed), Settings(), needs)
+
+
+class Trainings:
+    """In place of trainings: notes what runs when, and lets some fail or wait for others."""
+
+    def __init__(self, fails: tuple[str, ...] = (), waits: dict[str, str] | None = None) -> None:
+        self.fails, self.waits = fails, waits or {}
+        self.log: list[str] = []
+        self.started: dict[str, threading.Event] = {}
+        self.finished: set[str] = set()
+        self.most = self.now = 0
+        self.lock = threading.Lock()
+
+    def event(self, name: str) -> threading.Event:
+        with self.lock:
+            return self.started.setdefault(name, threading.Event())
+
+    def finish(self, job: Job, seats: Any, data: Any) -> str | None:
+        with self.lock:
+            self.log.append(job.name)
+            self.now += 1
+            self.most = max(self.most, self.now)
+        self.event(job.name).set()
+        if job.name in self.waits:
+            assert self.event(self.waits[job.name]).wait(20), f"{job.name} ended before {self.waits[job.name]} began"
+        with self.lock:
+            self.now -= 1
+        if job.name in self.fails:
+            return f"{job.name}: failed"
+        self.finished.add(job.name)
+        return None
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Any:
+    def with_trainings(trainings: Trainings, jobs: list[Job], parallel: int) -> tuple[list[Any], list[str]]:
+        monkeypatch.setattr(module, "_finish", trainings.finish)
+        monkeypatch.setattr(module, "read_outcome", lambda j, data: j.name if j.name in trainings.finished else None)
+        return execute(jobs, None, parallel=parallel)  # type: ignore[arg-type]
+
+    return with_trainings
+
+
+def test_a_student_does_not_wait_for_others_teachers(run: Any) -> None:
+    """The long training ends only after the student has begun."""
+    trainings = Trainings(waits={"long, seed 0": "student, seed 0"})
+    jobs = [job("long"), job("teacher"), job("student", 0, "teacher")]
+    found, failures = run(trainings, jobs, 2)
+    assert found == [j.name for j in jobs]
+    assert not failures
+    assert trainings.most == 2
+
+
+def test_a_student_waits_for_every_seed_of_its_teacher(run: Any) -> None:
+    trainings = Trainings()
+    run(trainings, [job("teacher", 0), job("teacher", 1), job("student", 0, "teacher"), job("alone")], 3)
+    assert trainings.log.index("student, seed 0") > max(trainings.log.index(f"teacher, seed {s}") for s in (0, 1))
+
+
+def test_a_failed_teacher_has_no_students(run: Any) -> None:
+    trainings = Trainings(fails=("teacher, seed 0",))
+    jobs = [job("teacher"), job("student", 0, "teacher"), job("its student", 0, "student"), job("alone")]
+    found, failures = run(trainings, jobs, 2)
+    assert found == ["alone, seed 0"]
+    assert failures == [
+        "teacher, seed 0: failed", "student, seed 0: its teacher 'teacher' is not finished",
+        "its student, seed 0: its teacher 'student' is not finished",
+    ]  # fmt: skip
+    assert sorted(trainings.log) == ["alone, seed 0", "teacher, seed 0"]
