@@ -11,7 +11,8 @@ from mimicdet.config import Settings, meaningless
 from mimicdet.settings_file import FIELDS, load_settings, preset_file, preset_header, preset_names, read_layer
 
 NAMES = preset_names()
-RIVALS = ("retinanet", "fcos", "atss", "gfl")
+ONE_STAGE = ("retinanet", "fcos", "atss", "gfl")
+RIVALS = (*ONE_STAGE, "faster_rcnn")
 PAPER = [name for name in NAMES if name.startswith("paper_")]
 
 
@@ -43,21 +44,26 @@ def test_header_says_what_to_expect(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in NAMES if "_r50_" in name and name not in PAPER])
 def test_rivals_follow_their_papers(name: str) -> None:
-    """What is common to the four, and what tells them apart, from their papers and MMDetection's configurations."""
+    """What is common to them, and what tells them apart, from their papers and MMDetection's configurations."""
     s = load_settings(preset=name)
     family, _, schedule = name.partition("_r50_")
     assert (s.task, s.model.family, s.model.backbone) == ("detect", family, "resnet50.tv_in1k")
     assert (s.train.epochs, s.optim.milestones) == {"1x": (12, (8, 11)), "2x": (24, (16, 22))}[schedule]
-    assert (s.optim.lr, s.optim.lr_batch, s.optim.momentum, s.optim.weight_decay) == (0.01, 16, 0.9, 1e-4)
+    lr = 0.01 if family in ONE_STAGE else 0.02
+    assert (s.optim.lr, s.optim.lr_batch, s.optim.momentum, s.optim.weight_decay) == (lr, 16, 0.9, 1e-4)
+    assert (s.data.shorter_side, s.data.longer_side, s.data.horizontal_flip) == ((800,), 1333, 0.5)
+    assert (s.inference.score_threshold, s.inference.max_detections) == (0.05, 100)
+    assert s.inference.nms_iou == (0.6 if family in ("atss", "gfl") else 0.5)
+    if family == "faster_rcnn":
+        assert (s.model.levels, s.model.head_features) == ((2, 3, 4, 5, 6), 1024)
+        return
+    assert s.model.head_init == "gaussian"
     assert s.model.head_groups == (0 if family == "retinanet" else 32)
     assert s.model.pyramid_top == ("c5" if family == "retinanet" else "p5")
     one = s.one_stage
     assert one.boxes == (2.0 if family in ("atss", "gfl") else 1.0)
     assert (one.focal_alpha, one.focal_gamma, one.positive_iou, one.negative_iou) == (0.25, 2.0, 0.5, 0.4)
     assert (one.center_radius, one.candidates, one.quality, one.distribution) == (1.5, 9, 1.0, 0.25)
-    assert (s.inference.score_threshold, s.inference.max_detections) == (0.05, 100)
-    assert s.inference.nms_iou == (0.6 if family in ("atss", "gfl") else 0.5)
-    assert (s.data.shorter_side, s.data.longer_side, s.data.horizontal_flip) == ((800,), 1333, 0.5)
 
 
 @pytest.mark.parametrize("name", [f"small_{name}" for name in RIVALS])
@@ -67,6 +73,7 @@ def test_small_rivals_share_all_that_they_can_with_small(name: str) -> None:
     assert theirs.optim == ours.optim
     assert theirs.train == ours.train
     own = meaningless(theirs.model.family) | meaningless("mimicdet") | {"model.family", "model.pyramid_top"}
+    own |= {"model.levels"} if theirs.model.family == "faster_rcnn" else set()
     for key in type(ours.model).model_fields:
         assert f"model.{key}" in own or getattr(theirs.model, key) == getattr(ours.model, key)
 

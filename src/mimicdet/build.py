@@ -27,8 +27,9 @@ from mimicdet.models.refinement import Refinement
 from mimicdet.models.retinanet import retinanet
 from mimicdet.models.s_head import SHead
 from mimicdet.models.torchvision_weights import SUFFIXES, read_torchvision
+from mimicdet.models.two_stage import TwoStage, faster_rcnn
 
-Detector = MimicDet | OneStage
+Detector = MimicDet | OneStage | TwoStage
 """What can be built, trained alone and shipped."""
 
 _ONE_STAGE = {"retinanet": retinanet, "fcos": fcos, "atss": atss, "gfl": gfl}
@@ -51,6 +52,8 @@ def build_model(
     """
     finest = settings.levels[0] if finest_level is None else min(finest_level, settings.levels[0])
     backbone, pyramid = build_trunk(settings, settings.levels, finest_level=finest, pretrained=pretrained)
+    if settings.family == "faster_rcnn":
+        return faster_rcnn(backbone=backbone, pyramid=pyramid, num_classes=num_classes, features=settings.head_features)
     if settings.family != "mimicdet":
         make = _ONE_STAGE[settings.family]
         detector = make(backbone=backbone, pyramid=pyramid, num_classes=num_classes, groups=settings.head_groups)

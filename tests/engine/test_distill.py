@@ -21,16 +21,20 @@ from mimicdet.engine.train import train
 from mimicdet.errors import UserError
 from mimicdet.models.pretrained_folder import save_model
 from mimicdet.tasks.distill import DistillTask
+from mimicdet.tasks.two_stage import TwoStageTask
 from tests.engine.test_resume import assert_identical, checkpoint
 from tests.engine.toy import SIDE, toy_data, toy_settings
 
 
 def student(family: str = "gfl", **changes: Any) -> Settings:
     toy = toy_settings(**changes.pop("train", {}))
+    own: dict[str, Any] = {"head_groups": 0 if family == "retinanet" else 4}
+    if family == "faster_rcnn":
+        own = {"head_features": 16, "levels": (2, 3, 4, 5, 6)}
     model = ModelSettings(
         family=family, backbone="test_resnet", weights="random", frozen_stages=1, freeze_batch_norm=False,
-        pyramid_channels=8, head_groups=0 if family == "retinanet" else 4,
-    )  # fmt: skip
+        pyramid_channels=8, **own,
+    )  # type: ignore[arg-type]  # fmt: skip
     inference = InferenceSettings(shorter_side=SIDE, longer_side=SIDE)
     shared = {"data": toy.data, "optim": toy.optim, "train": toy.train, "inference": inference}
     return Settings(task="detect", model=model, **shared).model_copy(update=changes)
@@ -111,15 +115,18 @@ def test_the_sample_holds_images_with_objects(data: DetectionDataset) -> None:
         sample_of((empty, None), 6, (0, 1))
 
 
+@pytest.mark.parametrize("kind", [DistillTask, TwoStageTask])
 def test_stopped_and_resumed_is_never_stopped(
-    teacher: Path, data: DetectionDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: Any, teacher: Path, data: DetectionDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With adapters that are trained along, and a teacher that is loaded anew."""
+    """With adapters that are trained along, and a teacher that is loaded anew; and with samples that torch draws."""
     settings = distilling(teacher, distill={"imitation": 1.0, "rank_which": "both"})
+    if kind is TwoStageTask:
+        settings = student("faster_rcnn")
     train(settings=settings, train_data=data, val_data=data, out=tmp_path / "straight")
-    forward, calls = DistillTask.forward, []
+    forward, calls = kind.forward, []
 
-    def stops(task: DistillTask, batch: Any) -> Any:
+    def stops(task: Any, batch: Any) -> Any:
         calls.append(batch)
         if len(calls) == 6:
             import signal
@@ -127,7 +134,7 @@ def test_stopped_and_resumed_is_never_stopped(
             signal.raise_signal(signal.SIGTERM)
         return forward(task, batch)
 
-    monkeypatch.setattr(DistillTask, "forward", stops)
+    monkeypatch.setattr(kind, "forward", stops)
     with pytest.raises(TrainingStopped):
         train(settings=settings, train_data=data, val_data=data, out=tmp_path / "resumed")
     train(settings=settings, train_data=data, val_data=data, out=tmp_path / "resumed", resume=True)
@@ -157,7 +164,7 @@ def test_a_teacher_that_changed_since_is_noticed(
     train(settings=longer, train_data=data, val_data=data, out=tmp_path / "run", resume=True)
 
 
-@pytest.mark.parametrize("family", ["retinanet", "fcos", "atss", "gfl"])
+@pytest.mark.parametrize("family", ["retinanet", "fcos", "atss", "gfl", "faster_rcnn"])
 def test_every_family_trains_alone(family: str, data: DetectionDataset, tmp_path: Path) -> None:
     settings = student(family, train={"epochs": 1})
     result = train(settings=settings, train_data=data, val_data=data, out=tmp_path / "run")

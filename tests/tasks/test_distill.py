@@ -446,6 +446,35 @@ def test_a_t_head_comes_from_its_runs_averaged_weights(tmp_path: Path) -> None:
 
 
 @torch.no_grad()
+def test_our_own_faster_rcnn_teaches_as_a_two_stage_detector(tmp_path: Path) -> None:
+    settings = ModelSettings(
+        family="faster_rcnn", backbone="test_resnet", weights="random", pyramid_channels=16, head_features=20,
+        levels=(2, 3, 4, 5, 6), frozen_stages=0,
+    )  # fmt: skip
+    torch.manual_seed(5)
+    model = build_model(settings, 3)
+    save_model(
+        tmp_path, model, model_settings=settings.model_dump(mode="json"), inference=InferenceSettings().model_dump(),
+        categories=[Category(i, name) for i, name in enumerate(("b", "c", "a"))],
+    )  # fmt: skip
+    task = make([str(tmp_path)], **OFF | {"rank": 1.0, "imitation": 1.0})
+    (teacher,) = task.teachers
+    assert isinstance(teacher, RoiTeacher)
+    assert (teacher.classes, teacher.num_features) == ((2, 0, 1), 20)
+    batch = tiny_batch()
+    losses = task(batch)
+    assert losses["rank"] >= 0
+    assert losses["imitation"] > 0
+    boxes, image = torch.tensor([[5.0, 5, 60, 70], [20, 10, 90, 50]]), torch.tensor([1, 0])
+    view = teacher.look(batch.images, batch.sizes, boxes, image, torch.tensor([0, 2]))
+    logits, moved, features = model.eval().look(batch.images, batch.sizes, boxes, image)
+    torch.testing.assert_close(view.logits.sigmoid(), logits.softmax(-1)[:, 1:][:, [2, 0, 1]], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(view.boxes, torch.stack([moved[0, 2], moved[1, 1]]))
+    torch.testing.assert_close(view.features, features)
+    assert len(teacher.detect(batch.images, batch.sizes)) == len(SIZES)
+
+
+@torch.no_grad()
 def test_positives_come_first_among_the_boxes_that_are_looked_at(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -74,9 +74,12 @@ class Export:
         require(self.format)
         from mimicdet.build import load_model
         from mimicdet.export.export import export_model
+        from mimicdet.models.two_stage import TwoStage
         from mimicdet.report.table import table
 
         loaded = load_model(self.model)
+        if isinstance(loaded.model, TwoStage):
+            raise UserError(f"{self.model} is a Faster R-CNN, which has no exported form; export a one-stage detector")
         inference = self.inference.applied_to(loaded.inference, self.model)
         # At positions in any case: the detections are the same, and the dense form is what is slow
         inference = inference.model_copy(update={"s_head": "positions"})

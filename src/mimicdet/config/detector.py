@@ -8,7 +8,10 @@ from pydantic import Field, model_validator
 
 from mimicdet.config.section import Count, Fraction, Natural, NotNegative, Positive, Section
 
-Family = Literal["mimicdet", "retinanet", "fcos", "atss", "gfl"]
+Family = Literal["mimicdet", "retinanet", "fcos", "atss", "gfl", "faster_rcnn"]
+
+ONE_STAGE = ("retinanet", "fcos", "atss", "gfl")
+"""The families with a head on every level, which read ``OneStageSettings``."""
 
 
 def _require_run(name: str, levels: tuple[int, ...]) -> None:
@@ -22,7 +25,8 @@ class ModelSettings(Section):
     """The detector that ships: backbone, pyramid, head (MimicDet: refinement module and S-head)."""
 
     family: Family = "mimicdet"
-    """Which one-stage detector; the others are rivals, students and teachers with heads as published."""
+    """Which detector. The one-stage ones besides MimicDet are rivals, students and teachers with heads as published;
+    `faster_rcnn` is the two-stage rival, and a teacher."""
     backbone: str = "resnet50"
     """Name of a timm model that offers features at strides 8, 16 and 32."""
     weights: str = "imagenet"
@@ -55,7 +59,7 @@ class ModelSettings(Section):
     head_channels: Count = 256
     """Output channels of the alignment layer."""
     head_features: Count = 1024
-    """Width of the two features that mimic the T-head's; the T-head takes the same."""
+    """Width of the two features that mimic the T-head's; the T-head takes the same. Of Faster R-CNN's box head too."""
     head_paths: Literal["dual", "single"] = "dual"
     """Separate features for classification and box regression, or one for both (Table 3's light and heavy rows)."""
     head_init: Literal["gaussian", "he"] = "he"
@@ -75,7 +79,7 @@ class ModelSettings(Section):
         for name in unread_of_model(self.family):
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"model.{name} has no meaning for model.family '{self.family}'; leave it out")
-        if self.family != "mimicdet" and self.head_groups and self.pyramid_channels % self.head_groups:
+        if self.family in ONE_STAGE and self.head_groups and self.pyramid_channels % self.head_groups:
             raise ValueError(
                 f"model.head_groups {self.head_groups} must divide model.pyramid_channels {self.pyramid_channels}"
             )
@@ -90,7 +94,11 @@ _ONLY_MIMICDET = (
 
 def unread_of_model(family: Family) -> tuple[str, ...]:
     """The settings of ``ModelSettings`` that a family does not read."""
-    return ("head_groups",) if family == "mimicdet" else _ONLY_MIMICDET
+    if family == "mimicdet":
+        return ("head_groups",)
+    if family == "faster_rcnn":
+        return (*(name for name in _ONLY_MIMICDET if name != "head_features"), "head_groups", "head_init")
+    return _ONLY_MIMICDET
 
 
 class TeacherSettings(Section):

@@ -48,6 +48,8 @@ class Settings(Section):
             )
         if (self.task == "distill") != bool(self.distill.teachers):
             raise ValueError("distill.teachers are for task 'distill', which needs one at least; give both or none")
+        if self.task == "distill" and family == "faster_rcnn":
+            raise ValueError("task 'distill' teaches one-stage detectors, not model.family 'faster_rcnn'")
         changed = [k for k in DistillSettings.model_fields if getattr(self.distill, k) != _default(self.distill, k)]
         if self.task != "distill" and changed:
             raise ValueError(f"distill.{changed[0]} has no meaning for task '{self.task}'; use task 'distill'")
@@ -101,6 +103,8 @@ def meaningless(family: Family) -> set[str]:
         return unread | {f"one_stage.{key}" for key in OneStageSettings.model_fields}
     for name in ("teacher", "assign", "mimic", "loss"):
         unread |= {f"{name}.{key}" for key in Settings.model_fields[name].annotation.model_fields}  # type: ignore[union-attr]
+    if family == "faster_rcnn":
+        return unread | {f"one_stage.{key}" for key in OneStageSettings.model_fields}
     return unread | {f"one_stage.{key}" for key in set().union(*_READS.values()) - _READS[family]}
 
 

@@ -9,12 +9,14 @@ from mimicdet.config import Settings
 from mimicdet.models.mimicdet import MimicDet
 from mimicdet.models.one_stage import OneStage
 from mimicdet.models.pyramid import FinerLevel
+from mimicdet.models.two_stage import TwoStage
 from mimicdet.tasks.detect import DetectTask
 from mimicdet.tasks.distill import DistillTask
 from mimicdet.tasks.lessons import make_lessons
 from mimicdet.tasks.mimic import MimicTask
 from mimicdet.tasks.one_stage import OneStageTask
 from mimicdet.tasks.recipes import recipe_of
+from mimicdet.tasks.two_stage import TwoStageTask
 from mimicdet.teachers.own_features import OwnFeatures
 from mimicdet.teachers.t_head import THead
 
@@ -25,11 +27,15 @@ def finest_backbone_level(settings: Settings) -> int | None:
     return settings.teacher.levels[0] if pools else None
 
 
-Task = DetectTask | MimicTask | OneStageTask | DistillTask
+Task = DetectTask | MimicTask | OneStageTask | TwoStageTask | DistillTask
 
 
 def build_task(
-    settings: Settings, detector: MimicDet | OneStage, *, pretrained: bool = True, class_names: Sequence[str] = ()
+    settings: Settings,
+    detector: MimicDet | OneStage | TwoStage,
+    *,
+    pretrained: bool = True,
+    class_names: Sequence[str] = (),
 ) -> Task:
     """The task that ``settings.task`` names, around a built detector.
 
@@ -41,6 +47,8 @@ def build_task(
     Raises:
         UserError: a teacher that cannot be loaded or does not go with the student.
     """
+    if isinstance(detector, TwoStage):
+        return TwoStageTask(detector=detector)
     if isinstance(detector, OneStage):
         recipe, names = recipe_of(settings.model.family, settings.one_stage)
         weights = {name: getattr(settings.one_stage, name) for name in names}

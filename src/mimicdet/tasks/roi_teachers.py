@@ -10,13 +10,15 @@ from torch import Tensor
 from torchvision.models import detection
 from torchvision.models._meta import _COCO_CATEGORIES
 
-from mimicdet.build import build_model
+from mimicdet.build import build_model, load_model
 from mimicdet.data.batch import Batch
 from mimicdet.errors import UserError
 from mimicdet.models.decode import Detections
+from mimicdet.models.detect import detect
 from mimicdet.models.mimicdet import HEAD_STD
 from mimicdet.models.pretrained_folder import DESCRIPTION_FILE, read_description
 from mimicdet.models.torchvision_weights import SUFFIXES, read_state
+from mimicdet.models.two_stage import TwoStage
 from mimicdet.ops.boxes import decode_deltas
 from mimicdet.settings_file import load_settings
 from mimicdet.tasks.mimic import MimicTask
@@ -35,9 +37,39 @@ def read_roi_head(path: Path) -> tuple[RoiHead, list[str]] | None:
     if path.suffix in SUFFIXES and path.is_file():
         state = read_state(path)
         return _faster_rcnn(path, state) if "roi_heads.box_predictor.cls_score.weight" in state else None
+    if (path / DESCRIPTION_FILE).is_file() and read_description(path).family == "faster_rcnn":
+        loaded = load_model(path)
+        assert isinstance(loaded.model, TwoStage)
+        return TwoStageHead(network=loaded.model), [category.name for category in loaded.categories]
     if (path / "settings.yaml").is_file() and (path / "checkpoints").is_dir():
         return _t_head(path)
     return None
+
+
+class TwoStageHead:
+    """This project's own Faster R-CNN.
+
+    Args:
+        network: trained.
+    """
+
+    def __init__(self, *, network: TwoStage) -> None:
+        self.network = network.eval().requires_grad_(False)
+        self.num_features: int = network.roi_heads.box_predictor.cls_score.in_features
+
+    def to(self, device: torch.device) -> None:
+        self.network.to(device)
+
+    def look(self, images: Tensor, sizes: Tensor, boxes: Tensor, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """See ``mimicdet.teachers.roi.RoiHead``."""
+        return self.network.look(images, sizes, boxes, image)
+
+    def detect(self, images: Tensor, sizes: Tensor) -> list[Detections]:
+        """See ``mimicdet.teachers.roi.RoiHead``."""
+        return detect(
+            self.network, images, sizes, s_head="positions", positions=1000, score_threshold=0.005, nms_iou=0.6,
+            max_detections=100,
+        )  # fmt: skip
 
 
 class MimicHead:
