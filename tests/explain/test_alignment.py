@@ -171,4 +171,9 @@ def test_only_mimicdet_has_an_alignment_layer(
     make_detector(family="fcos", head_groups=4).save_pretrained(tmp_path / "model")
     data = dataset.root
     assert main(["explain", "alignment", str(tmp_path / "model"), "--data", str(data), "--out", str(tmp_path)]) == 2
-    assert "family 'fcos', which has no alignment layer" in capsys.readouterr().err
+    assert "model is of family 'fcos', which has no alignment layer" in capsys.readouterr().err
+    other = ["--against", str(tmp_path / "model")]  # told before the first is looked into
+    make_detector().save_pretrained(tmp_path / "ours")
+    words = ["explain", "alignment", str(tmp_path / "ours"), *other, "--data", str(data), "--out", str(tmp_path / "o")]
+    assert main(words) == 2
+    assert not (tmp_path / "o").exists()

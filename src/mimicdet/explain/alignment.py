@@ -22,6 +22,7 @@ from mimicdet.explain.hull import hull_overlap
 from mimicdet.models.mimicdet import MimicDet
 from mimicdet.ops.boxes import iou
 from mimicdet.predict.detector import Detector, pad_to_batch
+from mimicdet.predict.exported import ExportedDetector
 
 FOUND_IOU = 0.5
 """An object is found where an adjusted box overlaps it so much; COCO's least."""
@@ -59,6 +60,15 @@ class Summary:
     overlap: float
 
 
+def require_alignment(detector: Detector, name: str) -> None:
+    """UserError unless the detector's S-head can be looked into."""
+    if isinstance(detector, ExportedDetector):
+        raise UserError(f"{name} is an exported file, which shows what it detects alone; give the model folder")
+    if not isinstance(detector.model, MimicDet):
+        family = detector.settings.family
+        raise UserError(f"{name} is of family '{family}', which has no alignment layer; choose a 'mimicdet'")
+
+
 def look_at_objects(
     detector: Detector, dataset: DetectionDataset, *, progress: bool = False
 ) -> Iterator[tuple[ImageRecord, list[Sight | None]]]:
@@ -70,11 +80,7 @@ def look_at_objects(
     Raises:
         UserError: a detector without an alignment layer; a class it does not know; an image that cannot be read.
     """
-    if not isinstance(detector.model, MimicDet):
-        raise UserError(
-            f"the model is of family '{detector.settings.family}', which has no alignment layer; choose one of family "
-            "'mimicdet'"
-        )
+    require_alignment(detector, "the model")
     dataset = match_classes(dataset, detector.categories)
     for record in tqdm(dataset.images, desc="alignment", unit="image", leave=False, disable=not progress):
         yield record, _look(detector, record)

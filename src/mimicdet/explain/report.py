@@ -12,7 +12,13 @@ from PIL import Image
 from mimicdet.data.dataset import DetectionDataset, ImageRecord
 from mimicdet.data.decode import read_image
 from mimicdet.errors import UserError
-from mimicdet.explain.alignment import Sight, Summary, look_at_objects, summarise
+from mimicdet.explain.alignment import (
+    Sight,
+    Summary,
+    look_at_objects,
+    require_alignment,
+    summarise,
+)
 from mimicdet.explain.picture import choose_objects, draw_alignment
 from mimicdet.files import replace_file
 from mimicdet.predict.detector import Detector
@@ -43,6 +49,8 @@ def explain_alignment(
     Raises:
         UserError: what ``look_at_objects`` raises, and a folder that cannot be written.
     """
+    for name, detector in detectors.items():
+        require_alignment(detector, name)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
