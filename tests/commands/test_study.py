@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,21 @@ def test_finished_runs_are_skipped_and_changed_ones_refused(
     changed.write_text((finished / "toy.yaml").read_text().replace('"val": "valid"', '"val": "train"'))
     assert main(["study", str(changed), "--out", str(finished / "out"), "--table"]) == 2
     assert "with other data than the study has now" in capsys.readouterr().err
+
+
+def test_a_finished_study_may_be_moved(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its students' teachers move with it; and what is not finished is named."""
+    shutil.copytree(finished / "out", tmp_path / "runs/elsewhere")
+    shutil.rmtree(tmp_path / "runs/elsewhere/alone/seed1")
+    monkeypatch.chdir(tmp_path)
+    words = ["study", str(finished / "toy.yaml"), "--out", "runs/elsewhere", "--samples", "5", "--table"]
+    assert main(words) == 0
+    text = (tmp_path / "runs/elsewhere/table.md").read_text()
+    assert "taught" in text
+    assert "Not trained yet: alone (seed 1)." in text
+    assert "Not trained yet" not in (finished / "out/table.md").read_text()
 
 
 @pytest.mark.slow

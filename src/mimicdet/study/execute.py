@@ -99,7 +99,7 @@ def read_outcome(job: Job, data: Data) -> Outcome | None:
     if not file.is_file():
         return None
     result = json.loads(file.read_text(encoding="utf-8"))
-    now = {"settings": dump_settings(job.settings), "data": data.fingerprint}
+    now = {"settings": _described(job), "data": data.fingerprint}
     for what, value in now.items():
         if result[what] != value:
             raise UserError(
@@ -108,6 +108,11 @@ def read_outcome(job: Job, data: Data) -> Outcome | None:
             )
     detections = json.loads((job.folder / DETECTIONS).read_text(encoding="utf-8"))
     return Outcome(job, result["metrics"], detections, result["seconds"], result["teacher_ap"])
+
+
+def _described(job: Job) -> str:
+    """Its settings, with teachers by their place in the study's folder, which may lie anywhere."""
+    return dump_settings(job.settings).replace(f"{job.folder.parent.parent}/", "")
 
 
 class _Seats:
@@ -182,7 +187,7 @@ def _measure(job: Job, folder: RunFolder, found: Path, data: Data) -> dict[str, 
     evaluations = [r for r in records if r["kind"] == "eval"]
     teacher = evaluations[-1].get("teacher/AP") if evaluations else None
     result = {
-        "settings": dump_settings(job.settings), "data": data.fingerprint, "metrics": metrics, "seconds": seconds,
+        "settings": _described(job), "data": data.fingerprint, "metrics": metrics, "seconds": seconds,
         "teacher_ap": teacher,
     }  # fmt: skip
     replace_file(job.folder / RESULT, json.dumps(result, indent=1).encode())

@@ -79,9 +79,11 @@ def lines_of(study: Study, outcomes: Sequence[Outcome], dataset: DetectionDatase
 def write_results(study: Study, lines: Sequence[Line], dataset: DetectionDataset, command: str, out: Path) -> str:
     """Writes table.md, table.csv and table.png into ``out``; returns the table as text for a terminal."""
     header, rows = _cells(study, lines)
+    hours = sum(sum(line.seconds) for line in lines) / 3600
     about = (
-        f"{dataset.split} of {dataset.root.name}: {len(dataset)} images. `{command}` on {_machine()}. Last weights; "
-        "mean and standard deviation over seeds; differences with the 95 % interval of a paired bootstrap over images."
+        f"{dataset.split} of {dataset.root.name}: {len(dataset)} images. `{command}` on {_machine()}; {hours:.1f} "
+        "hours of training. Last weights; mean and standard deviation over seeds; differences with the 95 % interval of a "
+        f"paired bootstrap over images.{_missing(study, lines)}"
     )
     text = f"{study.about.strip()}\n\n" if study.about else ""
     markdown = f"## {study.title}\n\n{text}{about}\n\n![{study.title}](table.png)\n\n"
@@ -100,6 +102,17 @@ def write_results(study: Study, lines: Sequence[Line], dataset: DetectionDataset
     replace_file(out / "table.csv", written.getvalue().encode())
     replace_file(out / "table.png", _picture(study, lines))
     return table(header, rows)
+
+
+def _missing(study: Study, lines: Sequence[Line]) -> str:
+    """A sentence on what is not trained yet, if anything."""
+    done = {line.name: set(line.seeds) for line in lines}
+    missing = [
+        f"{run.name} ({', '.join(f'seed {seed}' for seed in left)})"
+        for run in study.runs
+        if (left := [seed for seed in run.seeds or study.seeds if seed not in done.get(run.name, set())])
+    ]
+    return f" Not trained yet: {'; '.join(missing)}." if missing else ""
 
 
 def _cells(study: Study, lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
