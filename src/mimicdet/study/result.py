@@ -82,8 +82,8 @@ def write_results(study: Study, lines: Sequence[Line], dataset: DetectionDataset
     hours = sum(sum(line.seconds) for line in lines) / 3600
     about = (
         f"{dataset.split} of {dataset.root.name}: {len(dataset)} images. `{command}` on {_machine()}; {hours:.1f} "
-        "hours of training. Last weights; mean and standard deviation over seeds; differences with the 95 % interval of a "
-        f"paired bootstrap over images.{_missing(study, lines)}"
+        "hours of training. Last weights; mean and standard deviation over seeds; differences with the 95 % interval "
+        f"of a paired bootstrap over images.{_missing(study, lines)}"
     )
     text = f"{study.about.strip()}\n\n" if study.about else ""
     markdown = f"## {study.title}\n\n{text}{about}\n\n![{study.title}](table.png)\n\n"
