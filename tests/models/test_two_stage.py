@@ -129,6 +129,38 @@ def test_the_best_rows() -> None:
     assert found[4:].eq(0).all()
 
 
+@torch.no_grad()
+def test_a_low_image_does_not_set_the_scale_for_those_after_it() -> None:
+    """44 pixels on a canvas of 64: torchvision's pool would take its levels for twice as fine, for ever."""
+    boxes, image = torch.tensor([[10.0, 12, 60, 70]]), torch.zeros(1, dtype=torch.int64)
+    whole, sizes = torch.rand(1, 3, HEIGHT, WIDTH), torch.tensor([[HEIGHT, WIDTH]])
+    expected = make().look(whole, sizes, boxes, image)
+    model = make()
+    low = model(torch.rand(1, 3, 64, WIDTH), torch.tensor([[44, WIDTH]]))
+    assert low.scores.isfinite().all()
+    for found, wanted in zip(model.look(whole, sizes, boxes, image), expected, strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+def test_boxes_are_exact_in_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Proposals and what is learned from them are float32 whatever the network computes in."""
+    model = make().train()
+    seen: list[Tensor] = []
+    original = type(model.roi_heads).select_training_samples
+
+    def select(self: Any, proposals: Any, targets: Any) -> Any:
+        found = original(self, proposals, targets)
+        seen.extend([*proposals, *found[0], *found[3]])
+        return found
+
+    monkeypatch.setattr(type(model.roi_heads), "select_training_samples", select)
+    targets = [{"boxes": torch.tensor([[101.3, 7.7, 121.9, 26.1]]), "labels": torch.tensor([0])}]
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = model.losses(torch.rand(1, 3, HEIGHT, WIDTH), torch.tensor([[HEIGHT, WIDTH]]), targets)
+    assert seen
+    assert {tensor.dtype for tensor in (*seen, *losses.values())} == {torch.float32}
+
+
 @pytest.mark.parametrize("mode", ["positions", "dense"])
 def test_rows(mode: Any) -> None:
     model = make()

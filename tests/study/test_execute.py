@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from mimicdet.config import Settings
+from mimicdet.errors import UserError
 from mimicdet.study import execute as module
 from mimicdet.study.execute import execute
 from mimicdet.study.plan import Job
@@ -51,7 +52,7 @@ class Trainings:
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Any:
-    def with_trainings(trainings: Trainings, jobs: list[Job], parallel: int) -> tuple[list[Any], list[str]]:
+    def with_trainings(trainings: Trainings, jobs: list[Job], parallel: int) -> list[str]:
         monkeypatch.setattr(module, "_finish", trainings.finish)
         monkeypatch.setattr(module, "read_outcome", lambda j, data: j.name if j.name in trainings.finished else None)
         return execute(jobs, None, parallel=parallel)  # type: ignore[arg-type]
@@ -63,9 +64,8 @@ def test_a_student_does_not_wait_for_others_teachers(run: Any) -> None:
     """The long training ends only after the student has begun."""
     trainings = Trainings(waits={"long, seed 0": "student, seed 0"})
     jobs = [job("long"), job("teacher"), job("student", 0, "teacher")]
-    found, failures = run(trainings, jobs, 2)
-    assert found == [j.name for j in jobs]
-    assert not failures
+    assert not run(trainings, jobs, 2)
+    assert trainings.finished == {j.name for j in jobs}
     assert trainings.most == 2
 
 
@@ -78,10 +78,21 @@ def test_a_student_waits_for_every_seed_of_its_teacher(run: Any) -> None:
 def test_a_failed_teacher_has_no_students(run: Any) -> None:
     trainings = Trainings(fails=("teacher, seed 0",))
     jobs = [job("teacher"), job("student", 0, "teacher"), job("its student", 0, "student"), job("alone")]
-    found, failures = run(trainings, jobs, 2)
-    assert found == ["alone, seed 0"]
-    assert failures == [
+    assert run(trainings, jobs, 2) == [
         "teacher, seed 0: failed", "student, seed 0: its teacher 'teacher' is not finished",
         "its student, seed 0: its teacher 'student' is not finished",
     ]  # fmt: skip
     assert sorted(trainings.log) == ["alone, seed 0", "teacher, seed 0"]
+
+
+@pytest.mark.parametrize("parallel", [1, 2])
+def test_after_an_error_nothing_more_begins(run: Any, parallel: int) -> None:
+    class Broken(Trainings):
+        def finish(self, job: Job, seats: Any, data: Any) -> str | None:
+            super().finish(job, seats, data)
+            raise UserError("a folder with other settings")
+
+    trainings = Broken()
+    with pytest.raises(UserError, match="other settings"):
+        run(trainings, [job(name) for name in "abcdef"], parallel)
+    assert len(trainings.log) <= parallel

@@ -36,7 +36,7 @@ class Study:
     out: Annotated[Path | None, optional("FOLDER", Path, default="runs/NAME_OF_FILE")] = None
     """Where runs and table go."""
     only: Annotated[tuple[str, ...], arg(metavar="NAMES ...", help_behavior_hint="")] = ()
-    """Train these runs only, and those that teach them."""
+    """Train these runs only, and those that teach them; the table holds all that are finished."""
     parallel: Annotated[int, arg(metavar="N")] = 1
     """So many trainings at a time; each on a GPU of its own where there are GPUs."""
     samples: Annotated[int, arg(metavar="N")] = 1000
@@ -53,7 +53,7 @@ class Study:
             raise UserError("mimicdet study: --parallel and --samples must be 1 or more")
         study = read_study(self.file)
         out = self.out or Path("runs") / self.file.stem
-        jobs = plan(study, self.file, out)
+        jobs = everything = plan(study, self.file, out)
         if unknown := set(self.only) - {run.name for run in study.runs}:
             raise UserError(f"{self.file} has no run '{min(unknown)}'; it has {', '.join(r.name for r in study.runs)}")
         if self.only:
@@ -70,10 +70,9 @@ class Study:
 
         data = Data(folder, study.train, study.val, dataset)
         failures: list[str] = []
-        if self.table:
-            outcomes = [found for job in jobs if (found := read_outcome(job, data)) is not None]
-        else:
-            outcomes, failures = execute(jobs, data, parallel=self.parallel)
+        if not self.table:
+            failures = execute(jobs, data, parallel=self.parallel)
+        outcomes = [found for job in everything if (found := read_outcome(job, data)) is not None]
         if outcomes:
             command = shlex.join(["mimicdet", "study", *(word for word in sys.argv[2:] if word != "--table")])
             lines = lines_of(study, outcomes, dataset, samples=self.samples)

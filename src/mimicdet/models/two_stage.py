@@ -20,6 +20,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops.poolers import initLevelMapper
 
 from mimicdet.models.backbone import Backbone
 from mimicdet.models.dense import ScoredOutput
@@ -75,8 +76,9 @@ class TwoStage(nn.Module):
             top: R, at most.
         """
         levels, image_list = self._levels(images, sizes)
-        proposals, _ = self.rpn(image_list, levels)
-        logits, boxes, _ = self._look(levels, image_list, proposals)
+        with _full_precision(images):
+            proposals, _ = self.rpn(image_list, levels)
+            logits, boxes, _ = self._look(levels, image_list, proposals)
         counts = [len(p) for p in proposals]
         k = self.num_classes
         scores = logits.softmax(-1)[:, 1:]
@@ -101,7 +103,8 @@ class TwoStage(nn.Module):
         levels, image_list = self._levels(images, sizes)
         order = image.argsort(stable=True)
         lists = [boxes[order][image[order] == i] for i in range(len(images))]
-        found = self._look(levels, image_list, lists)
+        with _full_precision(images):
+            found = self._look(levels, image_list, lists)
         back = torch.empty_like(order).index_put((order,), torch.arange(len(order), device=order.device))
         return found[0][back], found[1][back], found[2][back]
 
@@ -115,8 +118,9 @@ class TwoStage(nn.Module):
         """
         levels, image_list = self._levels(images, sizes)
         shifted: list[Any] = [{"boxes": t["boxes"], "labels": t["labels"] + 1} for t in targets]
-        proposals, first = self.rpn(image_list, levels, shifted)
-        _, second = self.roi_heads(levels, proposals, image_list.image_sizes, shifted)
+        with _full_precision(images):
+            proposals, first = self.rpn(image_list, levels, shifted)
+            _, second = self.roi_heads(levels, proposals, image_list.image_sizes, shifted)
         return {
             "proposal_objectness": first["loss_objectness"], "proposal_boxes": first["loss_rpn_box_reg"],
             "classification": second["loss_classifier"], "boxes": second["loss_box_reg"],
@@ -133,8 +137,13 @@ class TwoStage(nn.Module):
         heads: Any = self.roi_heads
         features = heads.box_head(heads.box_roi_pool(levels, boxes, images.image_sizes))
         logits, deltas = heads.box_predictor(features)
-        moved = heads.box_coder.decode(full_precision(deltas), boxes)  # (N, 1 + K, 4)
-        return full_precision(logits), moved[:, 1:], full_precision(features)
+        moved = heads.box_coder.decode(deltas, boxes)  # (N, 1 + K, 4)
+        return logits, moved[:, 1:], features
+
+
+def _full_precision(images: Tensor) -> torch.autocast:
+    """Torchvision's box coder works in the precision of the deltas: in bfloat16 boxes would lie on a grid of pixels."""
+    return torch.autocast(images.device.type, enabled=False)
 
 
 def _best(scores: Tensor, boxes: Tensor, rows: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -163,9 +172,12 @@ def faster_rcnn(*, backbone: Backbone, pyramid: Pyramid, num_classes: int, featu
         positive_fraction=0.5, pre_nms_top_n={"training": 2000, "testing": 1000},
         post_nms_top_n={"training": 2000, "testing": 1000}, nms_thresh=0.7,
     )  # fmt: skip
-    pooled = [f"p{l}" for l in levels if l <= _COARSEST_POOLED]
+    pooled = [l for l in levels if l <= _COARSEST_POOLED]
+    pool = MultiScaleRoIAlign(featmap_names=[f"p{l}" for l in pooled], output_size=_POOLED, sampling_ratio=2)
+    # Said here, for the pool would guess them once and for all from the first batch, wrongly if its images are low
+    pool.scales, pool.map_levels = [2.0**-l for l in pooled], initLevelMapper(pooled[0], pooled[-1])
     roi_heads = RoIHeads(
-        MultiScaleRoIAlign(featmap_names=pooled, output_size=_POOLED, sampling_ratio=2),
+        pool,
         TwoMLPHead(pyramid.channels * _POOLED**2, features), FastRCNNPredictor(features, num_classes + 1),
         fg_iou_thresh=0.5, bg_iou_thresh=0.5, batch_size_per_image=512, positive_fraction=0.25, bbox_reg_weights=None,
         score_thresh=0.05, nms_thresh=0.5, detections_per_img=100,

@@ -53,7 +53,7 @@ class Outcome:
     teacher_ap: float | None  # of the T-head at the last evaluation, where it was evaluated
 
 
-def execute(jobs: Sequence[Job], data: Data, *, parallel: int) -> tuple[list[Outcome], list[str]]:
+def execute(jobs: Sequence[Job], data: Data, *, parallel: int) -> list[str]:
     """Runs every job that is not finished, students as soon as their teachers are.
 
     A job is trained with ``mimicdet train`` (continued, if it was interrupted) and its last weights are measured: the
@@ -63,7 +63,7 @@ def execute(jobs: Sequence[Job], data: Data, *, parallel: int) -> tuple[list[Out
         parallel: so many at a time; each on a GPU of its own where there are GPUs.
 
     Returns:
-        The finished jobs, and a sentence for each that failed.
+        A sentence for each that failed.
     """
     failures: list[str] = []
     seats = _Seats(parallel)
@@ -73,6 +73,8 @@ def execute(jobs: Sequence[Job], data: Data, *, parallel: int) -> tuple[list[Out
         while waiting or running:
             ended = [job for job in jobs if job not in waiting and job not in running.values()]
             for job in [job for job in waiting if _teachers(job, jobs) <= {j.name for j in ended}]:
+                if len(running) == parallel:  # none is queued: after an error or Ctrl-C nothing more may begin
+                    break
                 waiting.remove(job)
                 if any(read_outcome(j, data) is None for j in jobs if j.run in job.needs):
                     failures.append(f"{job.name}: its teacher '{', '.join(job.needs)}' is not finished")
@@ -81,7 +83,7 @@ def execute(jobs: Sequence[Job], data: Data, *, parallel: int) -> tuple[list[Out
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 del running[future]
                 failures += filter(None, [future.result()])
-    return [found for job in jobs if (found := read_outcome(job, data)) is not None], failures
+    return failures
 
 
 def _teachers(job: Job, jobs: Sequence[Job]) -> set[str]:
@@ -100,6 +102,7 @@ def read_outcome(job: Job, data: Data) -> Outcome | None:
         return None
     result = json.loads(file.read_text(encoding="utf-8"))
     now = {"settings": _described(job), "data": data.fingerprint}
+    result["settings"] = _without_folder(job, result["settings"])
     for what, value in now.items():
         if result[what] != value:
             raise UserError(
@@ -112,7 +115,11 @@ def read_outcome(job: Job, data: Data) -> Outcome | None:
 
 def _described(job: Job) -> str:
     """Its settings, with teachers by their place in the study's folder, which may lie anywhere."""
-    return dump_settings(job.settings).replace(f"{job.folder.parent.parent}/", "")
+    return _without_folder(job, dump_settings(job.settings))
+
+
+def _without_folder(job: Job, text: str) -> str:
+    return text.replace(f"{job.folder.parent.parent}/", "")
 
 
 class _Seats:

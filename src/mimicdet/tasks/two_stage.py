@@ -1,4 +1,4 @@
-"""Training Faster R-CNN alone, with torchvision's losses."""
+"""Training Faster R-CNN alone, with torchvision's losses: divided by each process's own counts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class TwoStageTask(nn.Module):
             for boxes, labels, own in zip(batch.boxes, batch.labels, real, strict=True)
         ]
         device = batch.images.device
-        # Torchvision draws its samples from the global state; what is drawn must depend on the images alone
+        # Torchvision draws its samples from the global state, image after image: what is drawn depends on the batch
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(int(batch.seeds[0]))
             losses = self.detector.losses(batch.images, batch.sizes, targets)
