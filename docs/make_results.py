@@ -18,12 +18,12 @@ STUDIES = HERE.parent / "studies"
 
 def page() -> str:
     """The whole of results.md: the introduction, then every study by name, each with the notes beside it."""
-    parts = [(RESULTS / "introduction.md").read_text()]
+    parts = [(RESULTS / "introduction.md").read_text(encoding="utf-8")]
     for file in sorted(RESULTS.glob("*.table.md")):
         name = file.name.removesuffix(".table.md")
-        text = file.read_text().replace("(table.png)", f"(results/{name}.png)")
+        text = file.read_text(encoding="utf-8").replace("(table.png)", f"(results/{name}.png)")
         notes = RESULTS / f"{name}.notes.md"
-        parts.append(text + (f"\n{notes.read_text()}" if notes.is_file() else ""))
+        parts.append(text + (f"\n{notes.read_text(encoding="utf-8")}" if notes.is_file() else ""))
     return "\n".join(parts)
 
 
@@ -39,10 +39,10 @@ def keep(folder: Path) -> None:
 def main(arguments: list[str]) -> int:
     file = HERE / "results.md"
     if arguments == ["--check"]:
-        return int(file.read_text() != page())
+        return int(file.read_text(encoding="utf-8") != page())
     for folder in arguments:
         keep(Path(folder))
-    file.write_text(page())
+    file.write_text(page(), encoding="utf-8")
     return 0
 
 
