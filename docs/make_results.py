@@ -23,7 +23,7 @@ def page() -> str:
         name = file.name.removesuffix(".table.md")
         text = file.read_text(encoding="utf-8").replace("(table.png)", f"(results/{name}.png)")
         notes = RESULTS / f"{name}.notes.md"
-        parts.append(text + (f"\n{notes.read_text(encoding="utf-8")}" if notes.is_file() else ""))
+        parts.append(text + ("\n" + notes.read_text(encoding="utf-8") if notes.is_file() else ""))
     return "\n".join(parts)
 
 
