@@ -55,7 +55,7 @@ def one_image(seed: int = 0) -> Batch:
 def test_retinanet_is_torchvisions() -> None:
     task, batch = make("retinanet"), one_image()
     maps = task.detector.maps(batch.images)
-    match = task.step(batch).match
+    match = task.step(batch).match()
     head = task.detector.head
     outputs = {"cls_logits": maps.head.logits, "bbox_regression": maps.head.box_outputs}
     theirs = RetinaNetHead.compute_loss(head, targets_of(batch), outputs, [maps.places.anchors], list(match))  # type: ignore[arg-type]
@@ -69,7 +69,7 @@ def test_retinanet_is_torchvisions() -> None:
 def test_fcos_is_torchvisions() -> None:
     task, batch = make("fcos"), one_image()
     maps = task.detector.maps(batch.images)
-    match = task.step(batch).match
+    match = task.step(batch).match()
     assert (match >= 0).sum() > 3
     assert maps.head.quality is not None
     outputs = {
@@ -88,7 +88,7 @@ def test_atss_and_gfl_weigh_boxes() -> None:
     """ATSS by centerness, GFL by the best score, each over the sum of the weights (or 1, if that is more)."""
     for family in ("atss", "gfl"):
         task, batch = make(family), one_image()
-        maps, match = task.detector.maps(batch.images), task.step(batch).match[0]
+        maps, match = task.detector.maps(batch.images), task.step(batch).match()[0]
         boxes = task.detector.decode_boxes(maps.head.box_outputs, maps.places.anchors, maps.places.stride)
         total = weights = 0.0
         for a in (match >= 0).nonzero().flatten().tolist():
