@@ -10,6 +10,14 @@ from pathlib import Path
 from mimicdet.errors import UserError
 
 
+def make_folder(folder: Path) -> None:
+    """A folder and those above it, where there are none yet; UserError where they cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: the folder cannot be made ({error.strerror}); choose another one") from error
+
+
 def replace_file(file: Path, content: bytes) -> None:
     """Writes a file so that a crash at any moment leaves the old content or the new, never half of it.
 

@@ -11,7 +11,6 @@ from PIL import Image
 
 from mimicdet.data.dataset import DetectionDataset, ImageRecord
 from mimicdet.data.decode import read_image
-from mimicdet.errors import UserError
 from mimicdet.explain.alignment import (
     Sight,
     Summary,
@@ -20,7 +19,7 @@ from mimicdet.explain.alignment import (
     summarise,
 )
 from mimicdet.explain.picture import choose_objects, draw_alignment
-from mimicdet.files import replace_file
+from mimicdet.files import make_folder, replace_file
 from mimicdet.predict.detector import Detector
 from mimicdet.report.table import table
 
@@ -51,10 +50,7 @@ def explain_alignment(
     """
     for name, detector in detectors.items():
         require_alignment(detector, name)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{out} cannot be made: {error.strerror}; give another folder") from error
+    make_folder(out)
     seen: dict[str, Seen] = {
         name: [sights for _, sights in look_at_objects(detector, dataset, progress=progress)]
         for name, detector in detectors.items()

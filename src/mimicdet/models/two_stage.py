@@ -25,6 +25,7 @@ from torchvision.ops.poolers import initLevelMapper
 from mimicdet.models.backbone import Backbone
 from mimicdet.models.dense import ScoredOutput
 from mimicdet.models.pyramid import Pyramid
+from mimicdet.models.second_stage import second_stage, second_stage_at
 from mimicdet.models.trunk import DIVISOR, pyramid_of
 from mimicdet.ops.precision import full_precision
 
@@ -78,11 +79,11 @@ class TwoStage(nn.Module):
         levels, image_list = self._levels(images, sizes)
         with _full_precision(images):
             proposals, _ = self.rpn(image_list, levels)
-            logits, boxes, _ = self._look(levels, image_list, proposals)
+            logits, boxes, _ = second_stage(self.roi_heads, levels, image_list.image_sizes, proposals)
         counts = [len(p) for p in proposals]
-        k = self.num_classes
         scores = logits.softmax(-1)[:, 1:]
-        rows = min(max(counts) * k, max(counts) * k if s_head == "dense" else top)
+        pairs = max(counts) * self.num_classes
+        rows = pairs if s_head == "dense" else min(pairs, top)
         outputs = [
             _best(scores_i, boxes_i, rows)
             for scores_i, boxes_i in zip(scores.split(counts), boxes.split(counts), strict=True)
@@ -101,12 +102,8 @@ class TwoStage(nn.Module):
             Logits (N, 1 + K), the background first; boxes (N, K, 4); features (N, D).
         """
         levels, image_list = self._levels(images, sizes)
-        order = image.argsort(stable=True)
-        lists = [boxes[order][image[order] == i] for i in range(len(images))]
         with _full_precision(images):
-            found = self._look(levels, image_list, lists)
-        back = torch.empty_like(order).index_put((order,), torch.arange(len(order), device=order.device))
-        return found[0][back], found[1][back], found[2][back]
+            return second_stage_at(self.roi_heads, levels, image_list.image_sizes, boxes, image)
 
     def losses(self, images: Tensor, sizes: Tensor, targets: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Torchvision's four losses: ``proposal_objectness``, ``proposal_boxes``, ``classification``, ``boxes``.
@@ -132,13 +129,6 @@ class TwoStage(nn.Module):
         height, width = images.shape[2:]
         extents = [(height, width)] * len(images) if sizes is None else [(int(h), int(w)) for h, w in sizes.tolist()]
         return levels, ImageList(images, extents)
-
-    def _look(self, levels: dict[str, Tensor], images: ImageList, boxes: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        heads: Any = self.roi_heads
-        features = heads.box_head(heads.box_roi_pool(levels, boxes, images.image_sizes))
-        logits, deltas = heads.box_predictor(features)
-        moved = heads.box_coder.decode(deltas, boxes)  # (N, 1 + K, 4)
-        return logits, moved[:, 1:], features
 
 
 def _full_precision(images: Tensor) -> torch.autocast:

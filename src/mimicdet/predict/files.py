@@ -23,7 +23,7 @@ from mimicdet.data.decode import IMAGE_SUFFIXES, read_image
 from mimicdet.data.images import list_images
 from mimicdet.data.match import match_classes
 from mimicdet.errors import UserError
-from mimicdet.files import replace_file
+from mimicdet.files import make_folder, replace_file
 from mimicdet.predict.detector import Detection, Detector
 from mimicdet.report.draw import draw_boxes
 
@@ -91,7 +91,7 @@ def predict_files(
     categories = detector.categories if dataset is None else dataset.categories
     names = _picture_names(files, pictures) if pictures is not None else {}
     if json_file is not None:
-        _make_folder(json_file.parent)  # now, not when all the work is done
+        make_folder(json_file.parent)  # now, not when all the work is done
     truth = {} if dataset is None else {record.id: record for record in dataset.images}
     failures: list[str] = []
     read: deque[tuple[Path, np.ndarray]] = deque()
@@ -192,7 +192,7 @@ def find_images(sources: Sequence[str | PathLike[str]], *, leave_out: Path | Non
 def write_results(file: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Writes COCO results, a row a line, whole or not at all; makes the folder where need be."""
     lines = ",\n".join(json.dumps(row, allow_nan=False) for row in rows)
-    _make_folder(file.parent)
+    make_folder(file.parent)
     replace_file(file, f"[\n{lines}\n]\n".encode() if lines else b"[]\n")
 
 
@@ -293,7 +293,7 @@ def _picture_names(files: Sequence[Path], folder: Path) -> dict[Path, Path]:
     """Where the picture of each file goes; of files with the same name, the second and later get a number."""
     if beside := next((file for file in files if file.resolve().parent == folder.resolve()), None):
         raise UserError(f"{folder}: pictures would lie among the images, such as {beside.name}; choose another folder")
-    _make_folder(folder)
+    make_folder(folder)
     taken: set[str] = set()
     names: dict[Path, Path] = {}
     for file in files:
@@ -310,13 +310,6 @@ def _save_picture(file: Path, picture: Image.Image) -> None:
     buffer = io.BytesIO()
     picture.save(buffer, format="jpeg", quality=92, subsampling=0)  # chroma subsampling blurs thin coloured lines
     replace_file(file, buffer.getvalue())
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder}: the folder cannot be made ({error.strerror}); choose another one") from error
 
 
 def _natural(file: Path) -> tuple[list[str | int], str]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mimicdet.models.decode import Detections
 from mimicdet.models.dense import log_odds
+from mimicdet.models.second_stage import second_stage_at
 from mimicdet.teachers.match_maps import NEVER, known_classes
 from mimicdet.teachers.precision import half_precision
 
@@ -125,15 +126,8 @@ class FasterRcnn:
 
     def look(self, images: Tensor, sizes: Tensor, boxes: Tensor, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         maps = self.network.backbone(self._normalised(images, sizes))
-        b, height, width = len(images), images.shape[2], images.shape[3]
-        order = image.argsort(stable=True)
-        heads = self.network.roi_heads
-        lists = [boxes[order][image[order] == i] for i in range(b)]
-        features = heads.box_head(heads.box_roi_pool(maps, lists, [(height, width)] * b))
-        logits, deltas = heads.box_predictor(features)
-        moved = heads.box_coder.decode(deltas.float(), lists)  # (N, 1 + classes, 4); in half precision pixels round
-        back = torch.empty_like(order).index_put((order,), torch.arange(len(order), device=order.device))
-        return logits[back], moved[back][:, 1:], features[back]
+        shapes = [(images.shape[2], images.shape[3])] * len(images)
+        return second_stage_at(self.network.roi_heads, maps, shapes, boxes, image)
 
     def detect(self, images: Tensor, sizes: Tensor) -> list[Detections]:
         found = []
