@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ class Data:
     val: str
     dataset: DetectionDataset  # the validation split
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Of the splits' names and the validation split's images and objects."""
         return f"{self.train} -> {self.val}: {fingerprint(self.dataset)}"
