@@ -97,6 +97,25 @@ def test_a_finished_study_may_be_moved(
     assert "Not trained yet" not in (finished / "out/table.md").read_text()
 
 
+def test_a_study_beside_takes_over_what_is_finished(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Other name, other table; the taught run is left out, for its teacher could be another."""
+    monkeypatch.setattr("subprocess.run", lambda *_, **__: pytest.fail("nothing is left to train"))
+    study = json.loads((finished / "toy.yaml").read_text())
+    study["runs"] = [run for run in study["runs"] if run["name"] == "alone"]
+    study["runs"][0]["name"] = study["baseline"] = "the same by another name"
+    file = finished / "other.yaml"  # beside the first one, whose data it names
+    file.write_text(json.dumps(study))
+    shutil.copytree(finished / "out", tmp_path / "runs/first")
+    assert main(["study", str(file), "--out", str(tmp_path / "runs/second"), "--samples", "5"]) == 0
+    shown = capsys.readouterr().out
+    for seed in (0, 1):
+        source = tmp_path / f"runs/first/alone/seed{seed}"
+        assert f"the same by another name, seed {seed}: finished in {source}, taken over" in shown
+    assert "the same by another name" in (tmp_path / "runs/second/table.md").read_text()
+
+
 @pytest.mark.slow
 def test_failures_are_told_and_the_rest_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], finished: Path

@@ -34,7 +34,7 @@ class Trainings:
         with self.lock:
             return self.started.setdefault(name, threading.Event())
 
-    def finish(self, job: Job, seats: Any, data: Any) -> str | None:
+    def finish(self, job: Job, seats: Any, data: Any, reuse: bool) -> str | None:
         with self.lock:
             self.log.append(job.name)
             self.now += 1
@@ -54,8 +54,8 @@ class Trainings:
 def run(monkeypatch: pytest.MonkeyPatch) -> Any:
     def with_trainings(trainings: Trainings, jobs: list[Job], parallel: int) -> list[str]:
         monkeypatch.setattr(module, "_finish", trainings.finish)
-        monkeypatch.setattr(module, "read_outcome", lambda j, data: j.name if j.name in trainings.finished else None)
-        return execute(jobs, None, parallel=parallel)  # type: ignore[arg-type]
+        monkeypatch.setattr(module, "is_finished", lambda j, data: j.name in trainings.finished)
+        return execute(jobs, None, parallel=parallel, reuse=True)  # type: ignore[arg-type]
 
     return with_trainings
 
@@ -88,8 +88,8 @@ def test_a_failed_teacher_has_no_students(run: Any) -> None:
 @pytest.mark.parametrize("parallel", [1, 2])
 def test_after_an_error_nothing_more_begins(run: Any, parallel: int) -> None:
     class Broken(Trainings):
-        def finish(self, job: Job, seats: Any, data: Any) -> str | None:
-            super().finish(job, seats, data)
+        def finish(self, job: Job, seats: Any, data: Any, reuse: bool) -> str | None:
+            super().finish(job, seats, data, reuse)
             raise UserError("a folder with other settings")
 
     trainings = Broken()

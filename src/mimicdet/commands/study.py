@@ -24,9 +24,9 @@ mimicdet study my_study.yaml --table                                the table of
 class Study:
     """Train a list of runs with several seeds each and compare them in a table.
 
-    The file names runs by preset, settings and seeds. A run that is finished is not trained again, an interrupted one
-    goes on. The folder gets table.md, table.csv and table.png: mean and spread over the seeds, and differences from the
-    baseline with an interval over the images.
+    The file names runs by preset, settings and seeds. A run that is finished, in this study or in one whose folder lies
+    beside it, is not trained again; an interrupted one goes on. The folder gets table.md, table.csv and table.png: mean
+    and spread over the seeds, and differences from the baseline with an interval over the images.
     """
 
     file: Annotated[Path, Positional, arg(metavar="FILE")]
@@ -39,6 +39,8 @@ class Study:
     """Train these runs only, and those that teach them; the table holds all that are finished."""
     parallel: Annotated[int, arg(metavar="N")] = 1
     """So many trainings at a time; each on a GPU of its own where there are GPUs."""
+    reuse: bool = True
+    """Copy what studies in the folders beside --out have finished with the same settings, seed and data."""
     samples: Annotated[int, arg(metavar="N")] = 1000
     """Resamplings of the images for the intervals."""
     table: bool = False
@@ -64,19 +66,20 @@ class Study:
         folder = self.data or (self.file.parent / study.data if study.data else None)
         if folder is None:
             raise UserError(f"{self.file} names no data; add 'data: FOLDER' to it, or give --data")
-        dataset = load_dataset(folder, study.val)
-        from mimicdet.study.execute import Data, execute, read_outcome  # torch and all
+        train_set, val_set = (load_dataset(folder, split) for split in (study.train, study.val))
+        from mimicdet.study.execute import execute  # torch and all
+        from mimicdet.study.outcome import Data, read_outcome
         from mimicdet.study.result import lines_of, write_results
 
-        data = Data(folder, study.train, study.val, dataset)
+        data = Data(folder, study.train, study.val, train_set, val_set)
         failures: list[str] = []
         if not self.table:
-            failures = execute(jobs, data, parallel=self.parallel)
+            failures = execute(jobs, data, parallel=self.parallel, reuse=self.reuse)
         outcomes = [found for job in everything if (found := read_outcome(job, data)) is not None]
         if outcomes:
             command = shlex.join(["mimicdet", "study", *(word for word in sys.argv[2:] if word != "--table")])
-            lines = lines_of(study, outcomes, dataset, samples=self.samples)
-            print(f"\n{write_results(study, lines, dataset, command, out)}\n\n{out / 'table.md'}, .csv and .png")
+            lines = lines_of(study, outcomes, val_set, samples=self.samples)
+            print(f"\n{write_results(study, lines, val_set, command, out)}\n\n{out / 'table.md'}, .csv and .png")
         else:
             print("no run is finished yet")
         if failures:

@@ -19,7 +19,7 @@ from mimicdet.data.dataset import DetectionDataset
 from mimicdet.files import replace_file
 from mimicdet.report.table import table
 from mimicdet.study.bootstrap import Judged, paired_interval
-from mimicdet.study.execute import Outcome
+from mimicdet.study.outcome import Outcome
 from mimicdet.study.plan import Study
 
 _COLORS = {"baseline": "#999999", "other": "#0072B2"}

@@ -1,0 +1,103 @@
+"""What a finished job of a study left in its folder."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mimicdet.data.dataset import DetectionDataset
+from mimicdet.data.fingerprint import fingerprint
+from mimicdet.engine.coco_metrics import coco_metrics
+from mimicdet.engine.metrics_file import read_metrics
+from mimicdet.engine.run_folder import RunFolder
+from mimicdet.errors import UserError
+from mimicdet.files import replace_file
+from mimicdet.settings_file import dump_settings
+from mimicdet.study.plan import Job
+
+RESULT, DETECTIONS = "result.json", "detections.json"
+
+
+@dataclass(frozen=True)
+class Data:
+    """What every job is trained and measured on."""
+
+    folder: Path
+    train: str
+    val: str
+    train_set: DetectionDataset
+    val_set: DetectionDataset
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of both splits' names, images and objects."""
+        return f"{self.train} {fingerprint(self.train_set)} -> {self.val} {fingerprint(self.val_set)}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished job gave."""
+
+    job: Job
+    metrics: dict[str, Any]  # as ``Metrics.to_json``
+    detections: list[dict[str, Any]]  # COCO results on the validation split
+    seconds: float  # of training
+    teacher_ap: float | None  # of the T-head at the last evaluation, where it was evaluated
+
+
+def is_finished(job: Job, data: Data) -> bool:
+    """Whether a job has an outcome; UserError as :func:`read_outcome`."""
+    return _result(job, data) is not None
+
+
+def read_outcome(job: Job, data: Data) -> Outcome | None:
+    """What a job gave, if it is finished.
+
+    Raises:
+        UserError: it was finished with other settings, or on other data.
+    """
+    result = _result(job, data)
+    if result is None:
+        return None
+    detections = json.loads((job.folder / DETECTIONS).read_text(encoding="utf-8"))
+    return Outcome(job, result["metrics"], detections, result["seconds"], result["teacher_ap"])
+
+
+def write_outcome(job: Job, data: Data) -> dict[str, Any]:
+    """Measures the detections of a trained job, which then is finished; its metrics."""
+    found = json.loads((job.folder / DETECTIONS).read_text(encoding="utf-8"))
+    metrics = coco_metrics(data.val_set.to_coco(), found).to_json()
+    records = read_metrics(RunFolder(job.folder).metrics_file)
+    seconds = max((r["seconds"] for r in records if r["kind"] == "train"), default=0.0)
+    evaluations = [r for r in records if r["kind"] == "eval"]
+    teacher = evaluations[-1].get("teacher/AP") if evaluations else None
+    result = {**conditions(job, data), "metrics": metrics, "seconds": seconds, "teacher_ap": teacher}
+    replace_file(job.folder / RESULT, json.dumps(result, indent=1).encode())
+    return metrics
+
+
+def conditions(job: Job, data: Data) -> dict[str, str]:
+    """What an outcome depends on; teachers by their place in the study's folder, which may lie anywhere."""
+    return {"settings": _without_folder(job, dump_settings(job.settings)), "data": data.fingerprint}
+
+
+def _result(job: Job, data: Data) -> dict[str, Any] | None:
+    file = job.folder / RESULT
+    if not file.is_file():
+        return None
+    result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    result["settings"] = _without_folder(job, result["settings"])
+    for what, value in conditions(job, data).items():
+        if result[what] != value:
+            raise UserError(
+                f"{job.folder} holds '{job.name}' with other {what} than the study has now; remove the folder to train "
+                "it anew, or give another --out"
+            )
+    return result
+
+
+def _without_folder(job: Job, text: str) -> str:
+    return text.replace(f"{job.folder.parent.parent}/", "")

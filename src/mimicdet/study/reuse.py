@@ -1,0 +1,47 @@
+"""Trainings that several studies have in common are done once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from mimicdet.engine.run_folder import RunFolder
+from mimicdet.errors import UserError
+from mimicdet.study.outcome import RESULT, Data, conditions
+from mimicdet.study.plan import Job
+
+
+def take_over(job: Job, data: Data) -> Path | None:
+    """Copies what another study has finished with a job's very settings, seed and data; the folder it comes from.
+
+    The other study's folder must lie beside this one's. A job with teachers is never taken over, for equal settings do
+    not mean equal teachers; one that has begun here goes on.
+
+    Raises:
+        UserError: the copy cannot be written.
+    """
+    if job.settings.distill.teachers or job.folder.exists():
+        return None
+    wanted = conditions(job, data)
+    study = job.folder.parent.parent
+    for file in sorted(study.parent.glob(f"*/*/seed{job.seed}/{RESULT}")):
+        source = file.parent
+        if source.parent.parent == study or any(json.loads(file.read_bytes()).get(k) != v for k, v in wanted.items()):
+            continue
+        _copy(source, job.folder)
+        return source
+    return None
+
+
+def _copy(source: Path, target: Path) -> None:
+    """A finished run without its checkpoints, under its name only when it is whole."""
+    unfinished = target.with_name(f".{target.name}")
+    unneeded = RunFolder(source).checkpoints.name
+    try:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.copytree(source, unfinished, ignore=lambda folder, _: {unneeded} if Path(folder) == source else set())
+        unfinished.rename(target)
+    except OSError as error:  # also shutil.Error
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise UserError(f"{source} cannot be copied to {target} ({error})") from error

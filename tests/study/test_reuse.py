@@ -1,0 +1,85 @@
+"""What one study has finished and another asks for too. Two whole studies: see tests/commands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mimicdet.config import Settings
+from mimicdet.errors import UserError
+from mimicdet.study.outcome import RESULT, Data, conditions, is_finished
+from mimicdet.study.plan import Job
+from mimicdet.study.reuse import take_over
+from tests.engine.toy import toy_data
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
+    folder = tmp_path_factory.mktemp("toy")
+    train, val = toy_data(folder / "train", images=3), toy_data(folder / "val", images=2)
+    return Data(folder, "train", "val", train, val)
+
+
+def job(folder: Path, run: str, *, seed: int = 0, lr: float = 0.01, teachers: tuple[str, ...] = ()) -> Job:
+    task = "distill" if teachers else "detect"
+    settings = Settings.model_validate(
+        {"task": task, "train": {"seed": seed}, "optim": {"lr": lr}, "distill": {"teachers": teachers}}, strict=True
+    )
+    return Job(run, seed, folder / run / f"seed{seed}", settings, ())
+
+
+def finish(job: Job, data: Data) -> Job:
+    (job.folder / "checkpoints").mkdir(parents=True)
+    (job.folder / "model-last/checkpoints").mkdir(parents=True)  # of that name, but none of a run
+    (job.folder / "checkpoints/last.pt").write_bytes(b"large")
+    (job.folder / "detections.json").write_text("[]")
+    (job.folder / RESULT).write_text(json.dumps({**conditions(job, data), "seconds": 7}))
+    return job
+
+
+def test_it_is_copied_without_its_checkpoints(tmp_path: Path, data: Data) -> None:
+    source = finish(job(tmp_path / "a", "with"), data)
+    mine = job(tmp_path / "b", "full-method")
+    assert take_over(mine, data) == source.folder
+    assert is_finished(mine, data)
+    assert sorted(p.name for p in mine.folder.iterdir()) == ["detections.json", "model-last", RESULT]
+    assert (mine.folder / "model-last/checkpoints").is_dir()
+    assert [p.name for p in mine.folder.parent.iterdir()] == ["seed0"]
+    assert (source.folder / "checkpoints/last.pt").is_file()
+
+
+def test_other_conditions_are_not_taken(tmp_path: Path, data: Data) -> None:
+    finish(job(tmp_path / "a", "with"), data)
+    finish(job(tmp_path / "a", "taught", teachers=("teacher",)), data)
+    finish(job(tmp_path / "b", "of this study"), data)
+    for other in (
+        job(tmp_path / "b", "with", lr=0.02), job(tmp_path / "b", "with", seed=1),
+        job(tmp_path / "b", "taught", teachers=("teacher",)), job(tmp_path / "elsewhere/b", "with"),
+    ):  # fmt: skip
+        assert take_over(other, data) is None
+    assert take_over(job(tmp_path / "a", "the same again"), data) == tmp_path / "b/of this study/seed0"
+    fewer = Data(data.folder, "train", "val", data.val_set, data.val_set)
+    assert take_over(job(tmp_path / "b", "with"), fewer) is None, "trained on other images"
+
+
+def test_what_has_begun_goes_on(tmp_path: Path, data: Data) -> None:
+    finish(job(tmp_path / "a", "with"), data)
+    mine = job(tmp_path / "b", "with")
+    mine.folder.mkdir(parents=True)
+    assert take_over(mine, data) is None
+
+
+def test_a_copy_that_fails_leaves_nothing(tmp_path: Path, data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    finish(job(tmp_path / "a", "with"), data)
+    mine = job(tmp_path / "b", "with")
+
+    def full(source: Path, target: Path, **_: object) -> None:
+        target.mkdir(parents=True)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("shutil.copytree", full)
+    with pytest.raises(UserError, match="No space left"):
+        take_over(mine, data)
+    assert not any(mine.folder.parent.iterdir())
