@@ -5,6 +5,8 @@ Rates over nothing (no objects, no positives) are NaN and are left out of averag
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -26,16 +28,23 @@ def student_diagnostics(detector: MimicDet, batch: Batch, prepared: Prepared, su
         "diag/proposals": prepared.proposals.valid.sum() / len(batch.labels),
         "diag/proposal_positives": (targets.match != NO_OBJECT).sum() / len(batch.labels),
     }
-    per_level = torch.zeros(len(grid.first), device=grid.level.device)
-    per_level.index_add_(0, grid.level, (prepared.anchor_match != NO_OBJECT).sum(0).float())
-    for number, count in zip(detector.pyramid.level_numbers, per_level, strict=True):
-        found[f"diag/anchor_positives_p{number}"] = count / len(batch.labels)
+    found |= positives_by_level(prepared.anchor_match, grid.level, detector.pyramid.level_numbers)
     if detector.s_head.alignment == "guided":
         image, row = sums.chosen.unbind(1)
         positions = prepared.proposals.positions[image, row]
         positive = targets.match[image, row] != NO_OBJECT
         found |= _taps(detector.s_head, prepared.refined.deltas[image, positions], grid.level[positions] == 0, positive)
     return found
+
+
+@torch.no_grad()
+def positives_by_level(match: Tensor, level: Tensor, numbers: Sequence[int]) -> dict[str, Tensor]:
+    """Positives an image: object of each anchor (B, A), negative for none; index of its level (A,), and their names."""
+    counts = torch.zeros(len(numbers), device=match.device)
+    counts.index_add_(0, level, (match >= 0).sum(0).float())
+    return {
+        f"diag/anchor_positives_p{number}": count / len(match) for number, count in zip(numbers, counts, strict=True)
+    }
 
 
 def _taps(s_head: SHead, deltas: Tensor, on_finest: Tensor, positive: Tensor) -> dict[str, Tensor]:

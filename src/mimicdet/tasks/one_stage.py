@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from mimicdet.assign_dense import match_objects
 from mimicdet.data.batch import Batch
 from mimicdet.models.one_stage import OneStage, OneStageMaps
+from mimicdet.tasks.diagnostics import positives_by_level
 from mimicdet.tasks.normalise import mean_over_processes
 from mimicdet.tasks.recipes import Positives, Recipe
 from mimicdet.tasks.step import TaskStep
@@ -54,15 +55,8 @@ class OneStageTask(nn.Module):
         loss = torch.stack([self.weights[name] * part for name, part in parts.items()]).sum() + 0 * sum(
             part.sum() for part in maps.head if part is not None
         )
-        return {"loss": loss} | {name: part.detach() for name, part in parts.items()} | self._diagnostics(maps, match)
-
-    @torch.no_grad()
-    def _diagnostics(self, maps: OneStageMaps, match: Tensor) -> dict[str, Tensor]:
-        """Positives an image, by level."""
-        numbers = self.detector.pyramid.level_numbers
-        per_level = torch.zeros(len(numbers), device=match.device)
-        per_level.index_add_(0, maps.places.level, (match >= 0).sum(0).float())
-        return {
-            f"diag/anchor_positives_p{number}": count / len(match)
-            for number, count in zip(numbers, per_level, strict=True)
-        }
+        return (
+            {"loss": loss}
+            | {name: part.detach() for name, part in parts.items()}
+            | positives_by_level(match, maps.places.level, self.detector.pyramid.level_numbers)
+        )

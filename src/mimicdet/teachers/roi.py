@@ -131,7 +131,7 @@ class FasterRcnn:
 
     def detect(self, images: Tensor, sizes: Tensor) -> list[Detections]:
         found = []
-        pixels = images.float() / 255 if images.dtype == torch.uint8 else images
+        pixels = _from_0_to_1(images)
         transform = self.network.transform
         kept = transform.min_size, transform.max_size
         try:
@@ -144,9 +144,13 @@ class FasterRcnn:
         return found
 
     def _normalised(self, images: Tensor, sizes: Tensor) -> Tensor:
-        pixels = images.float() / 255 if images.dtype == torch.uint8 else images
+        pixels = _from_0_to_1(images)
         transform = self.network.transform
         mean, std = (pixels.new_tensor(values)[:, None, None] for values in (transform.image_mean, transform.image_std))
         rows = torch.arange(images.shape[2], device=images.device)[None, :, None] < sizes[:, 0, None, None]
         columns = torch.arange(images.shape[3], device=images.device)[None, None] < sizes[:, 1, None, None]
         return (pixels - mean) / std * (rows & columns)[:, None]
+
+
+def _from_0_to_1(images: Tensor) -> Tensor:
+    return images.float() / 255 if images.dtype == torch.uint8 else images
