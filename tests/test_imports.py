@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "report": {"ops", "data", "models"},
     "export": {"data", "models"},
     "study": {"config", "settings_file", "data", "report", "engine"},
-    "explain": {"ops", "data", "models", "predict", "report"},
+    "explain": {"ops", "data", "models", "tasks", "predict", "engine", "report"},
     "predict": {"config", "ops", "data", "models", "bench", "build", "export", "report"},
     "engine": {
         "config", "settings_file", "ops", "data", "models", "teachers", "assign", "losses", "build", "tasks", "report",

@@ -134,7 +134,7 @@ def detect_dataset(
                 detect(batch.to(device)), sizes, batch.original_sizes, batch.image_ids, strict=True
             ):
                 boxes = to_original_pixels(detections.boxes, size, original_size)
-                found[image_id] = _coco_results(image_id, detections._replace(boxes=boxes), category_ids)
+                found[image_id] = coco_results(image_id, detections._replace(boxes=boxes), category_ids)
     except UserError as error:  # the others must hear of it: they wait for this process's share
         failure = str(error)
     shares = _gather((found, failure), world_size)
@@ -159,7 +159,8 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _coco_results(image_id: int, detections: Detections, category_ids: Sequence[int]) -> list[dict[str, Any]]:
+def coco_results(image_id: int, detections: Detections, category_ids: Sequence[int]) -> list[dict[str, Any]]:
+    """An image's detections, boxes in its own pixels, in the form of COCO's results."""
     return [
         {
             "image_id": image_id,

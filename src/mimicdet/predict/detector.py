@@ -26,6 +26,7 @@ from mimicdet.errors import UserError
 from mimicdet.export.description import SUFFIXES
 from mimicdet.models.decode import Detections
 from mimicdet.models.detect import detect, to_original_pixels
+from mimicdet.models.device import move_to
 from mimicdet.models.fold import fold_detector
 from mimicdet.models.mimicdet import MimicDet
 from mimicdet.models.pretrained_folder import save_model
@@ -90,7 +91,8 @@ class Detector:
         detector = cls(
             model=loaded.model, categories=loaded.categories, settings=loaded.settings, inference=loaded.inference
         )
-        return detector.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        move_to(detector.model, device)
+        return detector
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes the model folder that ``from_pretrained`` reads, with the inference settings as they are now."""
@@ -104,11 +106,7 @@ class Detector:
 
     def to(self, device: torch.device | str) -> Detector:
         """Moves the model; returns the detector itself. Raises UserError when there is no such device."""
-        try:
-            self.model.to(device)
-        except (RuntimeError, AssertionError) as error:  # a misspelt name, no GPU, or torch built without CUDA
-            reason = str(error).splitlines()[0].rstrip(".")
-            raise UserError(f"device {str(device)!r} cannot be used ({reason}); choose cpu, cuda or cuda:0") from error
+        move_to(self.model, device)
         return self
 
     @property

@@ -121,7 +121,7 @@ class MimicTask(nn.Module):
 
         def detect_once(images: Tensor) -> list[Detections]:
             return decode(
-                self._teacher_output(images, batch.sizes, top),
+                self._teacher_output(images, self.detector.refine(images, batch.sizes), batch.sizes, top),
                 batch.sizes,
                 score_threshold=score_threshold,
                 nms_iou=nms_iou,
@@ -133,9 +133,14 @@ class MimicTask(nn.Module):
             detect_once, batch.images, batch.sizes, flips=flips, nms_iou=nms_iou, max_detections=max_detections
         )
 
-    def _teacher_output(self, images: Tensor, sizes: Tensor, top: int) -> DenseOutput:
-        """As the detector's output, with the T-head's logits and boxes at the best ``top`` positions."""
+    @torch.no_grad()
+    def outputs(self, images: Tensor, sizes: Tensor, *, top: int) -> tuple[DenseOutput, DenseOutput]:
+        """Of the S-head, which is the detector's, and of the T-head, at the same best ``top`` positions."""
         refined = self.detector.refine(images, sizes)
+        return self.detector.predict(refined, top=top), self._teacher_output(images, refined, sizes, top)
+
+    def _teacher_output(self, images: Tensor, refined: Refined, sizes: Tensor, top: int) -> DenseOutput:
+        """As the detector's output, with the T-head's logits and boxes at the best ``top`` positions."""
         b, a = refined.objectness.shape
         objectness = refined.objectness.masked_fill(~refined.valid, float("-inf"))
         positions = objectness.topk(min(top, a), dim=1).indices

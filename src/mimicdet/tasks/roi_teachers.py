@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.models import detection
 from torchvision.models._meta import _COCO_CATEGORIES
 
-from mimicdet.build import build_model, load_model
+from mimicdet.build import load_model
 from mimicdet.data.batch import Batch
 from mimicdet.errors import UserError
 from mimicdet.models.decode import Detections
@@ -20,8 +20,8 @@ from mimicdet.models.pretrained_folder import DESCRIPTION_FILE, read_description
 from mimicdet.models.torchvision_weights import SUFFIXES, read_state
 from mimicdet.models.two_stage import TwoStage
 from mimicdet.ops.boxes import decode_deltas
-from mimicdet.settings_file import load_settings
 from mimicdet.tasks.mimic import MimicTask
+from mimicdet.tasks.mimic_run import read_mimic_run
 from mimicdet.teachers.roi import FasterRcnn, RoiHead
 
 _WITHOUT_EPS = "258fb6c6"
@@ -42,7 +42,8 @@ def read_roi_head(path: Path) -> tuple[RoiHead, list[str]] | None:
         assert isinstance(loaded.model, TwoStage)
         return TwoStageHead(network=loaded.model), [category.name for category in loaded.categories]
     if (path / "settings.yaml").is_file() and (path / "checkpoints").is_dir():
-        return _t_head(path)
+        trained = read_mimic_run(path)
+        return MimicHead(task=trained.task), [category.name for category in trained.categories]
     return None
 
 
@@ -101,34 +102,6 @@ class MimicHead:
             original_sizes=((0, 0),) * b,
         )  # fmt: skip
         return self.network.detect_teacher(batch, top=1000, score_threshold=0.005, nms_iou=0.6, max_detections=100)
-
-
-def _t_head(run: Path) -> tuple[RoiHead, list[str]]:
-    from mimicdet.tasks.build import build_task, finest_backbone_level
-
-    settings = load_settings(config=run / "settings.yaml")
-    if settings.task != "mimic":
-        raise UserError(f"{run} is a run of task '{settings.task}'; its model is a teacher: {run / 'model'}")
-    folder = next((run / name for name in ("model-last", "model") if (run / name / DESCRIPTION_FILE).is_file()), None)
-    file = run / "checkpoints" / "last.pt"
-    if folder is None or not file.is_file():
-        raise UserError(f"{run} holds no model or checkpoint yet; let the run go on with --resume")
-    names = [category.name for category in read_description(folder).categories]
-    detector = build_model(settings.model, len(names), pretrained=False, finest_level=finest_backbone_level(settings))
-    task = build_task(settings, detector, pretrained=False)
-    assert isinstance(task, MimicTask)
-    try:
-        saved = torch.load(file, map_location="cpu", weights_only=True)
-        average = saved["average"]
-        task.load_state_dict(
-            saved["task"] if average is None
-            else {key.removeprefix("module."): value for key, value in average.items() if key.startswith("module.")}
-        )  # fmt: skip
-    except Exception as error:  # whatever a file that is something else provokes
-        raise UserError(
-            f"{file} is not the checkpoint of {run} ({type(error).__name__}); resume that run once"
-        ) from error
-    return MimicHead(task=task), names
 
 
 def _faster_rcnn(file: Path, state: dict[str, Tensor]) -> tuple[RoiHead, list[str]]:

@@ -1,0 +1,104 @@
+"""Where the S-head loses against the T-head: the scores of each with the boxes of each, at the same positions."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from mimicdet.data.dataset import DetectionDataset
+from mimicdet.data.loader import eval_loader
+from mimicdet.data.match import match_classes
+from mimicdet.engine.coco_metrics import Metrics, coco_metrics
+from mimicdet.engine.evaluate import coco_results, evaluation_mode
+from mimicdet.files import make_folder, replace_file
+from mimicdet.models.decode import decode
+from mimicdet.models.dense import DenseOutput
+from mimicdet.models.detect import to_original_pixels
+from mimicdet.models.device import move_to
+from mimicdet.report.table import table
+from mimicdet.tasks.mimic_run import MimicRun
+
+S_HEAD, T_HEAD, ADJUSTED = "S-head", "T-head", "adjusted"
+Mixture = tuple[str, str]
+"""Whose scores, whose boxes."""
+
+
+def explain_gap(
+    run: MimicRun, dataset: DetectionDataset, out: Path, *, device: str | None = None, progress: bool = False
+) -> str:
+    """Writes gap.md and gap.csv; returns the table and what the S-head keeps, as text.
+
+    Args:
+        device: such as ``cpu`` or ``cuda:1``; None is the first CUDA GPU where there is one, else the CPU.
+
+    Raises:
+        UserError: what ``measure_mixtures`` raises, and a folder that cannot be written.
+    """
+    where = move_to(run.task, device)
+    make_folder(out)
+    measured = measure_mixtures(run, dataset, device=where, progress=progress)
+    header = ["scores", "boxes", "AP", "AP50", "AP75"]
+    rows = [[*mixture, *(f"{100 * m.to_json()[name]:.1f}" for name in header[2:])] for mixture, m in measured.items()]
+    ours, theirs = (measured[head, head].to_json()["AP"] for head in (S_HEAD, T_HEAD))
+    kept = f"The S-head keeps {ours / theirs:.0%} of the T-head's AP." if theirs > 0 else "The T-head finds nothing."
+    about = (
+        f"{dataset.split} of {dataset.root.name}: {len(dataset)} images. Both heads at the same positions, the best by "
+        "refinement score, with the same suppression; adjusted: the boxes of the refinement module, which both move."
+    )
+    markdown = f"## S-head and T-head\n\n{about}\n\n{table(header, rows, style='markdown')}\n\n{kept}\n"
+    replace_file(out / "gap.md", markdown.encode())
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    replace_file(out / "gap.csv", text.getvalue().encode())
+    return f"{table(header, rows)}\n\n{kept}"
+
+
+def measure_mixtures(
+    run: MimicRun, dataset: DetectionDataset, *, device: torch.device, progress: bool = False
+) -> dict[Mixture, Metrics]:
+    """COCO's numbers of each mixture, with the settings of the run's section ``inference``; the task is on ``device``.
+
+    Raises:
+        UserError: a class the run does not know; an image that cannot be read.
+    """
+    inference = run.settings.inference
+    dataset = match_classes(dataset, run.categories)
+    category_ids = [category.id for category in dataset.categories]
+    task = run.task
+    found: dict[Mixture, list[dict]] = {}
+    loader = eval_loader(
+        dataset, shorter_side=inference.shorter_side, longer_side=inference.longer_side,
+        batch_size=inference.batch_size, workers=run.settings.data.workers, pin_memory=device.type == "cuda",
+        divisor=task.detector.divisor,
+    )  # fmt: skip
+    with evaluation_mode(task), torch.inference_mode():
+        for batch in tqdm(loader, desc="gap", unit="batch", leave=False, disable=not progress):
+            sizes = [(height, width) for height, width in batch.sizes.tolist()]
+            moved = batch.to(device)
+            heads = task.outputs(moved.images, moved.sizes, top=inference.positions)
+            for mixture, output in _mixtures(*heads):
+                images = decode(
+                    output, moved.sizes, score_threshold=inference.score_threshold, nms_iou=inference.nms_iou,
+                    max_detections=inference.max_detections, top=inference.positions,
+                )  # fmt: skip
+                for detections, size, original, image_id in zip(
+                    images, sizes, batch.original_sizes, batch.image_ids, strict=True
+                ):
+                    boxes = to_original_pixels(detections.boxes, size, original)
+                    rows = coco_results(image_id, detections._replace(boxes=boxes), category_ids)
+                    found.setdefault(mixture, []).extend(rows)
+    truth = dataset.to_coco()
+    return {mixture: coco_metrics(truth, rows) for mixture, rows in found.items()}
+
+
+def _mixtures(student: DenseOutput, teacher: DenseOutput) -> Iterator[tuple[Mixture, DenseOutput]]:
+    adjusted = student.adjusted_boxes.gather(1, student.positions[..., None].expand(-1, -1, 4))
+    boxes = {ADJUSTED: adjusted, S_HEAD: student.boxes, T_HEAD: teacher.boxes}
+    for scores, head in ((S_HEAD, student), (T_HEAD, teacher)):
+        for name, own in boxes.items():
+            yield (scores, name), head._replace(boxes=own)

@@ -1,0 +1,63 @@
+"""The mimic task of a run, T-head and all, with the weights that the run has reached."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from mimicdet.build import build_model
+from mimicdet.config import Settings
+from mimicdet.data.dataset import Category
+from mimicdet.errors import UserError
+from mimicdet.models.pretrained_folder import DESCRIPTION_FILE, read_description
+from mimicdet.settings_file import load_settings
+from mimicdet.tasks.mimic import MimicTask
+
+
+class MimicRun(NamedTuple):
+    """What a run has made so far."""
+
+    task: MimicTask  # with its last weights, averaged where the run averages
+    settings: Settings
+    categories: list[Category]
+
+
+def read_mimic_run(run: Path) -> MimicRun:
+    """The task in a run folder, which alone has the T-head: what ships has none.
+
+    Raises:
+        UserError: the folder holds no run, one of another task, or no checkpoint.
+    """
+    from mimicdet.tasks.build import build_task, finest_backbone_level  # which itself reads teachers from runs
+
+    if not (run / "settings.yaml").is_file():
+        raise UserError(
+            f"{run} holds no run, which has settings.yaml and checkpoints; give the folder that --out named"
+        )
+    settings = load_settings(config=run / "settings.yaml")
+    if settings.task != "mimic":
+        raise UserError(f"{run} is a run of task '{settings.task}', which has no T-head; its model is {run / 'model'}")
+    folder = next((run / name for name in ("model-last", "model") if (run / name / DESCRIPTION_FILE).is_file()), None)
+    file = run / "checkpoints" / "last.pt"
+    if folder is None or not file.is_file():
+        raise UserError(f"{run} holds no model or checkpoint yet; let the run go on with --resume")
+    categories = list(read_description(folder).categories)
+    detector = build_model(
+        settings.model, len(categories), pretrained=False, finest_level=finest_backbone_level(settings)
+    )
+    task = build_task(settings, detector, pretrained=False)
+    assert isinstance(task, MimicTask)
+    try:
+        saved = torch.load(file, map_location="cpu", weights_only=True)
+        average = saved["average"]
+        task.load_state_dict(
+            saved["task"] if average is None
+            else {key.removeprefix("module."): value for key, value in average.items() if key.startswith("module.")}
+        )  # fmt: skip
+    except Exception as error:  # whatever a file that is something else provokes
+        raise UserError(
+            f"{file} is not the checkpoint of {run} ({type(error).__name__}); resume that run once"
+        ) from error
+    return MimicRun(task, settings, categories)

@@ -1,0 +1,103 @@
+"""Whose scores with whose boxes: against what training itself measured of both heads, and by hand."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from mimicdet.cli import main
+from mimicdet.data.dataset import DetectionDataset
+from mimicdet.engine.evaluate import evaluate_with
+from mimicdet.engine.metrics_file import read_metrics
+from mimicdet.engine.train import train
+from mimicdet.explain.gap import ADJUSTED, S_HEAD, T_HEAD, measure_mixtures
+from mimicdet.models.decode import decode
+from mimicdet.tasks.mimic_run import read_mimic_run
+from tests.commands.test_end_to_end import write_split
+from tests.engine.toy import toy_data, toy_settings
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> DetectionDataset:
+    folder = tmp_path_factory.mktemp("cells")
+    dataset = toy_data(folder / "val")
+    write_split(folder, "val", dataset)
+    return dataset
+
+
+@pytest.fixture(scope="module")
+def run(data: DetectionDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Long enough for both heads to find something."""
+    out = tmp_path_factory.mktemp("run")
+    train(settings=toy_settings(epochs=12, eval_every=12, eval_teacher=True), train_data=data, val_data=data, out=out)
+    return out
+
+
+def test_each_head_with_its_own_boxes_is_what_training_measured(run: Path, data: DetectionDataset) -> None:
+    mixtures = measure_mixtures(read_mimic_run(run), data, device=torch.device("cpu"))
+    assert len(mixtures) == 6
+    last = [record for record in read_metrics(run / "metrics.jsonl") if record["kind"] == "eval"][-1]
+    assert mixtures[S_HEAD, S_HEAD].to_json()["AP"] == pytest.approx(last["AP"], abs=1e-9)
+    assert mixtures[T_HEAD, T_HEAD].to_json()["AP"] == pytest.approx(last["teacher/AP"], abs=1e-9)
+    assert last["AP"] > 0
+    assert last["teacher/AP"] > 0
+    assert len({m.to_json()["AP"] for m in mixtures.values()}) > 4
+
+
+def test_the_t_heads_boxes_with_the_s_heads_scores(run: Path, data: DetectionDataset) -> None:
+    trained = read_mimic_run(run)
+    task, inference = trained.task.eval(), trained.settings.inference
+    own = evaluate_with(
+        lambda batch: decode(
+            (heads := task.outputs(batch.images, batch.sizes, top=inference.positions))[0]._replace(
+                boxes=heads[1].boxes
+            ),
+            batch.sizes,
+        ),
+        data, shorter_side=inference.shorter_side, longer_side=inference.longer_side,
+    )  # fmt: skip
+    mixtures = measure_mixtures(trained, data, device=torch.device("cpu"))
+    assert mixtures[S_HEAD, T_HEAD].to_json()["AP"] == own.to_json()["AP"]
+    assert mixtures[S_HEAD, ADJUSTED].to_json()["AP"] != own.to_json()["AP"]
+
+
+def test_the_command(run: Path, data: DetectionDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["explain", "gap", str(run), "--data", str(data.root.parent), "--out", str(tmp_path / "gap")]
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    with (tmp_path / "gap/gap.csv").open() as file:
+        rows = {(row["scores"], row["boxes"]): float(row["AP"]) for row in csv.DictReader(file)}
+    last = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()][-1]
+    assert rows[S_HEAD, S_HEAD] == pytest.approx(100 * last["AP"], abs=0.06)
+    assert f"keeps {last['AP'] / last['teacher/AP']:.0%} of the T-head's AP" in printed
+    assert "T-head" in (tmp_path / "gap/gap.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--pictures", "3"], "explain gap has no --pictures"),
+        (["--against", "other"], "explain gap has no --against"),
+        (["--device", "nowhere"], "device 'nowhere' cannot be used"),
+    ],
+)
+def test_what_it_refuses(
+    run: Path, data: DetectionDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: list[str],
+    message: str,
+) -> None:  # fmt: skip
+    words = ["explain", "gap", str(run), "--data", str(data.root.parent), "--out", str(tmp_path / "gap"), *change]
+    assert main(words) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "gap").exists()
+
+
+def test_a_model_folder_has_no_t_head(
+    run: Path, data: DetectionDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["explain", "gap", str(run / "model"), "--data", str(data.root.parent), "--out", str(tmp_path / "gap")]
+    assert main(words) == 2
+    assert f"{run / 'model'} holds no run" in capsys.readouterr().err
