@@ -142,12 +142,16 @@ def read_layer(path: Path) -> Layer:
         raise UserError(f"settings file {path} does not exist") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"settings file {path} cannot be read: {error}") from None
-    content = parse_yaml(text, str(path))
+    return _layer(text, str(path))
+
+
+def _layer(text: str, name: str) -> Layer:
+    content = parse_yaml(text, name)
     if content is None:
         content = {}
     if not isinstance(content, dict):
-        raise UserError(f"{path} holds no settings: it should be 'section:' lines with 'key: value' below them")
-    source = f"in {path}"
+        raise UserError(f"{name} holds no settings: it should be 'section:' lines with 'key: value' below them")
+    source = f"in {name}"
     return Layer(source, dict(_flatten(content, source)))
 
 
@@ -245,6 +249,15 @@ def dump_settings(settings: Settings) -> str:
     content = json.loads(settings.model_dump_json())
     text: str = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, allow_unicode=True)
     return text
+
+
+def parse_settings(text: str, name: str) -> Settings:
+    """What :func:`dump_settings` wrote, perhaps in an older version: settings that are new since have their defaults.
+
+    Args:
+        name: what messages call the text.
+    """
+    return resolve([_layer(text, name)])
 
 
 def _is_finite(value: Any) -> bool:

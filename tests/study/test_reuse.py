@@ -64,6 +64,22 @@ def test_other_conditions_are_not_taken(tmp_path: Path, data: Data) -> None:
     assert take_over(job(tmp_path / "b", "with"), fewer) is None, "trained on other images"
 
 
+def test_settings_that_are_new_since_then_had_their_defaults(tmp_path: Path, data: Data) -> None:
+    """An older version's results stay good; one with a setting that is no more is of other settings."""
+    source = finish(job(tmp_path / "a", "with"), data)
+    file = source.folder / RESULT
+    result = json.loads(file.read_text())
+    text = result["settings"]
+    assert "head_init: he" in text
+    file.write_text(json.dumps(result | {"settings": text.replace("head_init: he", "head_init: gaussian")}))
+    assert take_over(job(tmp_path / "b", "with"), data) is None
+    file.write_text(json.dumps(result | {"settings": text.replace("  head_init: he\n", "  head_finish: 3\n")}))
+    assert take_over(job(tmp_path / "b", "with"), data) is None
+    file.write_text(json.dumps(result | {"settings": text.replace("  head_init: he\n", "")}))
+    assert is_finished(source, data)
+    assert take_over(job(tmp_path / "b", "with"), data) == source.folder
+
+
 def test_what_has_begun_goes_on(tmp_path: Path, data: Data) -> None:
     finish(job(tmp_path / "a", "with"), data)
     mine = job(tmp_path / "b", "with")

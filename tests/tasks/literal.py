@@ -65,7 +65,11 @@ def student_terms(
                 if target < k:
                     positives.append((float(prepared.keys[i, r, 0]), r, position))
         losses.sort(key=lambda entry: -entry[0])
-        found["classification"] += [loss for _, _, loss in losses[: assign.s_class_samples]]
+        if assign.s_class_choice == "hardest":
+            found["classification"] += [loss for _, _, loss in losses[: assign.s_class_samples]]
+        else:
+            drawn = {r for j, r in balanced(prepared, assign, k, assign.s_class_samples) if j == i}
+            found["classification"] += [loss for _, r, loss in losses if r in drawn]
         for _, r, position in sorted(positives)[: assign.s_box_samples]:
             object_box = batch.boxes[i, targets.match[i, r]]
             wanted = encoded(object_box, proposals.boxes[i, r], (0.1, 0.1, 0.2, 0.2))
@@ -73,15 +77,15 @@ def student_terms(
     return found
 
 
-def teacher_samples(prepared: Prepared, assign: AssignSettings, k: int) -> list[tuple[int, int]]:
-    """(image, proposal) of the boxes drawn for the T-head."""
+def balanced(prepared: Prepared, assign: AssignSettings, k: int, count: int) -> list[tuple[int, int]]:
+    """(image, proposal) of so many boxes of each image, as they are drawn for the T-head."""
     chosen = []
     for i, classes in enumerate(prepared.targets.classes.tolist()):
         keyed = [(float(prepared.keys[i, r, 1]), r, target) for r, target in enumerate(classes)]
         positives = [r for _, r, target in sorted(keyed) if 0 <= target < k]
         negatives = [r for _, r, target in sorted(keyed) if target == k]
-        positives = positives[: int(assign.t_samples * assign.t_positive_fraction)]
-        rows = positives + negatives[: assign.t_samples - len(positives)]
+        positives = positives[: int(count * assign.t_positive_fraction)]
+        rows = positives + negatives[: count - len(positives)]
         chosen += [(i, r) for r in sorted(rows)]
     return chosen
 
@@ -131,7 +135,7 @@ def _teacher_parts(task: MimicTask, batch: Batch, prepared: Prepared, dense: Hea
         strides = [2 ** (l - 1) for l in detector.pyramid.level_numbers]
     classification, boxes, class_mimic, box_mimic, apart = [], [], [], [], []
     ranked: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}  # by object: scores and IoUs of T-head, S-head
-    for i, r in teacher_samples(prepared, task.assign, k):
+    for i, r in balanced(prepared, task.assign, k, task.assign.t_samples):
         position = int(prepared.proposals.positions[i, r])
         box, target = prepared.proposals.boxes[i, r], int(prepared.targets.classes[i, r])
         out = task.t_head(levels, strides, box[None], torch.tensor([i]), refined.grid.level[position : position + 1])

@@ -122,6 +122,7 @@ def test_the_heads_output_is_given_for_each_chosen_proposal() -> None:
     ("changes", "same", "other"),
     [
         ({"s_class_samples": 7}, ("objectness", "refinement_boxes", "boxes"), ("classification",)),
+        ({"s_class_choice": "balanced"}, ("objectness", "refinement_boxes", "boxes"), ("classification",)),
         ({"s_box_samples": 2}, ("objectness", "refinement_boxes", "classification"), ("boxes",)),
         ({"center_fraction": 1.0}, ("classification", "boxes"), ("objectness", "refinement_boxes")),
         ({"ensure_match": False}, ("classification", "boxes"), ("objectness", "refinement_boxes")),

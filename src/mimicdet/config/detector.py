@@ -136,9 +136,11 @@ class AssignSettings(Section):
     t_samples: Count = 128
     """Boxes of an image that train the T-head; the mimic loss uses the same ones."""
     t_positive_fraction: Fraction = 0.25
-    """Positives among them, at most."""
+    """Positives among them, at most; and among the S-head's, where it learns from a balanced choice."""
     s_class_samples: Count = 128
-    """Proposals of an image with the highest classification loss that train the S-head's classification."""
+    """Proposals of an image that train the S-head's classification."""
+    s_class_choice: Literal["hardest", "balanced"] = "hardest"
+    """Those with the highest classification loss (section 3.3), or a random choice as the T-head's (ours)."""
     s_box_samples: Count = 64
     """Random positives of an image, at most, that train the S-head's box regression."""
     s_box_normalizer: Literal["samples", "positives"] = "samples"

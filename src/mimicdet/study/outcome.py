@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +16,7 @@ from mimicdet.engine.metrics_file import read_metrics
 from mimicdet.engine.run_folder import RunFolder
 from mimicdet.errors import UserError
 from mimicdet.files import replace_file
-from mimicdet.settings_file import dump_settings
+from mimicdet.settings_file import dump_settings, parse_settings
 from mimicdet.study.plan import Job
 
 RESULT, DETECTIONS = "result.json", "detections.json"
@@ -84,18 +85,30 @@ def conditions(job: Job, data: Data) -> dict[str, str]:
     return {"settings": _without_folder(job, dump_settings(job.settings)), "data": data.fingerprint}
 
 
+def what_differs(result: Mapping[str, Any], job: Job, data: Data) -> str | None:
+    """``settings`` or ``data``, where a result is of others than the job's; settings it lacks had their defaults."""
+    wanted = conditions(job, data)
+    if result["data"] != wanted["data"]:
+        return "data"
+    try:
+        settings = [
+            parse_settings(text, RESULT) for text in (_without_folder(job, result["settings"]), wanted["settings"])
+        ]
+    except UserError:  # a setting that is no more
+        return "settings"
+    return None if settings[0] == settings[1] else "settings"
+
+
 def _result(job: Job, data: Data) -> dict[str, Any] | None:
     file = job.folder / RESULT
     if not file.is_file():
         return None
     result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    result["settings"] = _without_folder(job, result["settings"])
-    for what, value in conditions(job, data).items():
-        if result[what] != value:
-            raise UserError(
-                f"{job.folder} holds '{job.name}' with other {what} than the study has now; remove the folder to train "
-                "it anew, or give another --out"
-            )
+    if (what := what_differs(result, job, data)) is not None:
+        raise UserError(
+            f"{job.folder} holds '{job.name}' with other {what} than the study has now; remove the folder to train it "
+            "anew, or give another --out"
+        )
     return result
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mimicdet.engine.run_folder import RunFolder
 from mimicdet.errors import UserError
-from mimicdet.study.outcome import RESULT, Data, conditions
+from mimicdet.study.outcome import RESULT, Data, what_differs
 from mimicdet.study.plan import Job
 
 
@@ -23,14 +23,12 @@ def take_over(job: Job, data: Data) -> Path | None:
     """
     if job.settings.distill.teachers or job.folder.exists():
         return None
-    wanted = conditions(job, data)
     study = job.folder.parent.parent
     for file in sorted(study.parent.glob(f"*/*/seed{job.seed}/{RESULT}")):
         source = file.parent
-        if source.parent.parent == study or any(json.loads(file.read_bytes()).get(k) != v for k, v in wanted.items()):
-            continue
-        _copy(source, job.folder)
-        return source
+        if source.parent.parent != study and what_differs(json.loads(file.read_bytes()), job, data) is None:
+            _copy(source, job.folder)
+            return source
     return None
 
 

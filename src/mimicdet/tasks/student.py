@@ -18,6 +18,7 @@ from mimicdet.assign import (
     match_anchors,
     match_proposals,
     random_keys,
+    sample_balanced,
     sample_some,
 )
 from mimicdet.config import AssignSettings
@@ -35,7 +36,7 @@ class Prepared(NamedTuple):
     anchor_match: Tensor  # (B, A)
     proposals: Proposals
     targets: ProposalTargets
-    keys: Tensor  # (B, R, 2) random numbers of each proposal: for the S-head's box samples, for the T-head's samples
+    keys: Tensor  # (B, R, 2) random numbers of each proposal: for the S-head's box samples, for balanced choices
 
 
 class StudentSums(NamedTuple):
@@ -78,22 +79,18 @@ def student_sums(
 ) -> StudentSums:
     """Losses of refinement module and S-head.
 
-    The S-head's classification learns from the proposals with the highest loss. To rank all of them it is run once
-    without gradient; then once more, with gradient, on the chosen ones only: the same gradient at less cost.
+    Where the S-head's classification learns from the proposals with the highest loss, it is run once without gradient
+    to rank all of them; then, with gradient, on the chosen ones only: the same gradient at less cost.
 
     Args:
         also: (B, R) bool, proposals whose S-head output is wanted besides (the T-head's samples).
     """
     refined, proposals, targets = prepared.refined, prepared.proposals, prepared.targets
-    num_classes = detector.num_classes
-    with torch.no_grad(), autocast_without_cache(batch.images.device.type):
-        all_logits = detector.s_head_at(refined, proposals.positions).logits
-        losses = class_losses(all_logits, targets.classes)
-        eligible = targets.classes >= 0
-        hardest = sample_some(eligible, -losses, assign.s_class_samples)
-        positive = eligible & (targets.classes < num_classes)
+    with torch.no_grad():
+        classified = _class_samples(detector, prepared, assign)
+        positive = (targets.classes >= 0) & (targets.classes < detector.num_classes)
         regressed = sample_some(positive, prepared.keys[..., 0], assign.s_box_samples)
-        wanted = hardest | regressed if also is None else hardest | regressed | also
+        wanted = classified | regressed if also is None else classified | regressed | also
         chosen = wanted.nonzero()
         image, row = chosen.unbind(1)
         positions = proposals.positions[image, row]
@@ -102,14 +99,14 @@ def student_sums(
     head = detector.s_head.at(
         refined.pyramid.levels, refined.deltas, refined.grid, image * refined.objectness.shape[1] + positions
     )
-    on_hardest, on_regressed = hardest[image, row], regressed[image, row]
-    classification = (class_losses(head.logits, targets.classes[image, row]) * on_hardest).sum()
+    on_classified, on_regressed = classified[image, row], regressed[image, row]
+    classification = (class_losses(head.logits, targets.classes[image, row]) * on_classified).sum()
     s_boxes = box_loss(head.deltas, target_boxes, boxes, on_regressed, std=HEAD_STD)
 
     anchor_positive = prepared.anchor_match != NO_OBJECT
     b = torch.arange(len(batch.labels), device=positions.device)[:, None]
     anchor_targets = matched_boxes(batch.boxes, b, prepared.anchor_match)
-    counts = hardest.sum() if assign.s_box_normalizer == "samples" else regressed.sum()
+    counts = classified.sum() if assign.s_box_normalizer == "samples" else regressed.sum()
     return StudentSums(
         objectness=objectness_loss(refined.objectness, anchor_positive, refined.valid),
         refinement_boxes=box_loss(
@@ -118,11 +115,24 @@ def student_sums(
         classification=classification,
         boxes=s_boxes,
         anchor_positives=anchor_positive.sum(),
-        class_count=hardest.sum(),
+        class_count=classified.sum(),
         box_count=counts,
         chosen=chosen,
         head=head,
     )
+
+
+def _class_samples(detector: MimicDet, prepared: Prepared, assign: AssignSettings) -> Tensor:
+    """(B, R) bool: the proposals that the S-head's classification learns from."""
+    classes = prepared.targets.classes
+    if assign.s_class_choice == "balanced":
+        return sample_balanced(
+            classes, prepared.keys[..., 1], num_classes=detector.num_classes, count=assign.s_class_samples,
+            positive_fraction=assign.t_positive_fraction,
+        )  # fmt: skip
+    with autocast_without_cache(classes.device.type):
+        logits = detector.s_head_at(prepared.refined, prepared.proposals.positions).logits
+    return sample_some(classes >= 0, -class_losses(logits, classes), assign.s_class_samples)
 
 
 def matched_boxes(boxes: Tensor, image: Tensor, match: Tensor) -> Tensor:
