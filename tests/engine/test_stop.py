@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from mimicdet.engine.stop import StopRequest, TrainingStopped, stop_on_signals
+from mimicdet.engine.stop import ONE_REQUEST_S, StopRequest, TrainingStopped, stop_on_signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -17,13 +17,20 @@ def test_the_first_signal_asks_and_the_handlers_come_back(number: int) -> None:
         assert not stop.made
         signal.raise_signal(number)
         assert stop.made
-        assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-def test_the_second_signal_interrupts() -> None:
-    with stop_on_signals():
+def test_the_second_signal_interrupts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless it comes with the first: that is one request which came by two ways."""
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    with stop_on_signals() as stop:
         signal.raise_signal(signal.SIGINT)
+        now += ONE_REQUEST_S / 2
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+        assert stop.made
+        now += ONE_REQUEST_S
         with pytest.raises(KeyboardInterrupt) as raised:
             signal.raise_signal(signal.SIGINT)
     assert not isinstance(raised.value, TrainingStopped)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mimicdet.config import Settings
+from mimicdet.engine.stop import TrainingStopped
 from mimicdet.errors import UserError
 from mimicdet.study import execute as module
 from mimicdet.study.execute import execute
@@ -96,3 +102,50 @@ def test_after_an_error_nothing_more_begins(run: Any, parallel: int) -> None:
     with pytest.raises(UserError, match="other settings"):
         run(trainings, [job(name) for name in "abcdef"], parallel)
     assert len(trainings.log) <= parallel
+
+
+# Signals, with commands in processes of their own
+
+CHILD = """
+import signal, sys, time
+def end(number, frame):
+    print("ends", flush=True)
+    sys.exit(130)
+signal.signal(signal.SIGTERM, end)
+print("begins", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_commands_and_begins_no_more(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Once each, though it comes twice, and they are waited for."""
+    real = subprocess.Popen
+    monkeypatch.setattr(
+        "subprocess.Popen", lambda words, **options: real([sys.executable, "-c", CHILD], **options)
+    )  # fmt: skip
+    logs = [tmp_path / f"{name}.log" for name in "abc"]
+
+    def finish(job: Job, seats: Any, data: Any, reuse: bool) -> str:
+        with (tmp_path / f"{job.run}.log").open("w") as log:
+            return f"{job.run}: {seats.run(seats.take(), ['train'], log)}"
+
+    def signal_when_both_run() -> None:
+        while not all(log.exists() and log.read_text() for log in logs[:2]):
+            time.sleep(0.02)
+        for _ in range(2):
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(module, "_finish", finish)
+    thread = threading.Thread(target=signal_when_both_run)
+    thread.start()
+    before = time.monotonic()
+    with pytest.raises(TrainingStopped):
+        execute([job(name) for name in "abc"], None, parallel=2, reuse=True)  # type: ignore[arg-type]
+    assert time.monotonic() - before < 30
+    thread.join()
+    assert [log.read_text() for log in logs[:2]] == ["begins\nends\n"] * 2
+    assert not logs[2].exists()
+    assert "the same command goes on" in capsys.readouterr().err

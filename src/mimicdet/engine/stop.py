@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+
+ONE_REQUEST_S = 1.0
+"""Signals that follow the first so soon are the same request: Ctrl-C or a batch system reaches a process twice, by its
+group and by the study that started it."""
 
 
 class TrainingStopped(KeyboardInterrupt):
@@ -39,7 +44,7 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Inside, the first SIGINT or SIGTERM only makes the request; a second one acts as it would outside.
+    """Inside, the first SIGINT or SIGTERM only makes the request; a later one acts as it would outside.
 
     Does nothing in another thread than the main one, where Python allows no signal handlers.
     """
@@ -49,9 +54,16 @@ def stop_on_signals() -> Iterator[StopRequest]:
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
+    first = 0.0
+
     def handle(number: int, frame: FrameType | None) -> None:
-        request.made = True
-        restore()
+        nonlocal first
+        if request.made:
+            if time.monotonic() - first >= ONE_REQUEST_S:
+                restore()
+                signal.raise_signal(number)
+            return
+        request.made, first = True, time.monotonic()
         if request.raises:
             raise TrainingStopped
         if os.environ.get("RANK", "0") == "0":  # not print: the signal may have come in the middle of one

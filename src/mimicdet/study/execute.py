@@ -7,15 +7,21 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from typing import IO
 
 from mimicdet.engine.run_folder import RunFolder
+from mimicdet.engine.stop import TrainingStopped, stop_on_signals
 from mimicdet.files import replace_file
 from mimicdet.settings_file import dump_settings
 from mimicdet.study.outcome import DETECTIONS, Data, is_finished, write_outcome
 from mimicdet.study.plan import Job
 from mimicdet.study.reuse import take_over
+
+INTERRUPTED = 130
+"""Exit code of a command that a signal ended."""
 
 
 def execute(jobs: Sequence[Job], data: Data, *, parallel: int, reuse: bool) -> list[str]:
@@ -30,16 +36,25 @@ def execute(jobs: Sequence[Job], data: Data, *, parallel: int, reuse: bool) -> l
 
     Returns:
         A sentence for each that failed.
+
+    Raises:
+        TrainingStopped: after SIGINT or SIGTERM, when the trainings under way have written their checkpoints.
     """
     failures: list[str] = []
     seats = _Seats(parallel)
     waiting = list(jobs)
     running: dict[Future[str | None], Job] = {}
-    with ThreadPoolExecutor(parallel) as pool:
+    with (
+        stop_on_signals() as stop,
+        _stopping(seats),  # a signal while the pool waits for the last ones, after an error
+        stop.at_once(),
+        ThreadPoolExecutor(parallel) as pool,
+        _stopping(seats),  # before the pool waits
+    ):
         while waiting or running:
             ended = [job for job in jobs if job not in waiting and job not in running.values()]
             for job in [job for job in waiting if _teachers(job, jobs) <= {j.name for j in ended}]:
-                if len(running) == parallel:  # none is queued: after an error or Ctrl-C nothing more may begin
+                if len(running) == parallel:  # none is queued: after an error or a signal nothing more may begin
                     break
                 waiting.remove(job)
                 if any(not is_finished(j, data) for j in jobs if j.run in job.needs):
@@ -50,6 +65,16 @@ def execute(jobs: Sequence[Job], data: Data, *, parallel: int, reuse: bool) -> l
                 del running[future]
                 failures += filter(None, [future.result()])
     return failures
+
+
+@contextmanager
+def _stopping(seats: _Seats) -> Iterator[None]:
+    """On a signal inside, the commands on the seats are told to end too; whoever started them waits for them."""
+    try:
+        yield
+    except TrainingStopped:
+        seats.stop()
+        raise
 
 
 def _teachers(job: Job, jobs: Sequence[Job]) -> set[str]:
@@ -64,7 +89,7 @@ def _say(line: str) -> None:
 
 
 class _Seats:
-    """GPUs, or shares of the processor, handed out to jobs."""
+    """GPUs, or shares of the processor, handed out to jobs, and the commands that run there."""
 
     def __init__(self, number: int) -> None:
         import torch
@@ -74,6 +99,8 @@ class _Seats:
         self._lock = threading.Lock()
         self._gpus = gpus
         self._threads = max(1, (os.cpu_count() or 1) // number)
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._stopped = False
 
     def take(self) -> int:
         with self._lock:
@@ -83,7 +110,32 @@ class _Seats:
         with self._lock:
             self._free.append(seat)
 
-    def environment(self, seat: int) -> dict[str, str]:
+    def run(self, seat: int, words: Sequence[str], output: IO[str]) -> int:
+        """A command of ours; its exit code."""
+        with self._lock:
+            if self._stopped:
+                return INTERRUPTED
+            process = subprocess.Popen(
+                [sys.executable, "-m", "mimicdet", *words], stdout=output, stderr=output, env=self._environment(seat)
+            )
+            self._running.add(process)
+        try:
+            return process.wait()
+        finally:
+            with self._lock:
+                self._running.remove(process)
+
+    def stop(self) -> None:
+        """Commands are told to end, and none begins any more."""
+        with self._lock:
+            if self._stopped:
+                return
+            self._stopped = True
+            for process in self._running:
+                process.terminate()
+        print("\nthe trainings under way write their checkpoints and end; the same command goes on", file=sys.stderr)
+
+    def _environment(self, seat: int) -> dict[str, str]:
         if self._gpus:
             visible = os.environ.get("CUDA_VISIBLE_DEVICES")
             names = visible.split(",") if visible else [str(i) for i in range(self._gpus)]
@@ -117,10 +169,7 @@ def _finish(job: Job, seats: _Seats, data: Data, reuse: bool) -> str | None:
             words, ["predict", str(folder.last_model), *where, "--json", str(found)],
         ):  # fmt: skip
             with log.open("a") as output:
-                code = subprocess.run(
-                    [sys.executable, "-m", "mimicdet", *command], stdout=output, stderr=output,
-                    env=seats.environment(seat),
-                ).returncode  # fmt: skip
+                code = seats.run(seat, command, output)
             if code:
                 lines = log.read_text(errors="replace").strip().splitlines()
                 return f"{job.name}: {lines[-1] if lines else f'exit code {code}'} (see {log})"
