@@ -143,21 +143,25 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def _picture(study: Study, lines: Sequence[Line]) -> bytes:
-    """Bars of the means, a dot for each seed."""
+    """A mark at each mean, a dot for each seed; no bars, for the axis does not begin at 0."""
     figure = Figure(figsize=(8, 0.5 * len(lines) + 1.4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     places = list(range(len(lines)))[::-1]
     colors = [_COLORS["baseline" if line.name == study.baseline else "other"] for line in lines]
-    axes.barh(places, [statistics.mean(line.ap) for line in lines], color=colors, alpha=0.6)
-    for place, line in zip(places, lines, strict=True):
+    for place, line, color in zip(places, lines, colors, strict=True):
+        mean = statistics.mean(line.ap)
+        if line.name == study.baseline:
+            axes.axvline(mean, color=color, linestyle="--", linewidth=1, zorder=0)
+        axes.plot([mean], [place], "|", color=color, markersize=22, markeredgewidth=4)
         axes.plot(line.ap, [place] * len(line.ap), "o", color="#222222", markersize=4)
+    axes.set_ylim(-0.6, len(lines) - 0.4)
     axes.set_yticks(places, [line.name for line in lines])
     everything = [value for line in lines for value in line.ap]
     low, high = min(everything), max(everything)
     margin = max(0.15 * (high - low), 1.0)
-    axes.set_xlim(max(0.0, low - 3 * margin), high + margin)
-    axes.set_xlabel("AP in points: mean (bar) and each seed (dot); the axis does not begin at 0")
+    axes.set_xlim(max(0.0, low - margin), high + margin)
+    axes.set_xlabel("AP in points: mean (mark) and each seed (dot); dashed: the baseline")
     axes.set_title(study.title)
     axes.spines[["top", "right"]].set_visible(False)
     written = io.BytesIO()
