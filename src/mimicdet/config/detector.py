@@ -172,7 +172,7 @@ class LossSettings(Section):
     refinement_boxes: NotNegative = 1.0
     """L1 of the refinement module's deltas on positive anchors."""
     s_classification: NotNegative = 1.0
-    """Cross-entropy of the S-head on the proposals with the highest loss."""
+    """Cross-entropy of the S-head on its classification samples."""
     s_boxes: NotNegative = 1.0
     """L1 of the S-head's deltas on positive proposals."""
     t_classification: NotNegative = 1.0

@@ -129,12 +129,7 @@ def detect_dataset(
     failure: str | None = None
     try:
         for batch in tqdm(loader, desc="evaluate", unit="batch", leave=False, disable=not progress or rank > 0):
-            sizes = [(height, width) for height, width in batch.sizes.tolist()]
-            for detections, size, original_size, image_id in zip(
-                detect(batch.to(device)), sizes, batch.original_sizes, batch.image_ids, strict=True
-            ):
-                boxes = to_original_pixels(detections.boxes, size, original_size)
-                found[image_id] = coco_results(image_id, detections._replace(boxes=boxes), category_ids)
+            found |= coco_results(batch, detect(batch.to(device)), category_ids)
     except UserError as error:  # the others must hear of it: they wait for this process's share
         failure = str(error)
     shares = _gather((found, failure), world_size)
@@ -159,8 +154,21 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def coco_results(image_id: int, detections: Detections, category_ids: Sequence[int]) -> list[dict[str, Any]]:
-    """An image's detections, boxes in its own pixels, in the form of COCO's results."""
+def coco_results(
+    batch: Batch, detections: Sequence[Detections], category_ids: Sequence[int]
+) -> dict[int, list[dict[str, Any]]]:
+    """COCO's results by image id, boxes in its original pixels, of the detections in each image of a batch."""
+    return {
+        image_id: _of_image(
+            image_id, found._replace(boxes=to_original_pixels(found.boxes, (height, width), original)), category_ids
+        )
+        for found, (height, width), original, image_id in zip(
+            detections, batch.sizes.tolist(), batch.original_sizes, batch.image_ids, strict=True
+        )
+    }
+
+
+def _of_image(image_id: int, detections: Detections, category_ids: Sequence[int]) -> list[dict[str, Any]]:
     return [
         {
             "image_id": image_id,

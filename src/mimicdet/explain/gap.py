@@ -18,7 +18,6 @@ from mimicdet.engine.evaluate import coco_results, evaluation_mode
 from mimicdet.files import make_folder, replace_file
 from mimicdet.models.decode import decode
 from mimicdet.models.dense import DenseOutput
-from mimicdet.models.detect import to_original_pixels
 from mimicdet.models.device import move_to
 from mimicdet.report.table import table
 from mimicdet.tasks.mimic_run import MimicRun
@@ -78,7 +77,6 @@ def measure_mixtures(
     )  # fmt: skip
     with evaluation_mode(task), torch.inference_mode():
         for batch in tqdm(loader, desc="gap", unit="batch", leave=False, disable=not progress):
-            sizes = [(height, width) for height, width in batch.sizes.tolist()]
             moved = batch.to(device)
             heads = task.outputs(moved.images, moved.sizes, top=inference.positions)
             for mixture, output in _mixtures(*heads):
@@ -86,11 +84,7 @@ def measure_mixtures(
                     output, moved.sizes, score_threshold=inference.score_threshold, nms_iou=inference.nms_iou,
                     max_detections=inference.max_detections, top=inference.positions,
                 )  # fmt: skip
-                for detections, size, original, image_id in zip(
-                    images, sizes, batch.original_sizes, batch.image_ids, strict=True
-                ):
-                    boxes = to_original_pixels(detections.boxes, size, original)
-                    rows = coco_results(image_id, detections._replace(boxes=boxes), category_ids)
+                for rows in coco_results(batch, images, category_ids).values():
                     found.setdefault(mixture, []).extend(rows)
     truth = dataset.to_coco()
     return {mixture: coco_metrics(truth, rows) for mixture, rows in found.items()}
