@@ -39,6 +39,7 @@ class Line:
     seconds: tuple[float, ...]
     difference: float | None  # from the baseline, over the seeds that both have
     interval: tuple[float, float] | None
+    by_seed: tuple[float, ...]  # each of those seeds' own difference
     published: str
 
 
@@ -57,11 +58,12 @@ def lines_of(study: Study, outcomes: Sequence[Outcome], dataset: DetectionDatase
         if not own:
             continue
         difference = interval = None
+        by_seed: tuple[float, ...] = ()
         shared = [o.job.seed for o in own if (study.baseline, o.job.seed) in judged]
         if study.baseline not in (None, run.name) and shared:
             sides = [[judged[name, seed] for seed in shared] for name in (run.name, study.baseline)]
-            means = [statistics.mean(100 * j.ap() for j in side) for side in sides]
-            difference = means[0] - means[1]
+            by_seed = tuple(100 * (one.ap() - other.ap()) for one, other in zip(*sides, strict=True))
+            difference = statistics.mean(by_seed)
             low, high = paired_interval(*sides, samples=samples)
             interval = (100 * low, 100 * high)
         numbers = {name: tuple(100 * o.metrics[name] for o in own) for name in ("AP", "AP50", "AP75")}
@@ -70,7 +72,7 @@ def lines_of(study: Study, outcomes: Sequence[Outcome], dataset: DetectionDatase
                 name=run.name, seeds=tuple(o.job.seed for o in own), ap=numbers["AP"], ap50=numbers["AP50"],
                 ap75=numbers["AP75"], teacher_ap=tuple(100 * o.teacher_ap for o in own if o.teacher_ap is not None),
                 seconds=tuple(o.seconds for o in own), difference=difference, interval=interval,
-                published=run.published,
+                by_seed=by_seed, published=run.published,
             )
         )  # fmt: skip
     return lines
@@ -83,7 +85,8 @@ def write_results(study: Study, lines: Sequence[Line], dataset: DetectionDataset
     about = (
         f"{dataset.split} of {dataset.root.name}: {len(dataset)} images. `{command}` on {_machine()}; {hours:.1f} "
         "hours of training. Last weights; mean and standard deviation over seeds; differences with the 95 % interval "
-        f"of a paired bootstrap over images.{_missing(study, lines)}"
+        "of a paired bootstrap over images. What other seeds would give is not in it; see each seed's difference."
+        f"{_missing(study, lines)}"
     )
     text = f"{study.about.strip()}\n\n" if study.about else ""
     markdown = f"## {study.title}\n\n{text}{about}\n\n![{study.title}](table.png)\n\n"
@@ -92,9 +95,9 @@ def write_results(study: Study, lines: Sequence[Line], dataset: DetectionDataset
     written = io.StringIO()
     writer = csv.writer(written, lineterminator="\n")
     names = ("seeds", "ap", "ap50", "ap75", "teacher_ap", "seconds")
-    writer.writerow(["name", *names, "difference", "low", "high", "published"])
+    writer.writerow(["name", *names, "by_seed", "difference", "low", "high", "published"])
     for line in lines:
-        listed = [" ".join(f"{value:.4g}" for value in getattr(line, name)) for name in names]
+        listed = [" ".join(f"{value:.4g}" for value in getattr(line, name)) for name in (*names, "by_seed")]
         low, high = line.interval or ("", "")
         writer.writerow(
             [line.name, *listed, "" if line.difference is None else line.difference, low, high, line.published]
@@ -118,7 +121,8 @@ def _missing(study: Study, lines: Sequence[Line]) -> str:
 def _cells(study: Study, lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
     has_teacher = any(line.teacher_ap for line in lines)
     has_published = any(line.published for line in lines)
-    header = ["run", "AP", "difference", "AP50", "AP75", "seeds", "minutes"]
+    has_seeds = any(len(line.by_seed) > 1 for line in lines)
+    header = ["run", "AP", "difference", *(["by seed"] if has_seeds else []), "AP50", "AP75", "seeds", "minutes"]
     header += ["T-head AP"] if has_teacher else []
     header += ["published"] if has_published else []
     rows = []
@@ -126,8 +130,10 @@ def _cells(study: Study, lines: Sequence[Line]) -> tuple[list[str], list[list[st
         change = "baseline" if line.name == study.baseline else _DASH
         if line.difference is not None and line.interval is not None:
             change = f"{line.difference:+.1f} [{line.interval[0]:+.1f}, {line.interval[1]:+.1f}]"
-        cells = [line.name, _spread(line.ap), change, _spread(line.ap50), _spread(line.ap75), str(len(line.seeds)),
-                 f"{statistics.mean(line.seconds) / 60:.1f}"]  # fmt: skip
+        cells = [line.name, _spread(line.ap), change]
+        cells += [" ".join(f"{value:+.1f}" for value in line.by_seed) or _DASH] if has_seeds else []
+        cells += [_spread(line.ap50), _spread(line.ap75), str(len(line.seeds))]
+        cells += [f"{statistics.mean(line.seconds) / 60:.1f}"]
         cells += [_spread(line.teacher_ap)] if has_teacher else []
         cells += [line.published or _DASH] if has_published else []
         rows.append(cells)
