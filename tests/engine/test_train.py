@@ -96,7 +96,8 @@ def test_the_records_of_a_run(result: TrainResult) -> None:
         parts = ("refinement_objectness", "refinement_boxes", "s_classification", "s_boxes", "t_classification",
                  "t_boxes", "mimic_classification", "mimic_boxes")  # fmt: skip
         assert record["loss"] == pytest.approx(sum(record[part] for part in parts), rel=1e-5)
-        assert record["mimic_rank"] >= 0  # logged, though its weight is 0
+        for part in ("mimic_rank", "mimic_soft_labels"):
+            assert record[part] >= 0  # logged, though its weight is 0
         assert 0 <= record["data_wait"] < 1
         assert record["seconds_per_step"] > 0
         assert any(name.startswith("diag/") for name in record)

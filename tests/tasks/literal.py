@@ -133,7 +133,7 @@ def _teacher_parts(task: MimicTask, batch: Batch, prepared: Prepared, dense: Hea
     if task.finer_level is not None:
         levels = [task.finer_level(refined.pyramid, batch.sizes), *levels[:-1]]
         strides = [2 ** (l - 1) for l in detector.pyramid.level_numbers]
-    classification, boxes, class_mimic, box_mimic, apart = [], [], [], [], []
+    classification, boxes, class_mimic, box_mimic, soft, apart = [], [], [], [], [], []
     ranked: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}  # by object: scores and IoUs of T-head, S-head
     for i, r in balanced(prepared, task.assign, k, task.assign.t_samples):
         position = int(prepared.proposals.positions[i, r])
@@ -158,6 +158,9 @@ def _teacher_parts(task: MimicTask, batch: Batch, prepared: Prepared, dense: Hea
             apart.append((scores[0] - scores[1]).square().mean().detach())
             class_mimic.append(class_distance(task.mimic.classification, teacher, student))
             box_mimic.append(distance(teacher.box_feature, student.box_feature))
+            heat = task.mimic.soft_temperature
+            p, q = (head.logits.div(heat).softmax(-1) for head in (teacher, student))
+            soft.append(heat**2 * (p * (p / q).log()).sum())
     sampled, mimicked = max(len(classification), 1), max(len(class_mimic), 1)
 
     def weighted(distances: list[Tensor]) -> list[Tensor]:
@@ -172,6 +175,7 @@ def _teacher_parts(task: MimicTask, batch: Batch, prepared: Prepared, dense: Hea
         "mimic_classification": total(weighted(class_mimic)) / mimicked,
         "mimic_boxes": total(weighted(box_mimic)) / mimicked,
         "mimic_rank": _rank(task, batch, ranked),
+        "mimic_soft_labels": total(weighted(soft)) / mimicked,
     }
 
 

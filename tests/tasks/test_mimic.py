@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mimicdet.config import LossSettings
 from mimicdet.data.batch import Batch, Sample, collate
 from mimicdet.models.decode import decode
 from mimicdet.models.dense import DenseOutput
@@ -23,7 +24,7 @@ from tests.tiny import gradients, on_canvas, sample, samples, tiny_batch, tiny_s
 
 PARTS = (
     "refinement_objectness", "refinement_boxes", "s_classification", "s_boxes", "t_classification", "t_boxes",
-    "mimic_classification", "mimic_boxes", "mimic_rank",
+    "mimic_classification", "mimic_boxes", "mimic_rank", "mimic_soft_labels",
 )  # fmt: skip
 SINGLE = {"model": {"head_paths": "single"}}
 
@@ -55,6 +56,8 @@ def make(dtype: torch.dtype = torch.float64, **sections: Any) -> MimicTask:
             "mimic": {"rank_which": "classification", "rank_temperature": 0.3, "detach_teacher": False},
             "loss": {"mimic_rank": 50.0},
         },
+        {"mimic": {"soft_temperature": 3.0, "weighting": "prediction"}, "loss": {"mimic_soft_labels": 2.0}},
+        {"mimic": {"detach_teacher": False, "negatives": False}, "loss": {"mimic_soft_labels": 9.0}},
         {"assign": {"s_class_choice": "balanced"}},
         {"assign": {"s_class_choice": "balanced", "s_class_samples": 9, "t_positive_fraction": 0.5}},
         {"assign": {"t_samples": 10, "t_positive_fraction": 0.5, "s_box_normalizer": "positives"}},
@@ -184,7 +187,11 @@ def test_features_that_agree_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> No
         ("mimic", {"classification": "feature"}, ("mimic_classification",)),
         ("mimic", {"classification": "both"}, ("mimic_classification",)),
         ("mimic", {"classification": "centred_logits"}, ("mimic_classification",)),
-        ("mimic", {"negatives": False}, MIMIC),
+        ("mimic", {"negatives": False}, (*MIMIC, "mimic_soft_labels")),
+        ("mimic", {"weighting": "prediction"}, (*MIMIC, "mimic_soft_labels")),
+        ("mimic", {"rank_temperature": 0.5}, ("mimic_rank",)),
+        ("mimic", {"rank_which": "classification"}, ("mimic_rank",)),
+        ("mimic", {"soft_temperature": 2.0}, ("mimic_soft_labels",)),
         ("mimic", {"detach_teacher": False}, ()),
         *[("loss", {name: 3.0}, ()) for name in PARTS],
     ],
@@ -204,7 +211,8 @@ def test_each_setting_changes_what_it_is_about_and_nothing_else(
         assert moved == (name in changed), name
     if section == "loss":
         (name,) = changes
-        torch.testing.assert_close(after["loss"], before["loss"] + 2 * before[name])
+        default = LossSettings.model_fields[name].default
+        torch.testing.assert_close(after["loss"], before["loss"] + (3 - default) * before[name])
 
 
 def test_a_weight_of_zero_leaves_the_other_losses_alone() -> None:

@@ -162,10 +162,12 @@ class MimicSettings(Section):
     """What `loss.mimic_rank` ranks an object's boxes by: scores, IoUs, or each in turn (summed)."""
     rank_temperature: Positive = 1.0
     """Of its softmax over an object's boxes."""
+    soft_temperature: Positive = 1.0
+    """Of both heads' softmax over the classes in `loss.mimic_soft_labels`."""
 
 
 class LossSettings(Section):
-    """Weights of the eight parts of the loss; a part of weight 0 is still computed and logged, without gradient."""
+    """Weights of the parts of the loss; a part of weight 0 is still computed and logged, without gradient."""
 
     refinement_objectness: NotNegative = 1.0
     """Binary cross-entropy of the refinement module: which positions lie on an object."""
@@ -185,6 +187,8 @@ class LossSettings(Section):
     """Distance of S-head and T-head on the regression path."""
     mimic_rank: NotNegative = 0.0
     """Rank Mimicking of the T-head over the sampled boxes of each object (ours)."""
+    mimic_soft_labels: NotNegative = 0.0
+    """Divergence of the S-head's class scores from the T-head's on the mimicked boxes (ours)."""
 
 
 class OneStageSettings(Section):

@@ -1,4 +1,7 @@
-"""A teacher's scores as targets for the student's: (..., K) classes that are scored each by itself."""
+"""A teacher's scores as targets for the student's (Hinton et al., 2015).
+
+Divergences are multiplied by the temperature's square, so that their gradients do not depend on it to first order.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,10 @@ from torch import Tensor
 
 
 def soft_label_divergences(teacher: Tensor, student: Tensor, *, temperature: float) -> Tensor:
-    """KL(teacher || student) of each class's Bernoulli distribution: logits (..., K) twice -> (..., K).
+    """Of classes scored each by itself, KL(teacher || student) of each: logits (..., K) twice -> (..., K).
 
     Args:
-        temperature: T > 0; scores are sigmoid(logits / T). The result is multiplied by T^2, so that its gradient does
-            not depend on T to first order (Hinton et al., 2015).
+        temperature: T > 0; scores are sigmoid(logits / T).
     """
     target = (teacher / temperature).sigmoid()
     logits = student / temperature
@@ -19,3 +21,13 @@ def soft_label_divergences(teacher: Tensor, student: Tensor, *, temperature: flo
     # The teacher's own entropy, so that the divergence is 0 where both agree
     own = F.binary_cross_entropy_with_logits(teacher / temperature, target, reduction="none")
     return (cross - own) * temperature**2
+
+
+def class_divergences(teacher: Tensor, student: Tensor, *, temperature: float) -> Tensor:
+    """Of classes that exclude each other, KL(teacher || student): logits (..., K+1) twice -> (...).
+
+    Args:
+        temperature: T > 0; scores are softmax(logits / T).
+    """
+    log_t, log_s = ((logits / temperature).log_softmax(-1) for logits in (teacher, student))
+    return F.kl_div(log_s, log_t, reduction="none", log_target=True).sum(-1) * temperature**2

@@ -15,6 +15,7 @@ from mimicdet.losses.detection import box_loss, class_losses
 from mimicdet.losses.feature_imitation import prediction_difference
 from mimicdet.losses.mimic import class_mimic_distances, cosine_distances
 from mimicdet.losses.rank_mimic import rank_divergences, rank_loss
+from mimicdet.losses.soft_labels import class_divergences
 from mimicdet.models.decode import Detections, decode
 from mimicdet.models.dense import DenseOutput
 from mimicdet.models.flips import Flips, detect_in_views
@@ -99,6 +100,7 @@ class MimicTask(nn.Module):
             "mimic_classification": (class_distance * weight).sum() / counts[4],
             "mimic_boxes": (box_distance * weight).sum() / counts[4],
             "mimic_rank": self._rank(batch, teacher, student, boxes, wanted, image, match),
+            "mimic_soft_labels": (self._divergences(teacher, student) * weight).sum() / counts[4],
         }
         return (
             total(parts, self.loss)
@@ -236,3 +238,8 @@ class MimicTask(nn.Module):
             student_feature=student.class_feature,
         )
         return class_distance, cosine_distances(teacher.box_feature, student.box_feature)
+
+    def _divergences(self, teacher: HeadOutput, student: HeadOutput) -> Tensor:
+        """Of the S-head's class scores from the T-head's, (N,)."""
+        theirs = teacher.logits.detach() if self.mimic.detach_teacher else teacher.logits
+        return class_divergences(theirs, student.logits, temperature=self.mimic.soft_temperature)
