@@ -1,4 +1,4 @@
-"""Whose scores with whose boxes: against what training itself measured of both heads, and by hand."""
+"""Parts of one head with parts of the other: against what training itself measured of both heads, and by hand."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mimicdet.data.dataset import DetectionDataset
 from mimicdet.engine.evaluate import evaluate_with
 from mimicdet.engine.metrics_file import read_metrics
 from mimicdet.engine.train import train
-from mimicdet.explain.gap import ADJUSTED, S_HEAD, T_HEAD, measure_mixtures
+from mimicdet.explain.gap import ADJUSTED, S_HEAD, T_HEAD, Mixture, measure_mixtures, mix_scores
 from mimicdet.models.decode import decode
 from mimicdet.tasks.mimic_run import read_mimic_run
 from tests.commands.test_end_to_end import write_split
@@ -39,10 +39,10 @@ def run(data: DetectionDataset, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def test_each_head_with_its_own_boxes_is_what_training_measured(run: Path, data: DetectionDataset) -> None:
     mixtures = measure_mixtures(read_mimic_run(run), data, device=torch.device("cpu"))
-    assert len(mixtures) == 6
+    assert len(mixtures) == 10
     last = [record for record in read_metrics(run / "metrics.jsonl") if record["kind"] == "eval"][-1]
-    assert mixtures[S_HEAD, S_HEAD].to_json()["AP"] == pytest.approx(last["AP"], abs=1e-9)
-    assert mixtures[T_HEAD, T_HEAD].to_json()["AP"] == pytest.approx(last["teacher/AP"], abs=1e-9)
+    assert mixtures[Mixture(S_HEAD, S_HEAD, S_HEAD)].to_json()["AP"] == pytest.approx(last["AP"], abs=1e-9)
+    assert mixtures[Mixture(T_HEAD, T_HEAD, T_HEAD)].to_json()["AP"] == pytest.approx(last["teacher/AP"], abs=1e-9)
     assert last["AP"] > 0
     assert last["teacher/AP"] > 0
     assert len({m.to_json()["AP"] for m in mixtures.values()}) > 4
@@ -61,8 +61,20 @@ def test_the_t_heads_boxes_with_the_s_heads_scores(run: Path, data: DetectionDat
         data, shorter_side=inference.shorter_side, longer_side=inference.longer_side,
     )  # fmt: skip
     mixtures = measure_mixtures(trained, data, device=torch.device("cpu"))
-    assert mixtures[S_HEAD, T_HEAD].to_json()["AP"] == own.to_json()["AP"]
-    assert mixtures[S_HEAD, ADJUSTED].to_json()["AP"] != own.to_json()["AP"]
+    assert mixtures[Mixture(S_HEAD, S_HEAD, T_HEAD)].to_json()["AP"] == own.to_json()["AP"]
+    assert mixtures[Mixture(S_HEAD, S_HEAD, ADJUSTED)].to_json()["AP"] != own.to_json()["AP"]
+
+
+def test_scores_of_two_heads() -> None:
+    ours, theirs = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    mixed = mix_scores(ours, theirs).softmax(-1)
+    p, q = ours.softmax(-1), theirs.softmax(-1)
+    for row in range(5):
+        assert mixed[row, 3].item() == pytest.approx(p[row, 3].item())
+        for k in range(3):
+            expected = (1 - p[row, 3]) * q[row, k] / (1 - q[row, 3])
+            assert mixed[row, k].item() == pytest.approx(expected.item())
+    torch.testing.assert_close(mix_scores(ours, ours).softmax(-1), p)
 
 
 def test_the_command(run: Path, data: DetectionDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,9 +82,9 @@ def test_the_command(run: Path, data: DetectionDataset, tmp_path: Path, capsys: 
     assert main(words) == 0
     printed = capsys.readouterr().out
     with (tmp_path / "gap/gap.csv").open() as file:
-        rows = {(row["scores"], row["boxes"]): float(row["AP"]) for row in csv.DictReader(file)}
+        rows = {(row["foreground"], row["classes"], row["boxes"]): float(row["AP"]) for row in csv.DictReader(file)}
     last = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()][-1]
-    assert rows[S_HEAD, S_HEAD] == pytest.approx(100 * last["AP"], abs=0.06)
+    assert rows[S_HEAD, S_HEAD, S_HEAD] == pytest.approx(100 * last["AP"], abs=0.06)
     assert f"keeps {last['AP'] / last['teacher/AP']:.0%} of the T-head's AP" in printed
     assert "T-head" in (tmp_path / "gap/gap.md").read_text()
 

@@ -1,13 +1,19 @@
-"""Where the S-head loses against the T-head: the scores of each with the boxes of each, at the same positions."""
+"""What the S-head loses against the T-head: the parts of each with the parts of the other, at the same positions.
+
+A score is made of two parts: that there is an object at all, and which class it has if there is one.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from mimicdet.data.dataset import DetectionDataset
@@ -23,8 +29,14 @@ from mimicdet.report.table import table
 from mimicdet.tasks.mimic_run import MimicRun
 
 S_HEAD, T_HEAD, ADJUSTED = "S-head", "T-head", "adjusted"
-Mixture = tuple[str, str]
-"""Whose scores, whose boxes."""
+
+
+class Mixture(NamedTuple):
+    """Which head each part comes from."""
+
+    foreground: str
+    classes: str
+    boxes: str  # ADJUSTED: neither
 
 
 def explain_gap(
@@ -41,13 +53,15 @@ def explain_gap(
     where = move_to(run.task, device)
     make_folder(out)
     measured = measure_mixtures(run, dataset, device=where, progress=progress)
-    header = ["scores", "boxes", "AP", "AP50", "AP75"]
-    rows = [[*mixture, *(f"{100 * m.to_json()[name]:.1f}" for name in header[2:])] for mixture, m in measured.items()]
-    ours, theirs = (measured[head, head].to_json()["AP"] for head in (S_HEAD, T_HEAD))
+    names = ("AP", "AP50", "AP75")
+    header = [*Mixture._fields, *names]
+    rows = [[*mixture, *(f"{100 * m.to_json()[name]:.1f}" for name in names)] for mixture, m in measured.items()]
+    ours, theirs = (measured[Mixture(head, head, head)].to_json()["AP"] for head in (S_HEAD, T_HEAD))
     kept = f"The S-head keeps {ours / theirs:.0%} of the T-head's AP." if theirs > 0 else "The T-head finds nothing."
     about = (
         f"{dataset.split} of {dataset.root.name}: {len(dataset)} images. Both heads at the same positions, the best by "
-        "refinement score, with the same suppression; adjusted: the boxes of the refinement module, which both move."
+        "refinement score, with the same suppression; foreground: that there is an object, classes: which one if there "
+        "is, adjusted: the boxes of the refinement module, which both move."
     )
     markdown = f"## S-head and T-head\n\n{about}\n\n{table(header, rows, style='markdown')}\n\n{kept}\n"
     replace_file(out / "gap.md", markdown.encode())
@@ -92,7 +106,21 @@ def measure_mixtures(
 
 def _mixtures(student: DenseOutput, teacher: DenseOutput) -> Iterator[tuple[Mixture, DenseOutput]]:
     adjusted = student.adjusted_boxes.gather(1, student.positions[..., None].expand(-1, -1, 4))
+    logits = {S_HEAD: student.logits, T_HEAD: teacher.logits}
     boxes = {ADJUSTED: adjusted, S_HEAD: student.boxes, T_HEAD: teacher.boxes}
-    for scores, head in ((S_HEAD, student), (T_HEAD, teacher)):
-        for name, own in boxes.items():
-            yield (scores, name), head._replace(boxes=own)
+    for foreground, classes, place in product(logits, logits, boxes):
+        own = foreground == classes
+        scores = logits[classes] if own else mix_scores(logits[foreground], logits[classes])
+        if own or place != ADJUSTED:
+            yield Mixture(foreground, classes, place), student._replace(logits=scores, boxes=boxes[place])
+
+
+def mix_scores(foreground: Tensor, classes: Tensor) -> Tensor:
+    """Log-probabilities with the background of one head and the classes, given an object, of another.
+
+    Args:
+        foreground, classes: logits (..., K+1), the last of the background.
+    """
+    own = foreground.log_softmax(-1)
+    there = own[..., :-1].logsumexp(-1, keepdim=True)
+    return torch.cat([there + classes[..., :-1].log_softmax(-1), own[..., -1:]], dim=-1)
