@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from mimicdet.config import OptimSettings
+from mimicdet.build import build_model
+from mimicdet.config import Family, OptimSettings, Settings
 from mimicdet.engine.optim import freeze_by_settings, lr_at, make_optimizer, parameter_groups, set_lr
+from mimicdet.tasks import build_task
 
 
 class Task(nn.Module):
@@ -83,6 +85,26 @@ def test_adamw_spares_biases_and_normalisation_and_slows_the_backbone() -> None:
     optimizer = make_optimizer(task, settings)
     set_lr(optimizer, 0.5)
     assert {g["lr"] for g in optimizer.param_groups} == {0.1, 0.5}
+
+
+def test_the_head_that_ships_may_learn_faster() -> None:
+    task = Task()
+    groups = parameter_groups(task, optim(optimizer="adamw", head_lr_factor=4.0, backbone_lr_factor=0.5))
+    assert sizes(groups) == {(0.5, 0.0): 4, (0.5, 1e-4): 4 + 5, (4.0, 1e-4): 6, (4.0, 0.0): 3, (1.0, 1e-4): 4,
+                             (1.0, 0.0): 2}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", get_args(Family))
+def test_every_family_has_a_head(family: Family) -> None:
+    model = {"family": family, "weights": "random", "backbone": "tf_efficientnet_lite0.in1k", "pyramid_channels": 32}
+    settings = Settings.model_validate({"task": "detect", "model": model, "optim": {"head_lr_factor": 3.0}})
+    task = build_task(settings, build_model(settings.model, num_classes=2, pretrained=False))
+    fast = [g["params"] for g in parameter_groups(task, settings.optim) if g["lr_factor"] == 3]
+    names = {name for name, p in task.named_parameters() for group in fast for q in group if p is q}  # type: ignore[attr-defined]
+    assert names
+    assert {name.split(".")[1] for name in names} <= {"s_head", "head", "roi_heads"}
+    others = {name.split(".")[1] for name, p in task.named_parameters() if p.requires_grad and name not in names}
+    assert others <= {"backbone", "pyramid", "refinement", "rpn"}
 
 
 def test_factor_zero_freezes_the_backbone() -> None:

@@ -53,6 +53,9 @@ class OptimSettings(Section):
     """Pull of the weights towards zero; AdamW spares biases and normalisation."""
     backbone_lr_factor: NotNegative = 1.0
     """Backbone parameters learn at this multiple of the learning rate."""
+    head_lr_factor: Positive = 1.0
+    """The head that ships (S-head, branches of a one-stage detector, Faster R-CNN's second stage) learns at this
+    multiple of the learning rate. With AdamW a layer of few inputs moves its output less a step than one of many."""
     schedule: Literal["step", "cosine", "constant"] = "step"
     """How the learning rate falls after warm-up: in steps at `milestones`, as half a cosine to zero, or not at all."""
     milestones: tuple[Positive, ...] = (8.0, 11.0)

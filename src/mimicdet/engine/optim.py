@@ -12,6 +12,8 @@ from torch import nn
 
 from mimicdet.config import OptimSettings
 
+_HEADS = ("detector.s_head", "detector.head", "detector.roi_heads")
+
 
 def freeze_by_settings(task: nn.Module, settings: OptimSettings) -> None:
     """Freezes every backbone where ``optim.backbone_lr_factor`` is 0: no gradient is computed for it at all."""
@@ -29,12 +31,20 @@ def parameter_groups(task: nn.Module, settings: OptimSettings) -> list[dict[str,
     Returns:
         Groups for a torch optimiser; each besides has its ``lr_factor``. Empty ones are left out.
     """
-    backbone = {id(parameter) for module in _backbones(task) for parameter in module.parameters()}
+    factors = {
+        id(parameter): factor
+        for modules, factor in (
+            (_heads(task), settings.head_lr_factor),
+            (_backbones(task), settings.backbone_lr_factor),
+        )
+        for module in modules
+        for parameter in module.parameters()
+    }
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for parameter in task.parameters():
         if not parameter.requires_grad:
             continue
-        factor = settings.backbone_lr_factor if id(parameter) in backbone else 1.0
+        factor = factors.get(id(parameter), 1.0)
         decay = 0.0 if settings.optimizer == "adamw" and parameter.ndim <= 1 else settings.weight_decay
         groups.setdefault((factor, decay), []).append(parameter)
     return [
@@ -80,3 +90,8 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 def _backbones(task: nn.Module) -> list[nn.Module]:
     """The detector's, and the T-head's own where it has one."""
     return [module for name, module in task.named_modules() if name.rpartition(".")[2] == "backbone"]
+
+
+def _heads(task: nn.Module) -> list[nn.Module]:
+    """The detector's own: MimicDet's, a one-stage detector's or a two-stage one's."""
+    return [module for name, module in task.named_modules() if name in _HEADS]
