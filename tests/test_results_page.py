@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from mimicdet.study.judged import Judged
+from mimicdet.study.plan import plan, read_study
+
 DOCS = Path(__file__).parent.parent / "docs"
+STUDIES = DOCS.parent / "studies"
+TABLES = sorted(file.parent for file in (DOCS / "results").glob("*/table.md"))
 
 
 def test_the_page_is_what_the_studies_say() -> None:
@@ -14,9 +23,27 @@ def test_the_page_is_what_the_studies_say() -> None:
     assert done.returncode == 0, "run: python docs/make_results.py"
 
 
-def test_every_table_has_its_study_and_its_picture() -> None:
-    for file in (DOCS / "results").glob("*.table.md"):
-        name = file.name.removesuffix(".table.md")
-        assert (DOCS.parent / "studies" / f"{name}.yaml").is_file()
-        assert (DOCS / "results" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-        assert (DOCS / "results" / f"{name}.csv").is_file()
+@pytest.mark.parametrize("folder", TABLES, ids=lambda folder: folder.name)
+def test_every_table_has_its_study_and_its_picture(folder: Path) -> None:
+    assert (STUDIES / f"{folder.name}.yaml").is_file()
+    assert (folder / "table.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "table.csv").is_file()
+
+
+@pytest.mark.parametrize("folder", TABLES, ids=lambda folder: folder.name)
+def test_the_figures_are_those_of_the_detections(folder: Path) -> None:
+    """Each seed's AP, from what became of each of its detections."""
+    kept = {file.parent.relative_to(folder): file for file in folder.glob("*/seed*/judged.npz")}
+    if not kept:
+        pytest.skip(f"{folder.name} was made before the evidence was kept beside the tables")
+    with (folder / "table.csv").open() as file:
+        lines = {line["name"]: line for line in csv.DictReader(file)}
+    study = STUDIES / f"{folder.name}.yaml"
+    jobs = [j for j in plan(read_study(study), study, folder) if j.folder.relative_to(folder) in kept]
+    assert len(jobs) == len(kept) == sum(len(line["seeds"].split()) for line in lines.values())
+    for job in jobs:
+        ap = 100 * Judged.load(kept[job.folder.relative_to(folder)]).ap()
+        line = lines[job.run]
+        listed = dict(zip(line["seeds"].split(), line["ap"].split(), strict=True))[str(job.seed)]
+        assert float(listed) == pytest.approx(ap, rel=1e-3)
+        assert json.loads((job.folder / "result.json").read_text())["metrics"]["AP"] == pytest.approx(ap / 100)

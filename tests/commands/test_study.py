@@ -11,6 +11,7 @@ import pytest
 
 from mimicdet.cli import main
 from mimicdet.settings_file import dump_settings
+from mimicdet.study.outcome import JUDGED, RESULT
 from tests.commands.test_end_to_end import write_split
 from tests.engine.test_distill import student
 from tests.engine.toy import toy_data
@@ -95,6 +96,24 @@ def test_a_finished_study_may_be_moved(
     assert "taught" in text
     assert "Not trained yet: alone (seed 1)." in text
     assert "Not trained yet" not in (finished / "out/table.md").read_text()
+
+
+def test_the_table_needs_neither_weights_nor_detections(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What docs/results keeps of a study is enough for its table."""
+    for source in finished.glob("out/*/seed?"):
+        target = tmp_path / "out" / source.relative_to(finished / "out")
+        target.mkdir(parents=True)
+        for name in (RESULT, JUDGED):
+            shutil.copy(source / name, target)
+    words = ["study", str(finished / "toy.yaml"), "--out", str(tmp_path / "out"), "--samples", "20", "--table"]
+    assert main(words) == 0
+    assert (tmp_path / "out/table.csv").read_bytes() == (finished / "out/table.csv").read_bytes()
+    capsys.readouterr()
+    (tmp_path / "out/alone/seed1" / RESULT).write_text("{")
+    assert main(words) == 2
+    assert "seed1/result.json is damaged" in capsys.readouterr().err
 
 
 def test_a_study_beside_takes_over_what_is_finished(

@@ -1,98 +1,20 @@
-"""The bootstrap's AP against COCO's own evaluation, and its intervals against what is known."""
+"""The bootstrap's intervals against what is known."""
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
-import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-from mimicdet.engine.coco_metrics import coco_metrics
-from mimicdet.study.bootstrap import Judged, paired_interval
-
-
-def draw(
-    seed: int, *, images: int = 6, noise: float = 6.0, crowd: float = 0.1
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Objects of three classes, and detections near most of them besides some anywhere; scores of two decimals tie."""
-    rng = np.random.default_rng(seed)
-    annotations, detections = [], []
-    for i in range(images):
-        for _ in range(rng.integers(0, 7)):
-            x, y, w, h = rng.uniform([0, 0, 10, 10], [150, 150, 60, 60])
-            category = int(rng.integers(1, 4))
-            annotations.append({"id": len(annotations) + 1, "image_id": i * 7, "category_id": category,
-                                "bbox": [x, y, w, h], "area": w * h, "iscrowd": int(rng.random() < crowd)})  # fmt: skip
-            for _ in range(rng.integers(0, 3)):
-                box = np.array([x, y, w, h]) + rng.normal(0, noise, 4)
-                box[2:] = box[2:].clip(2)
-                detections.append({"image_id": i * 7, "category_id": category, "bbox": box.tolist(),
-                                   "score": round(float(rng.random()), 3)})  # fmt: skip
-        for _ in range(rng.integers(0, 4)):
-            detections.append({"image_id": i * 7, "category_id": int(rng.integers(1, 4)),
-                               "bbox": rng.uniform([0, 0, 10, 10], [150, 150, 60, 60]).tolist(),
-                               "score": round(float(rng.random()), 3)})  # fmt: skip
-    truth = {
-        "images": [{"id": i * 7} for i in range(images)],
-        "annotations": annotations,
-        "categories": [{"id": k, "name": str(k)} for k in (1, 2, 3)],
-    }
-    return truth, detections
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**30))
-def test_ap_is_cocos(seed: int) -> None:
-    truth, detections = draw(seed)
-    expected = coco_metrics(truth, detections)["AP"]
-    assert Judged(truth, detections).ap() == pytest.approx(expected, abs=1e-9)
-
-
-@settings(max_examples=20, deadline=None)
-@given(st.integers(0, 2**30))
-def test_an_image_drawn_twice_is_two_images(seed: int) -> None:
-    truth, detections = draw(seed)
-    times = np.random.default_rng(seed).integers(0, 3, len(truth["images"]))
-    many: dict[str, Any] = {"images": [], "annotations": [], "categories": truth["categories"]}
-    found = []
-    for image, number in zip(truth["images"], times, strict=True):
-        for copy in range(number):
-            name = 1000 * copy + image["id"]
-            many["images"].append({"id": name})
-            many["annotations"] += [
-                a | {"image_id": name} for a in truth["annotations"] if a["image_id"] == image["id"]
-            ]
-            found += [d | {"image_id": name} for d in detections if d["image_id"] == image["id"]]
-    # Equal scores of different images may come in another order
-    scores = [d["score"] for d in found]
-    if len(set(scores)) * max(times.max(), 1) < len(scores):
-        return
-    expected = coco_metrics(many, found)["AP"]
-    assert Judged(truth, detections).ap(times) == pytest.approx(expected, abs=0.02)
-
-
-def test_a_hundred_detections_of_a_class_count() -> None:
-    truth, _ = draw(0, images=1)
-    many = [{"image_id": 0, "category_id": 1, "bbox": [i, 0, 30, 30], "score": 1 - i / 1000} for i in range(150)]
-    assert Judged(truth, many).ap() == pytest.approx(coco_metrics(truth, many)["AP"], abs=1e-9)
+from mimicdet.study.bootstrap import paired_interval
+from mimicdet.study.judged import judge
+from tests.study.test_judged import draw
 
 
 def test_intervals() -> None:
     """Nothing between a detector and itself; a clearly better one lies above nothing; the mean lies inside."""
     truth, worse = draw(3, images=40, noise=9.0)
     _, better = draw(3, images=40, noise=2.0)
-    first, second = Judged(truth, better), Judged(truth, worse)
+    first, second = judge(truth, better), judge(truth, worse)
     assert paired_interval([first], [first], samples=50) == (0.0, 0.0)
     low, high = paired_interval([first], [second], samples=200)
     assert 0 < low < first.ap() - second.ap() < high
     assert paired_interval([first], [second], samples=200) == (low, high)
     wide = paired_interval([first], [second], samples=200, level=0.5)
     assert low < wide[0] < wide[1] < high
-
-
-def test_nothing_found_and_nothing_there() -> None:
-    truth, _ = draw(0)
-    assert Judged(truth, []).ap() == 0
-    assert Judged(truth | {"annotations": []}, []).ap() == -1

@@ -81,6 +81,26 @@ def test_a_student_waits_for_every_seed_of_its_teacher(run: Any) -> None:
     assert trainings.log.index("student, seed 0") > max(trainings.log.index(f"teacher, seed {s}") for s in (0, 1))
 
 
+@pytest.mark.parametrize(("own", "expected"), [(None, str(max(1, (os.cpu_count() or 1) // 2))), ("3", "3")])
+def test_the_cores_are_shared_unless_the_user_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, own: str | None, expected: str
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if own:
+        monkeypatch.setenv("OMP_NUM_THREADS", own)
+    real = subprocess.Popen
+    child = [sys.executable, "-c", "import os; print(os.environ['OMP_NUM_THREADS'])"]
+    monkeypatch.setattr("subprocess.Popen", lambda words, **options: real(child, **options))
+
+    def finish(job: Job, seats: Any, data: Any, reuse: bool) -> None:
+        with (tmp_path / "log").open("w") as log:
+            seats.run(seats.take(), ["train"], log)
+
+    monkeypatch.setattr(module, "_finish", finish)
+    execute([job("alone")], None, parallel=2, reuse=True)  # type: ignore[arg-type]
+    assert (tmp_path / "log").read_text().strip() == expected
+
+
 def test_a_failed_teacher_has_no_students(run: Any) -> None:
     trainings = Trainings(fails=("teacher, seed 0",))
     jobs = [job("teacher"), job("student", 0, "teacher"), job("its student", 0, "student"), job("alone")]

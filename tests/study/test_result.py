@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from mimicdet.engine.coco_metrics import coco_metrics
+from mimicdet.study.judged import judge
 from mimicdet.study.outcome import Outcome
 from mimicdet.study.plan import Study, plan
 from mimicdet.study.result import Line, lines_of, write_results
-from tests.study.test_bootstrap import draw
+from tests.study.test_judged import draw
 
 SEEDS = (0, 1, 2)
 
@@ -59,8 +60,9 @@ def lines(drawn: Drawn) -> list[Line]:
         for seed in seeds:
             found = noisy(run, seed)
             metrics = coco_metrics(drawn.truth, found).to_json()
-            outcomes.append(Outcome(jobs[run, seed], metrics, found, 60.0, None))
-    return lines_of(given, outcomes, drawn, samples=20)  # type: ignore[arg-type]
+            machine = "a slow machine" if seed == 2 else "a fast machine"
+            outcomes.append(Outcome(jobs[run, seed], metrics, judge(drawn.truth, found), 60.0, None, machine))
+    return lines_of(given, outcomes, samples=20)
 
 
 def test_differences_of_each_seed(lines: list[Line], drawn: Drawn) -> None:
@@ -89,6 +91,13 @@ def test_the_table_shows_them(lines: list[Line], drawn: Drawn, tmp_path: Path) -
         kept = {row["name"]: row["by_seed"] for row in csv.DictReader(file)}
     assert [float(value) for value in kept["after"].split()] == pytest.approx(lines[1].by_seed, rel=1e-3)
     assert kept["before"] == ""
+
+
+def test_every_machine_is_named_once(lines: list[Line], drawn: Drawn, tmp_path: Path) -> None:
+    write_results(study(), lines, drawn, "mimicdet study FILE", tmp_path)  # type: ignore[arg-type]
+    assert "on a fast machine; a slow machine; " in (tmp_path / "table.md").read_text()
+    write_results(study(), lines[2:], drawn, "mimicdet study FILE", tmp_path)  # type: ignore[arg-type]
+    assert "on a slow machine; " in (tmp_path / "table.md").read_text()
 
 
 def test_one_seed_needs_no_column(lines: list[Line], drawn: Drawn, tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ class Study:
         outcomes = [found for job in everything if (found := read_outcome(job, data)) is not None]
         if outcomes:
             command = shlex.join(["mimicdet", "study", *(word for word in sys.argv[2:] if word != "--table")])
-            lines = lines_of(study, outcomes, val_set, samples=self.samples)
+            lines = lines_of(study, outcomes, samples=self.samples)
             print(f"\n{write_results(study, lines, val_set, command, out)}\n\n{out / 'table.md'}, .csv and .png")
         else:
             print("no run is finished yet")

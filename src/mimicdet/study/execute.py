@@ -140,7 +140,7 @@ class _Seats:
             visible = os.environ.get("CUDA_VISIBLE_DEVICES")
             names = visible.split(",") if visible else [str(i) for i in range(self._gpus)]
             return {**os.environ, "CUDA_VISIBLE_DEVICES": names[seat % self._gpus]}
-        return {**os.environ, "OMP_NUM_THREADS": str(self._threads)}
+        return {"OMP_NUM_THREADS": str(self._threads), **os.environ}  # a user's own choice goes before ours
 
 
 def _finish(job: Job, seats: _Seats, data: Data, reuse: bool) -> str | None:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from mimicdet.data.dataset import DetectionDataset
 from mimicdet.data.fingerprint import fingerprint
@@ -17,9 +22,10 @@ from mimicdet.engine.run_folder import RunFolder
 from mimicdet.errors import UserError
 from mimicdet.files import replace_file
 from mimicdet.settings_file import dump_settings, parse_settings
+from mimicdet.study.judged import Judged, judge
 from mimicdet.study.plan import Job
 
-RESULT, DETECTIONS = "result.json", "detections.json"
+RESULT, DETECTIONS, JUDGED = "result.json", "detections.json", "judged.npz"
 
 
 @dataclass(frozen=True)
@@ -44,9 +50,10 @@ class Outcome:
 
     job: Job
     metrics: dict[str, Any]  # as ``Metrics.to_json``
-    detections: list[dict[str, Any]]  # COCO results on the validation split
+    judged: Judged  # its detections on the validation split
     seconds: float  # of training
     teacher_ap: float | None  # of the T-head at the last evaluation, where it was evaluated
+    machine: str  # that measured it
 
 
 def is_finished(job: Job, data: Data) -> bool:
@@ -63,19 +70,21 @@ def read_outcome(job: Job, data: Data) -> Outcome | None:
     result = _result(job, data)
     if result is None:
         return None
-    detections = json.loads((job.folder / DETECTIONS).read_text(encoding="utf-8"))
-    return Outcome(job, result["metrics"], detections, result["seconds"], result["teacher_ap"])
+    judged = Judged.load(job.folder / JUDGED)
+    return Outcome(job, result["metrics"], judged, result["seconds"], result["teacher_ap"], result["machine"])
 
 
 def write_outcome(job: Job, data: Data) -> dict[str, Any]:
     """Measures the detections of a trained job, which then is finished; its metrics."""
-    found = json.loads((job.folder / DETECTIONS).read_text(encoding="utf-8"))
-    metrics = coco_metrics(data.val_set.to_coco(), found).to_json()
+    found, truth = json.loads((job.folder / DETECTIONS).read_text(encoding="utf-8")), data.val_set.to_coco()
+    metrics = coco_metrics(truth, found).to_json()
+    judge(truth, found).save(job.folder / JUDGED)
     records = read_metrics(RunFolder(job.folder).metrics_file)
     seconds = max((r["seconds"] for r in records if r["kind"] == "train"), default=0.0)
     evaluations = [r for r in records if r["kind"] == "eval"]
     teacher = evaluations[-1].get("teacher/AP") if evaluations else None
-    result = {**conditions(job, data), "metrics": metrics, "seconds": seconds, "teacher_ap": teacher}
+    outcome = {"metrics": metrics, "seconds": seconds, "teacher_ap": teacher, "machine": _machine()}
+    result = {**conditions(job, data), **outcome}
     replace_file(job.folder / RESULT, json.dumps(result, indent=1).encode())
     return metrics
 
@@ -83,6 +92,15 @@ def write_outcome(job: Job, data: Data) -> dict[str, Any]:
 def conditions(job: Job, data: Data) -> dict[str, str]:
     """What an outcome depends on; teachers by their place in the study's folder, which may lie anywhere."""
     return {"settings": _without_folder(job, dump_settings(job.settings)), "data": data.fingerprint}
+
+
+def read_result(file: Path) -> dict[str, Any]:
+    """A ``result.json``; UserError where it is damaged."""
+    try:
+        result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{file} is damaged ({error}); remove its folder to train the run anew") from error
+    return result
 
 
 def what_differs(result: Mapping[str, Any], job: Job, data: Data) -> str | None:
@@ -103,13 +121,22 @@ def _result(job: Job, data: Data) -> dict[str, Any] | None:
     file = job.folder / RESULT
     if not file.is_file():
         return None
-    result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    result = read_result(file)
     if (what := what_differs(result, job, data)) is not None:
         raise UserError(
             f"{job.folder} holds '{job.name}' with other {what} than the study has now; remove the folder to train it "
             "anew, or give another --out"
         )
     return result
+
+
+def _machine() -> str:
+    """Device, Python and libraries; of a CPU also the instructions that PyTorch uses, which decide what it rounds."""
+    names = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "timm"))
+    device = f"{os.cpu_count()} CPU cores ({torch.backends.cpu.get_cpu_capability()})"
+    if torch.cuda.is_available():
+        device = torch.cuda.get_device_name()
+    return f"{device}, Python {platform.python_version()}, {names}"
 
 
 def _without_folder(job: Job, text: str) -> str:

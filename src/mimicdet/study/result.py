@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-import os
-import platform
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -18,7 +15,7 @@ from matplotlib.figure import Figure
 from mimicdet.data.dataset import DetectionDataset
 from mimicdet.files import replace_file
 from mimicdet.report.table import table
-from mimicdet.study.bootstrap import Judged, paired_interval
+from mimicdet.study.bootstrap import paired_interval
 from mimicdet.study.outcome import Outcome
 from mimicdet.study.plan import Study
 
@@ -40,18 +37,17 @@ class Line:
     difference: float | None  # from the baseline, over the seeds that both have
     interval: tuple[float, float] | None
     by_seed: tuple[float, ...]  # each of those seeds' own difference
+    machines: tuple[str, ...]  # that the seeds were measured on
     published: str
 
 
-def lines_of(study: Study, outcomes: Sequence[Outcome], dataset: DetectionDataset, *, samples: int) -> list[Line]:
+def lines_of(study: Study, outcomes: Sequence[Outcome], *, samples: int) -> list[Line]:
     """A row for each run of which at least one seed is finished.
 
     Args:
-        dataset: the validation split.
         samples: of the bootstrap.
     """
-    truth = dataset.to_coco()
-    judged = {(o.job.run, o.job.seed): Judged(truth, o.detections) for o in outcomes}
+    judged = {(o.job.run, o.job.seed): o.judged for o in outcomes}
     lines = []
     for run in study.runs:
         own = [o for o in outcomes if o.job.run == run.name]
@@ -72,7 +68,7 @@ def lines_of(study: Study, outcomes: Sequence[Outcome], dataset: DetectionDatase
                 name=run.name, seeds=tuple(o.job.seed for o in own), ap=numbers["AP"], ap50=numbers["AP50"],
                 ap75=numbers["AP75"], teacher_ap=tuple(100 * o.teacher_ap for o in own if o.teacher_ap is not None),
                 seconds=tuple(o.seconds for o in own), difference=difference, interval=interval,
-                by_seed=by_seed, published=run.published,
+                by_seed=by_seed, machines=tuple(o.machine for o in own), published=run.published,
             )
         )  # fmt: skip
     return lines
@@ -81,9 +77,10 @@ def lines_of(study: Study, outcomes: Sequence[Outcome], dataset: DetectionDatase
 def write_results(study: Study, lines: Sequence[Line], dataset: DetectionDataset, command: str, out: Path) -> str:
     """Writes table.md, table.csv and table.png into ``out``; returns the table as text for a terminal."""
     header, rows = _cells(study, lines)
+    machines = "; ".join(sorted({machine for line in lines for machine in line.machines}))
     hours = sum(sum(line.seconds) for line in lines) / 3600
     about = (
-        f"{dataset.split} of {dataset.root.name}: {len(dataset)} images. `{command}` on {_machine()}; {hours:.1f} "
+        f"{dataset.split} of {dataset.root.name}: {len(dataset)} images. `{command}` on {machines}; {hours:.1f} "
         "hours of training. Last weights; mean and standard deviation over seeds; differences with the 95 % interval "
         "of a paired bootstrap over images. What other seeds would give is not in it; see each seed's difference."
         f"{_missing(study, lines)}"
@@ -173,11 +170,3 @@ def _picture(study: Study, lines: Sequence[Line]) -> bytes:
     written = io.BytesIO()
     figure.savefig(written, dpi=120, format="png")
     return written.getvalue()
-
-
-def _machine() -> str:
-    import torch
-
-    names = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "timm"))
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
-    return f"{device}, Python {platform.python_version()}, {names}"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
 from mimicdet.engine.run_folder import RunFolder
 from mimicdet.errors import UserError
-from mimicdet.study.outcome import RESULT, Data, what_differs
+from mimicdet.study.outcome import RESULT, Data, read_result, what_differs
 from mimicdet.study.plan import Job
 
 
@@ -26,7 +25,7 @@ def take_over(job: Job, data: Data) -> Path | None:
     study = job.folder.parent.parent
     for file in sorted(study.parent.glob(f"*/*/seed{job.seed}/{RESULT}")):
         source = file.parent
-        if source.parent.parent != study and what_differs(json.loads(file.read_bytes()), job, data) is None:
+        if source.parent.parent != study and what_differs(read_result(file), job, data) is None:
             _copy(source, job.folder)
             return source
     return None
