@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 
@@ -24,7 +25,9 @@ def test_the_second_signal_interrupts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Unless it comes with the first: that is one request which came by two ways."""
     now = 100.0
     monkeypatch.setattr("time.monotonic", lambda: now)
-    with stop_on_signals() as stop:
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    with contextlib.ExitStack() as after, stop_on_signals() as stop:
+        after.callback(signal.signal, signal.SIGINT, inherited)
         signal.raise_signal(signal.SIGINT)
         now += ONE_REQUEST_S / 2
         signal.raise_signal(signal.SIGTERM)
