@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -21,13 +21,20 @@ def test_the_first_signal_asks_and_the_handlers_come_back(number: int) -> None:
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
 
 
+@pytest.fixture
+def python_handles_ctrl_c() -> Iterator[None]:
+    """A shell's background jobs are started with SIGINT ignored, and so is then a test run among them."""
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, inherited)
+
+
+@pytest.mark.usefixtures("python_handles_ctrl_c")
 def test_the_second_signal_interrupts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Unless it comes with the first: that is one request which came by two ways."""
     now = 100.0
     monkeypatch.setattr("time.monotonic", lambda: now)
-    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-    with contextlib.ExitStack() as after, stop_on_signals() as stop:
-        after.callback(signal.signal, signal.SIGINT, inherited)
+    with stop_on_signals() as stop:
         signal.raise_signal(signal.SIGINT)
         now += ONE_REQUEST_S / 2
         signal.raise_signal(signal.SIGTERM)

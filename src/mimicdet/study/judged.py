@@ -74,7 +74,9 @@ class Judged:
                 image, hit, counts = stored["image"].astype(np.int64), stored["hit"], stored["counts"]
                 objects = stored["objects"].astype(np.int64)
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise UserError(f"{file} cannot be read ({error}); remove its folder to train the run anew") from error
+            raise UserError(
+                f"{file} cannot be read ({error}); remove result.json beside it and run the study again"
+            ) from error
         parts = zip(
             np.split(image, ends),
             *(
