@@ -75,7 +75,8 @@ class Judged:
                 objects = stored["objects"].astype(np.int64)
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise UserError(
-                f"{file} cannot be read ({error}); remove result.json beside it and run the study again"
+                f"{file} cannot be read ({error}); remove result.json beside it, or the folder if it "
+                "has no checkpoints, and run the study again"
             ) from error
         parts = zip(
             np.split(image, ends),

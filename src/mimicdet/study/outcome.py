@@ -99,7 +99,9 @@ def read_result(file: Path) -> dict[str, Any]:
     try:
         result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"{file} is damaged ({error}); remove it and run the study that it belongs to again") from error
+        raise UserError(
+            f"{file} is damaged ({error}); remove it, or its folder if that has no checkpoints, and run its study again"
+        ) from error
     return result
 
 
