@@ -240,7 +240,8 @@ class DistillSettings(Section):
     rank_temperature: Positive = 1.0
     """Of the softmax over an object's positives."""
     imitation: NotNegative = 1.5
-    """Weight of Prediction-guided Feature Imitation."""
+    """Weight of Prediction-guided Feature Imitation. 1.5 is published, for COCO; 12 taught more on a small set with a
+    short schedule (docs/distillation.md)."""
     imitation_form: Literal["product", "squared", "norm"] = "product"
     """Mean over cells of P F, of (P F)^2, or its root."""
     imitation_detach: bool = True

@@ -9,20 +9,22 @@ import numpy as np
 from mimicdet.study.judged import Judged
 
 
+def resampled_ap(judged: Judged, *, samples: int = 1000, seed: int = 0) -> np.ndarray:
+    """AP over so many choices of images, drawn with repetition: (samples,); of equal ``seed`` the same choices."""
+    generator = np.random.default_rng(seed)
+    images = judged.images
+    drawn = (np.bincount(generator.integers(0, images, images), minlength=images) for _ in range(samples))
+    return np.array([judged.ap(times) for times in drawn])
+
+
 def paired_interval(
-    first: Sequence[Judged], second: Sequence[Judged], *, samples: int = 1000, seed: int = 0, level: float = 0.95
+    first: Sequence[np.ndarray], second: Sequence[np.ndarray], *, level: float = 0.95
 ) -> tuple[float, float]:
-    """The interval of mean AP of ``first`` - mean AP of ``second`` over resampled images, the same for all.
+    """The interval of mean AP of ``first`` - mean AP of ``second`` over choices of images, the same for all.
 
     Args:
-        first, second: one of each seed; on the same images.
+        first, second: :func:`resampled_ap` of each seed; of the same images.
     """
-    generator = np.random.default_rng(seed)
-    images = first[0].images
-    differences = []
-    for _ in range(samples):
-        times = np.bincount(generator.integers(0, images, images), minlength=images)
-        means = [np.mean([judged.ap(times) for judged in side]) for side in (first, second)]
-        differences.append(means[0] - means[1])
+    differences = np.mean(first, axis=0) - np.mean(second, axis=0)
     low, high = np.quantile(differences, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

@@ -119,16 +119,18 @@ def _ap(one: _Class, times: np.ndarray) -> float | None:
     if total == 0:
         return None
     weight = times[one.image]
-    hits = np.cumsum(one.hit * weight, axis=1)
-    misses = np.cumsum((one.counts & ~one.hit) * weight, axis=1)
-    # A detection of an image that was not drawn is not there: its point repeats the one before, which changes nothing
-    precision = hits / np.maximum(hits + misses, 1)
-    best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    recall = hits / total
+    all_count = np.cumsum(weight)
     values = []
-    for t in range(len(THRESHOLDS)):
-        place = np.searchsorted(recall[t], RECALLS, side="left")
-        values.append(np.append(best[t], 0.0)[np.minimum(place, best.shape[1])].mean())
+    for hit, counts in zip(one.hit, one.counts, strict=True):
+        # Precision falls between hits, so hits alone are looked at. One of an image that was not drawn repeats the
+        # point before it, which changes nothing
+        place = np.flatnonzero(hit)
+        seen = all_count if counts.all() else np.cumsum(weight * counts)
+        hits = np.cumsum(weight[place])
+        precision = hits / np.maximum(seen[place], 1)
+        best = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
+        reached = np.searchsorted(hits / total, RECALLS, side="left")
+        values.append(best[reached].mean())
     return float(np.mean(values))
 
 

@@ -7,6 +7,7 @@ import io
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -15,7 +16,7 @@ from matplotlib.figure import Figure
 from mimicdet.data.dataset import DetectionDataset
 from mimicdet.files import replace_file
 from mimicdet.report.table import table
-from mimicdet.study.bootstrap import paired_interval
+from mimicdet.study.bootstrap import paired_interval, resampled_ap
 from mimicdet.study.outcome import Outcome
 from mimicdet.study.plan import Study
 
@@ -48,6 +49,8 @@ def lines_of(study: Study, outcomes: Sequence[Outcome], *, samples: int) -> list
         samples: of the bootstrap.
     """
     judged = {(o.job.run, o.job.seed): o.judged for o in outcomes}
+    baseline = study.baseline
+    resampled = cache(lambda name, seed: resampled_ap(judged[name, seed], samples=samples))
     lines = []
     for run in study.runs:
         own = [o for o in outcomes if o.job.run == run.name]
@@ -55,12 +58,11 @@ def lines_of(study: Study, outcomes: Sequence[Outcome], *, samples: int) -> list
             continue
         difference = interval = None
         by_seed: tuple[float, ...] = ()
-        shared = [o.job.seed for o in own if (study.baseline, o.job.seed) in judged]
-        if study.baseline not in (None, run.name) and shared:
-            sides = [[judged[name, seed] for seed in shared] for name in (run.name, study.baseline)]
-            by_seed = tuple(100 * (one.ap() - other.ap()) for one, other in zip(*sides, strict=True))
+        shared = [o.job.seed for o in own if (baseline, o.job.seed) in judged]
+        if baseline is not None and baseline != run.name and shared:
+            by_seed = tuple(100 * (judged[run.name, seed].ap() - judged[baseline, seed].ap()) for seed in shared)
             difference = statistics.mean(by_seed)
-            low, high = paired_interval(*sides, samples=samples)
+            low, high = paired_interval(*([resampled(name, seed) for seed in shared] for name in (run.name, baseline)))
             interval = (100 * low, 100 * high)
         numbers = {name: tuple(100 * o.metrics[name] for o in own) for name in ("AP", "AP50", "AP75")}
         lines.append(
