@@ -29,7 +29,8 @@ def start_toy(*arguments: str | Path, processes: int = 0) -> subprocess.Popen[st
     return subprocess.Popen(
         [sys.executable, *(torchrun if processes else []), "-m", "tests.engine.train_toy", *map(str, arguments)],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # As many threads as the runs of this process that it is compared with: their number changes the sums' last bits
+        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
