@@ -21,6 +21,7 @@ from mimicdet.data.dataset import DetectionDataset
 from mimicdet.data.transform import resize_for_inference
 from mimicdet.explain.alignment import FOUND_IOU, look_at_objects, summarise
 from mimicdet.explain.picture import choose_objects
+from mimicdet.explain.report import _short
 from mimicdet.models.mimicdet import MimicDet
 from mimicdet.predict.detector import pad_to_batch
 from tests.fake_detector import CATEGORIES, make_dataset
@@ -161,8 +162,7 @@ def test_the_command(dataset: DetectionDataset, tmp_path: Path, capsys: pytest.C
              "--data", str(dataset.root), "--pictures", "2", "--objects", "3"]  # fmt: skip
     assert main([*words, "--out", str(tmp_path / "seen")]) == 0
     printed = capsys.readouterr().out
-    assert "with/model" in printed
-    assert "without/model" in printed
+    assert {"with", "without"} <= set(printed.split())
     assert "100.0%" in printed
     files = sorted(file.name for file in (tmp_path / "seen").iterdir())
     assert files[-2:] == ["alignment.csv", "alignment.md"]
@@ -179,6 +179,27 @@ def test_the_command(dataset: DetectionDataset, tmp_path: Path, capsys: pytest.C
     assert main([*words, "--out", str(tmp_path / "seen"), "--pictures", "-1"]) == 2
     (tmp_path / "file").write_text("")
     assert main([*words, "--out", str(tmp_path / "file")]) == 2
+
+
+@pytest.mark.parametrize(
+    ("names", "short"),
+    [
+        (["runs/cells/model"], ["cells"]),
+        (["cells.onnx"], ["cells.onnx"]),
+        (["model"], None),  # the folder it stands in
+        (["."], None),
+        (["runs/with/seed0/model", "runs/without/seed0/model"], ["with", "without"]),
+        (["runs/a/seed0/model", "runs/a/seed1/model"], ["seed0", "seed1"]),
+        (["a/b/model", "c/model"], ["a/b", "c"]),
+        (["/x", "/x/model"], ["x", "x/model"]),
+        (["a/model", "a/model-last"], ["model", "model-last"]),
+    ],
+)
+def test_models_are_called_by_what_differs(
+    names: list[str], short: list[str] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert _short(names) == (short or [tmp_path.name])
 
 
 def test_only_mimicdet_has_an_alignment_layer(

@@ -135,6 +135,9 @@ def test_contact_sheet_fits_every_picture_into_its_cell():
     counts = {c: int((found == c).all(-1).sum()) for c in [(255, 0, 0), (0, 255, 0), (0, 0, 255)]}
     assert counts == {(255, 0, 0): 200 * 100, (0, 255, 0): 100 * 200, (0, 0, 255): 200 * 200}
     assert contact_sheet(pictures[:1]).width == 640 + 2 * 16
+    taller = contact_sheet(pictures, titles=["one\nof two lines", "two", "three"], cell=200)
+    assert taller.height == sheet.height + 2 * 34  # in both rows
+    assert np.array_equal(pixels(taller)[-216:], pixels(sheet)[-216:])
 
 
 def test_contact_sheet_refuses_nothing_and_missing_titles():

@@ -47,7 +47,7 @@ def draw_alignment(
         view = _view(sights, image.shape[:2])
         for (name, _), sight in zip(columns, sights, strict=True):
             cells.append(_draw(image, sight, view))
-            titles.append(f"{name}: {sight.inside:.0%} inside, IoU {sight.overlap:.2f}")
+            titles.append(f"{name}\n{sight.inside:.0%} inside, IoU {sight.overlap:.2f}")
     return contact_sheet(cells, titles=titles, columns=len(columns), cell=_CELL)
 
 

@@ -73,13 +73,15 @@ def explain_alignment(
 
 
 def _short(names: Sequence[str]) -> list[str]:
-    """The last parts of paths by which they differ."""
-    parts = [Path(name).parts for name in names]
-    for count in range(1, max(map(len, parts)) + 1):
-        short = ["/".join(p[-count:]) for p in parts]
-        if len(set(short)) == len(short) and not (count == 1 and short[0] == "model" and len(parts[0]) > 1):
-            return short
-    return list(names)
+    """Paths without the parts that all of them begin or end with; of a single one the last part that tells of it."""
+    parts = [Path(name).absolute().parts for name in names]
+    if len(parts) == 1:
+        kept = parts[0][:-1] if parts[0][-1] == "model" and len(parts[0]) > 1 else parts[0]
+        return [kept[-1]]
+    least = min(map(len, parts)) - 1  # of the shortest path a part stays
+    start = next((i for i in range(least) if len({p[i] for p in parts}) > 1), least)
+    end = next((i for i in range(least - start) if len({p[-1 - i] for p in parts}) > 1), least - start)
+    return ["/".join(p[start : len(p) - end]) for p in parts]
 
 
 def _summary(seen: Mapping[str, Seen]) -> tuple[list[str], list[list[str]]]:

@@ -111,7 +111,7 @@ def contact_sheet(
 
     Args:
         pictures: one or more; of any sizes.
-        titles: none, or one for each picture.
+        titles: none, or one for each picture; of several lines, and cut off where they are wider than a cell.
         columns: of the sheet; None makes it about as wide as high, four at most.
         cell: its side in pixels.
     """
@@ -122,7 +122,8 @@ def contact_sheet(
     columns = columns or min(4, math.ceil(math.sqrt(len(pictures))))
     columns = min(columns, len(pictures))
     gap, font = 16, _font(20)
-    title_height = 34 if titles else 0
+    line_height = 34
+    title_height = line_height * max((title.count("\n") + 1 for title in titles), default=0)
     fitted = [_fit(picture, cell) for picture in pictures]
     rows = [fitted[i : i + columns] for i in range(0, len(fitted), columns)]
     heights = [title_height + max(picture.height for picture in row) for row in rows]
@@ -132,9 +133,9 @@ def contact_sheet(
     for r, (row, height) in enumerate(zip(rows, heights, strict=True)):
         for c, picture in enumerate(row):
             left = gap + c * (cell + gap)
-            if titles:
-                title = _shortened(titles[r * columns + c], font, cell)
-                draw.text((left, top + title_height / 2), title, font=font, fill=_INK, anchor="lm")
+            for i, title in enumerate(titles[r * columns + c].split("\n") if titles else ()):
+                place = left, top + line_height * (i + 0.5)
+                draw.text(place, _shortened(title, font, cell), font=font, fill=_INK, anchor="lm")
             sheet.paste(picture, (left, top + title_height))
         top += height + gap
     return sheet
