@@ -76,8 +76,9 @@ def test_from_download_to_summary_and_again(small: Path, capsys: pytest.CaptureF
     assert (numbers["split"], numbers["images"], numbers["objects"], numbers["limit"]) == ("test", 1, 6, 5000)
     (picture,) = (small / "pictures").iterdir()
     assert picture.stem == IMAGES["test"]
+    assert (small / "alignment" / "alignment.md").exists()
     said = capsys.readouterr().out
-    for file in ("summary.json", "numbers.json", "found.json", "pictures", "run/model"):
+    for file in ("summary.json", "numbers.json", "found.json", "pictures", "alignment", "run/model"):
         assert str(small / file) in said
         assert (small / file).exists()
     assert demo.run() == 0  # replaces its own results

