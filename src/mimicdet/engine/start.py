@@ -33,7 +33,8 @@ from mimicdet.engine.run_folder import RunFolder
 from mimicdet.engine.state import RunState
 from mimicdet.engine.step import Stepper
 from mimicdet.errors import UserError
-from mimicdet.tasks.build import build_task, finest_backbone_level
+from mimicdet.tasks.build import build_task
+from mimicdet.tasks.build_mimic import finest_backbone_level
 from mimicdet.teachers.weights_hash import weights_hash
 
 

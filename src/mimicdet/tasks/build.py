@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mimicdet.build import build_trunk
 from mimicdet.config import Settings
 from mimicdet.models.mimicdet import MimicDet
 from mimicdet.models.one_stage import OneStage
-from mimicdet.models.pyramid import FinerLevel
 from mimicdet.models.two_stage import TwoStage
+from mimicdet.tasks.build_mimic import build_mimic_task
 from mimicdet.tasks.detect import DetectTask
 from mimicdet.tasks.distill import DistillTask
 from mimicdet.tasks.lessons import make_lessons
@@ -17,15 +16,6 @@ from mimicdet.tasks.mimic import MimicTask
 from mimicdet.tasks.one_stage import OneStageTask
 from mimicdet.tasks.recipes import recipe_of
 from mimicdet.tasks.two_stage import TwoStageTask
-from mimicdet.teachers.own_features import OwnFeatures
-from mimicdet.teachers.t_head import THead
-
-
-def finest_backbone_level(settings: Settings) -> int | None:
-    """Level from which on the detector's backbone must return features for the task: for ``build_model``."""
-    pools = settings.task == "mimic" and settings.teacher.backbone == "shared"
-    return settings.teacher.levels[0] if pools else None
-
 
 Task = DetectTask | MimicTask | OneStageTask | TwoStageTask | DistillTask
 
@@ -61,38 +51,4 @@ def build_task(
         lessons = make_lessons(settings.distill, detector, settings.model.family, class_names)
         return DistillTask(student=alone, lessons=lessons, settings=settings.distill)
     assert isinstance(detector, MimicDet)
-    separate = settings.teacher.backbone == "separate"
-    t_head = THead(
-        in_channels=settings.model.pyramid_channels,
-        num_classes=detector.num_classes,
-        features=settings.model.head_features,
-        conv_channels=settings.teacher.conv_channels,
-        variant=settings.teacher.variant,
-    )
-    return MimicTask(
-        detector=detector,
-        t_head=t_head,
-        finer_level=None if separate else _finer_level(settings, detector),
-        own_features=_own_features(settings, pretrained) if separate else None,
-        assign=settings.assign,
-        mimic=settings.mimic,
-        loss=settings.loss,
-    )
-
-
-def _finer_level(settings: Settings, detector: MimicDet) -> FinerLevel | None:
-    finest = settings.teacher.levels[0]
-    if finest >= settings.model.levels[0]:
-        return None
-    return FinerLevel(
-        in_channels=detector.backbone.channels[finest],
-        channels=settings.model.pyramid_channels,
-        level=finest,
-        norm=settings.model.pyramid_norm,
-    )
-
-
-def _own_features(settings: Settings, pretrained: bool) -> OwnFeatures:
-    levels = settings.teacher.levels
-    backbone, pyramid = build_trunk(settings.model, levels, finest_level=levels[0], pretrained=pretrained)
-    return OwnFeatures(backbone=backbone, pyramid=pyramid)
+    return build_mimic_task(settings, detector, pretrained=pretrained)

@@ -11,8 +11,10 @@ from mimicdet.build import build_model
 from mimicdet.config import Settings
 from mimicdet.data.dataset import Category
 from mimicdet.errors import UserError
+from mimicdet.models.mimicdet import MimicDet
 from mimicdet.models.pretrained_folder import DESCRIPTION_FILE, read_description
 from mimicdet.settings_file import load_settings
+from mimicdet.tasks.build_mimic import build_mimic_task, finest_backbone_level
 from mimicdet.tasks.mimic import MimicTask
 
 
@@ -30,8 +32,6 @@ def read_mimic_run(run: Path) -> MimicRun:
     Raises:
         UserError: the folder holds no run, one of another task, or no checkpoint.
     """
-    from mimicdet.tasks.build import build_task, finest_backbone_level  # which itself reads teachers from runs
-
     if not (run / "settings.yaml").is_file():
         raise UserError(
             f"{run} holds no run, which has settings.yaml and checkpoints; give the folder that --out named"
@@ -47,8 +47,8 @@ def read_mimic_run(run: Path) -> MimicRun:
     detector = build_model(
         settings.model, len(categories), pretrained=False, finest_level=finest_backbone_level(settings)
     )
-    task = build_task(settings, detector, pretrained=False)
-    assert isinstance(task, MimicTask)
+    assert isinstance(detector, MimicDet)  # settings of another family have no mimic task
+    task = build_mimic_task(settings, detector, pretrained=False)
     try:
         saved = torch.load(file, map_location="cpu", weights_only=True)
         average = saved["average"]
