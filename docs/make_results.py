@@ -11,8 +11,13 @@ Of each run two small files are kept: its figures, and what became of each of it
 
 from __future__ import annotations
 
+import csv
+import re
+import statistics
 import sys
 from pathlib import Path
+
+import yaml
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -22,13 +27,71 @@ EVIDENCE = ("result.json", "judged.npz")
 
 
 def page() -> str:
-    """The whole of results.md: the introduction, then every study by name, each with the notes beside it."""
-    parts = [(RESULTS / "introduction.md").read_text(encoding="utf-8")]
-    for file in sorted(RESULTS.glob("*/table.md")):
-        text = file.read_text(encoding="utf-8").replace("(table.png)", f"(results/{file.parent.name}/table.png)")
-        notes = file.with_name("notes.md")
-        parts.append(text + ("\n" + notes.read_text(encoding="utf-8") if notes.is_file() else ""))
+    """The whole of results.md: the introduction, the answers in short, then every study with the notes beside it."""
+    layout = yaml.safe_load((RESULTS / "page.yaml").read_text(encoding="utf-8"))
+    named = [name for section in layout["sections"] for name in section["studies"]]
+    there = {file.parent.name for file in RESULTS.glob("*/table.md")}
+    if there - set(named):
+        raise SystemExit(f"{RESULTS / 'page.yaml'} has no section for {', '.join(sorted(there - set(named)))}")
+    parts = [(RESULTS / "introduction.md").read_text(encoding="utf-8"), _in_short(layout["questions"], there)]
+    for section in layout["sections"]:
+        parts.append(f"## {section['title']}\n")
+        parts += [_study(name) for name in section["studies"] if name in there]
     return "\n".join(parts)
+
+
+def _in_short(questions: list[dict[str, str]], there: set[str]) -> str:
+    """One line per question whose study is there: the AP of both runs, and the difference in every seed both have."""
+    lines = ["## In short", "", "| question | AP | against | difference, by seed | table |", "|:--|:--|:--|:--|:--|"]
+    for question in questions:
+        name = question["study"]
+        if name not in there:
+            continue
+        with (RESULTS / name / "table.csv").open(encoding="utf-8") as file:
+            runs = {line["name"]: line for line in csv.DictReader(file)}
+        if not {question["run"], question["against"]} <= set(runs):
+            raise SystemExit(f"{RESULTS / 'page.yaml'}: '{question['ask']}' names a run that {name} does not have")
+        run, against = runs[question["run"]], runs[question["against"]]
+        lines.append(
+            f"| {question['ask']} | {run['name']}: {_mean(run)} | {against['name']}: {_mean(against)} "
+            f"| {_differences(run, against)} | [table](#{_anchor(_title(name))}) |"
+        )
+    return "\n".join([*lines, ""])
+
+
+def _by_seed(line: dict[str, str]) -> dict[str, float]:
+    return dict(zip(line["seeds"].split(), map(float, line["ap"].split()), strict=True))
+
+
+def _mean(line: dict[str, str]) -> str:
+    values = list(_by_seed(line).values())
+    return f"{statistics.mean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
+
+
+def _differences(run: dict[str, str], against: dict[str, str]) -> str:
+    """The mean and each seed's; as the table has them, more exact than from its APs, if it compares the same two."""
+    one, other = _by_seed(run), _by_seed(against)
+    change = [one[seed] - other[seed] for seed in one if seed in other]
+    if not against["difference"] and run["by_seed"]:
+        change = [float(value) for value in run["by_seed"].split()]
+    return f"**{statistics.mean(change):+.1f}** ({' '.join(f'{c:+.1f}' for c in change)})" if change else "-"
+
+
+def _title(name: str) -> str:
+    return (RESULTS / name / "table.md").read_text(encoding="utf-8").splitlines()[0].removeprefix("## ")
+
+
+def _anchor(title: str) -> str:
+    """The fragment that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+
+
+def _study(name: str) -> str:
+    """One study's table, a heading deeper than it was written, and its notes."""
+    file = RESULTS / name / "table.md"
+    text = file.read_text(encoding="utf-8").replace("(table.png)", f"(results/{name}/table.png)")
+    notes = file.with_name("notes.md")
+    return f"#{text}" + ("\n" + notes.read_text(encoding="utf-8") if notes.is_file() else "")
 
 
 def keep(folder: Path) -> None:
