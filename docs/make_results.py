@@ -5,7 +5,8 @@
 copies what `mimicdet study` wrote into those folders to docs/results, and writes the page anew; without folders, the
 page alone. `--check` says whether it is up to date.
 
-Of each run two small files are kept: its figures, and what became of each of its detections. They are enough for
+Of each run two small files are kept, its figures and what became of each of its detections, and the times of its model
+where the study has them. They are enough for
 `mimicdet study studies/NAME.yaml --out docs/results/NAME --table`, which makes the table with its intervals again.
 """
 
@@ -24,6 +25,8 @@ RESULTS = HERE / "results"
 STUDIES = HERE.parent / "studies"
 TABLES = ("table.md", "table.csv", "table.png")
 EVIDENCE = ("result.json", "judged.npz")
+SPEEDS = ("speed.png", "*/seed*/speed.json")
+"""Where a study has them."""
 
 
 def page() -> str:
@@ -89,7 +92,7 @@ def _anchor(title: str) -> str:
 def _study(name: str) -> str:
     """One study's table, a heading deeper than it was written, and its notes."""
     file = RESULTS / name / "table.md"
-    text = file.read_text(encoding="utf-8").replace("(table.png)", f"(results/{name}/table.png)")
+    text = re.sub(r"\((table|speed)\.png\)", rf"(results/{name}/\1.png)", file.read_text(encoding="utf-8"))
     notes = file.with_name("notes.md")
     return f"#{text}" + ("\n" + notes.read_text(encoding="utf-8") if notes.is_file() else "")
 
@@ -99,7 +102,8 @@ def keep(folder: Path) -> None:
     if not (STUDIES / f"{folder.name}.yaml").is_file():
         raise SystemExit(f"{folder}: there is no studies/{folder.name}.yaml; name the folder as its study")
     evidence = [file.with_name(name) for file in folder.glob(f"*/seed*/{EVIDENCE[0]}") for name in EVIDENCE]
-    for source in [*(folder / name for name in TABLES), *evidence]:
+    speeds = [file for pattern in SPEEDS for file in folder.glob(pattern)]
+    for source in [*(folder / name for name in TABLES), *evidence, *speeds]:
         target = RESULTS / folder.name / source.relative_to(folder)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(source.read_bytes())

@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "bench": {"ops", "data", "models", "tasks"},
     "report": {"ops", "data", "models"},
     "export": {"data", "models"},
-    "study": {"config", "settings_file", "data", "report", "engine"},
+    "study": {"config", "settings_file", "data", "report", "engine", "bench", "predict"},
     "explain": {"ops", "data", "models", "tasks", "predict", "engine", "report"},
     "predict": {"config", "ops", "data", "models", "bench", "build", "export", "report"},
     "engine": {

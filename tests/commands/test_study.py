@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import statistics
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from mimicdet.cli import main
 from mimicdet.settings_file import dump_settings
 from mimicdet.study.outcome import JUDGED, RESULT
+from mimicdet.study.speed import ROUNDS, SPEED
 from tests.commands.test_end_to_end import write_split
 from tests.engine.test_distill import student
 from tests.engine.toy import toy_data
@@ -37,7 +39,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "task": "distill", "distill.teachers": ["run:teacher"], "distill.trust_teacher": True}},
     ]  # fmt: skip
     study = {"title": "Toy", "data": "cells", "val": "valid", "seeds": [0, 1], "baseline": "alone",
-             "set": {"task": "detect", **flat}, "runs": runs}  # fmt: skip
+             "speed": True, "set": {"task": "detect", **flat}, "runs": runs}  # fmt: skip
     (folder / "toy.yaml").write_text(json.dumps(study))
     assert (
         main(["study", str(folder / "toy.yaml"), "--out", str(folder / "out"), "--parallel", "2", "--samples", "20"])
@@ -83,6 +85,42 @@ def test_finished_runs_are_skipped_and_changed_ones_refused(
     assert "with other data than the study has now" in capsys.readouterr().err
 
 
+def test_every_run_is_timed_beside_the_others(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Once; again where a run has become another; and said when it cannot be."""
+    out = tmp_path / "out"
+    shutil.copytree(finished / "out", out)
+    files = sorted(out.glob(f"*/*/{SPEED}"))
+    assert [str(file.parent.relative_to(out)) for file in files] == ["alone/seed0", "taught/seed0", "teacher/seed0"]
+    before = [json.loads(file.read_text()) for file in files]
+    assert all(len(speed["milliseconds"]) == ROUNDS and min(speed["milliseconds"]) > 0 for speed in before)
+    assert all(set(speed["runs"]) == {"teacher", "alone", "taught"} for speed in before)
+    header, _, *rows = [line.split("|") for line in (out / "table.md").read_text().splitlines() if line[:2] == "| "]
+    column = [cell.strip() for cell in header].index("ms (ratio)")
+    shown = {row[1].strip(): row[column].strip() for row in rows}
+    assert shown["alone"].endswith("(1.00)")
+    assert float(shown["teacher"].split()[0]) == pytest.approx(statistics.median(before[2]["milliseconds"]), abs=0.051)
+    assert (out / "speed.png").read_bytes().startswith(b"\x89PNG")
+
+    words = ["study", str(finished / "toy.yaml"), "--out", str(out), "--samples", "5"]
+    assert main(words) == 0
+    assert [json.loads(file.read_text()) for file in files] == before
+    files[1].unlink()  # as a run that was trained anew
+    assert main(words) == 0
+    after = [json.loads(file.read_text()) for file in files]
+    assert all(a["milliseconds"] != b["milliseconds"] for a, b in zip(after, before, strict=True))
+
+    files[1].unlink()
+    shutil.rmtree(out / "taught/seed0/model-last")
+    assert main(words) == 2
+    assert "no speeds: the weights of 'taught, seed 0' are gone" in capsys.readouterr().err
+    assert "| taught" in (out / "table.md").read_text()
+    files[0].write_text("{")
+    assert main(words) == 2
+    assert "alone/seed0/speed.json is damaged" in capsys.readouterr().err
+
+
 def test_a_finished_study_may_be_moved(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -105,8 +143,9 @@ def test_the_table_needs_neither_weights_nor_detections(
     for source in finished.glob("out/*/seed?"):
         target = tmp_path / "out" / source.relative_to(finished / "out")
         target.mkdir(parents=True)
-        for name in (RESULT, JUDGED):
-            shutil.copy(source / name, target)
+        for name in (RESULT, JUDGED, SPEED):
+            if (source / name).is_file():
+                shutil.copy(source / name, target)
     words = ["study", str(finished / "toy.yaml"), "--out", str(tmp_path / "out"), "--samples", "20", "--table"]
     assert main(words) == 0
     assert (tmp_path / "out/table.csv").read_bytes() == (finished / "out/table.csv").read_bytes()
@@ -132,6 +171,9 @@ def test_a_study_beside_takes_over_what_is_finished(
     for seed in (0, 1):
         source = tmp_path / f"runs/first/alone/seed{seed}"
         assert f"the same by another name, seed {seed}: finished in {source}, taken over" in shown
+    assert json.loads((tmp_path / f"runs/second/the-same-by-another-name/seed0/{SPEED}").read_text())["runs"] == [
+        "the same by another name"
+    ]  # measured here, not taken over
     assert "the same by another name" in (tmp_path / "runs/second/table.md").read_text()
 
 

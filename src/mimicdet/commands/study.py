@@ -26,7 +26,8 @@ class Study:
 
     The file names runs by preset, settings and seeds. A run that is finished, in this study or in one whose folder lies
     beside it, is not trained again; an interrupted one goes on. The folder gets table.md, table.csv and table.png: mean
-    and spread over the seeds, and differences from the baseline with an interval over the images.
+    and spread over the seeds, and differences from the baseline with an interval over the images. Where the file says
+    'speed: true', also the time of an image, and speed.png.
     """
 
     file: Annotated[Path, Positional, arg(metavar="FILE")]
@@ -70,15 +71,19 @@ class Study:
         from mimicdet.study.execute import execute  # torch and all
         from mimicdet.study.outcome import Data, read_outcome
         from mimicdet.study.result import lines_of, write_results
+        from mimicdet.study.speed import measure_speeds, read_speeds
 
         data = Data(folder, study.train, study.val, train_set, val_set)
         failures: list[str] = []
         if not self.table:
             failures = execute(jobs, data, parallel=self.parallel, reuse=self.reuse)
+            if study.speed and (why := measure_speeds(everything, data)) is not None:
+                failures.append(why)
         outcomes = [found for job in everything if (found := read_outcome(job, data)) is not None]
         if outcomes:
             command = shlex.join(["mimicdet", "study", *(word for word in sys.argv[2:] if word != "--table")])
-            lines = lines_of(study, outcomes, samples=self.samples)
+            speeds = read_speeds(everything) if study.speed else {}
+            lines = lines_of(study, outcomes, samples=self.samples, speeds=speeds)
             print(f"\n{write_results(study, lines, val_set, command, out)}\n\n{out / 'table.md'}, .csv and .png")
         else:
             print("no run is finished yet")

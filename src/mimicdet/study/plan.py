@@ -8,6 +8,7 @@
     val: valid+test
     seeds: [0, 1, 2]
     baseline: without           # the run that the others are compared with
+    speed: true                 # also the milliseconds of an image, of every run's model in turn
     preset: small               # of every run that names no other
     set: {train.epochs: 12}     # settings of every run, as dotted keys
     runs:
@@ -60,6 +61,7 @@ class Study(BaseModel):
     val: str = "val"
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
     baseline: str | None = None
+    speed: bool = False
     preset: str | None = None
     set: dict[str, Any] = {}
     runs: Annotated[tuple[PlannedRun, ...], Field(min_length=1)]

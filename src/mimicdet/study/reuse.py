@@ -9,6 +9,7 @@ from mimicdet.engine.run_folder import RunFolder
 from mimicdet.errors import UserError
 from mimicdet.study.outcome import RESULT, Data, read_result, what_differs
 from mimicdet.study.plan import Job
+from mimicdet.study.speed import SPEED
 
 
 def take_over(job: Job, data: Data) -> Path | None:
@@ -34,10 +35,10 @@ def take_over(job: Job, data: Data) -> Path | None:
 def _copy(source: Path, target: Path) -> None:
     """A finished run without its checkpoints, under its name only when it is whole."""
     unfinished = target.with_name(f".{target.name}")
-    unneeded = RunFolder(source).checkpoints.name
+    unneeded = {RunFolder(source).checkpoints.name, SPEED}  # the speed is one beside others, which are not here
     try:
         shutil.rmtree(unfinished, ignore_errors=True)
-        shutil.copytree(source, unfinished, ignore=lambda folder, _: {unneeded} if Path(folder) == source else set())
+        shutil.copytree(source, unfinished, ignore=lambda folder, _: unneeded if Path(folder) == source else set())
         unfinished.rename(target)
     except OSError as error:  # also shutil.Error
         shutil.rmtree(unfinished, ignore_errors=True)
