@@ -55,16 +55,27 @@ def to_int8(file: Path, calibration: Iterator[tuple[Tensor, Tensor]]) -> None:
     )
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
+    batches = list(calibration)
+
     class Reader(CalibrationDataReader):
+        """One image at a time: onnxruntime would stack the activations of several, which differ in size."""
+
+        def __len__(self) -> int:
+            return len(batches)
+
+        def set_range(self, start_index: int, end_index: int) -> None:
+            self._rest = iter(batches[start_index:end_index])
+
         def get_next(self) -> dict[str, object] | None:
-            batch = next(calibration, None)
+            batch = next(self._rest, None)
             return None if batch is None else {name: t.numpy() for name, t in zip(INPUTS, batch, strict=True)}
 
     prepared = file.with_name("prepared.onnx")
     quant_pre_process(file, prepared, skip_symbolic_shape=True)
     quantize_static(
         prepared, file, Reader(), quant_format=QuantFormat.QDQ, op_types_to_quantize=["Conv"], per_channel=True,
-        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, extra_options={"ActivationSymmetric": False},
+        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+        extra_options={"ActivationSymmetric": False, "CalibStridedMinMax": 1},  # a stride for every method
         calibrate_method=CalibrationMethod.Percentile, nodes_to_exclude=_sensitive(onnx.load(prepared)),
     )  # fmt: skip
     prepared.unlink()
