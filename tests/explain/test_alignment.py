@@ -17,13 +17,13 @@ from mimicdet import Detector
 from mimicdet.build import build_model
 from mimicdet.cli import main
 from mimicdet.config import InferenceSettings, ModelSettings
+from mimicdet.data.batch import pad_to_batch
 from mimicdet.data.dataset import DetectionDataset
 from mimicdet.data.transform import resize_for_inference
 from mimicdet.explain.alignment import FOUND_IOU, look_at_objects, summarise
 from mimicdet.explain.picture import choose_objects
 from mimicdet.explain.report import _short
 from mimicdet.models.mimicdet import MimicDet
-from mimicdet.predict.detector import pad_to_batch
 from tests.fake_detector import CATEGORIES, make_dataset
 from tests.tiny import enliven, tiny_batch, tiny_detector
 

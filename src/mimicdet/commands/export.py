@@ -112,10 +112,10 @@ class Export:
 
     def _calibration(self, inference: InferenceSettings, divisor: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Training images one by one, resized as for prediction."""
+        from mimicdet.data.batch import pad_to_batch
         from mimicdet.data.decode import read_image
         from mimicdet.data.splits import load_dataset
         from mimicdet.data.transform import resize_for_inference
-        from mimicdet.predict.detector import pad_to_batch
 
         assert self.data is not None
         images = load_dataset(self.data, "train").images

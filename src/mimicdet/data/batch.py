@@ -90,3 +90,22 @@ def collate(samples: Sequence[Sample], *, divisor: int = 32) -> Batch:
         files=tuple(s.file for s in samples),
         original_sizes=tuple(s.original_size for s in samples),
     )
+
+
+def pad_to_batch(images: Sequence[Tensor], divisor: int) -> Batch:
+    """Resized images (3, h, w) uint8 on one canvas whose sides are multiples of ``divisor``."""
+    return collate([_sample_without_targets(image) for image in images], divisor=divisor)
+
+
+def _sample_without_targets(image: Tensor) -> Sample:
+    """An image without targets, for ``collate``."""
+    return Sample(
+        image=image,
+        boxes=torch.zeros(0, 4),
+        labels=torch.zeros(0, dtype=torch.int64),
+        crowd=torch.zeros(0, dtype=torch.bool),
+        image_id=0,
+        file="",
+        original_size=(image.shape[1], image.shape[2]),
+        seed=0,
+    )

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from mimicdet.data.batch import pad_to_batch
 from mimicdet.data.dataset import DetectionDataset, ImageRecord
 from mimicdet.data.decode import read_image
 from mimicdet.data.match import match_classes
@@ -21,8 +22,8 @@ from mimicdet.errors import UserError
 from mimicdet.explain.hull import hull_overlap
 from mimicdet.models.mimicdet import MimicDet
 from mimicdet.ops.boxes import iou
-from mimicdet.predict.detector import Detector, pad_to_batch
-from mimicdet.predict.exported import ExportedDetector
+from mimicdet.predict.detector import Detector
+from mimicdet.predict.exported import ExportedModel
 
 FOUND_IOU = 0.5
 """An object is found where an adjusted box overlaps it so much; COCO's least."""
@@ -62,7 +63,7 @@ class Summary:
 
 def require_alignment(detector: Detector, name: str) -> None:
     """UserError unless the detector's S-head can be looked into."""
-    if isinstance(detector, ExportedDetector):
+    if isinstance(detector.model, ExportedModel):
         raise UserError(f"{name} is an exported file, which shows what it detects alone; give the model folder")
     if not isinstance(detector.model, MimicDet):
         family = detector.settings.family

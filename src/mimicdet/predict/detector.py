@@ -15,21 +15,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mimicdet.bench.stages import stages
 from mimicdet.build import load_model
 from mimicdet.config import InferenceSettings, ModelSettings
-from mimicdet.data.batch import Batch, Sample, collate
 from mimicdet.data.dataset import Category
 from mimicdet.data.tiles import merge_tile_detections, tile_windows
 from mimicdet.data.transform import resize_for_inference
 from mimicdet.errors import UserError
 from mimicdet.export.description import SUFFIXES
 from mimicdet.models.decode import Detections
-from mimicdet.models.detect import detect, to_original_pixels
+from mimicdet.models.detect import to_original_pixels
 from mimicdet.models.device import move_to
-from mimicdet.models.fold import fold_detector
-from mimicdet.models.mimicdet import MimicDet
 from mimicdet.models.pretrained_folder import save_model
+from mimicdet.predict.exported import ExportedModel
+from mimicdet.predict.folded import FoldedModel
 from mimicdet.predict.inputs import ImageLike, each_image, to_pixels
 
 EXPORTED = tuple(SUFFIXES.values())
@@ -51,22 +49,22 @@ class Detector:
     """A detector ready for use; ``Detector.from_pretrained(folder)`` makes one.
 
     Args:
-        model: a dense detector (``mimicdet.models.dense``).
+        model: a dense detector (``mimicdet.models.dense``), or an exported one.
         categories: class index -> id and name.
-        settings: how ``model`` was built, for ``save_pretrained``.
+        settings: how ``model`` was built, for ``save_pretrained``; an exported one needs none.
         inference: sizes, thresholds and limits; the attribute of this name may be exchanged at any time.
     """
 
     def __init__(
         self,
         *,
-        model: nn.Module,
+        model: nn.Module | ExportedModel,
         categories: Sequence[Category],
         settings: ModelSettings,
         inference: InferenceSettings,
     ) -> None:
-        self.model = model.eval()
-        self._fast: tuple[object, nn.Module] | None = None
+        self._model = model
+        self._network = model if isinstance(model, ExportedModel) else FoldedModel(model.eval())
         self.categories = tuple(categories)
         self.settings = settings
         self.inference = inference
@@ -84,18 +82,29 @@ class Detector:
             UserError: no model folder, a broken one, or a device that is not there.
         """
         if Path(folder).suffix in EXPORTED and not Path(folder).is_dir():
-            from mimicdet.predict.exported import ExportedDetector
-
-            return ExportedDetector.from_file(Path(folder), device)
+            exported = ExportedModel.from_file(Path(folder))
+            detector = cls(
+                model=exported, categories=exported.description.categories, settings=ModelSettings(),
+                inference=exported.inference,
+            )  # fmt: skip
+            return detector.to(device or "cpu")
         loaded = load_model(folder)
         detector = cls(
             model=loaded.model, categories=loaded.categories, settings=loaded.settings, inference=loaded.inference
         )
-        move_to(detector.model, device)
+        move_to(loaded.model, device)  # the default is the first GPU
         return detector
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Writes the model folder that ``from_pretrained`` reads, with the inference settings as they are now."""
+        """Writes the model folder that ``from_pretrained`` reads, with the inference settings as they are now.
+
+        Raises:
+            UserError: the detector is an exported file.
+        """
+        if isinstance(self.model, ExportedModel):
+            raise UserError(
+                f"{self.model.file} is an exported model, which cannot be saved in another form; copy the file"
+            )
         save_model(
             folder,
             self.model,
@@ -105,13 +114,18 @@ class Detector:
         )
 
     def to(self, device: torch.device | str) -> Detector:
-        """Moves the model; returns the detector itself. Raises UserError when there is no such device."""
-        move_to(self.model, device)
+        """Moves the model; returns the detector itself. Raises UserError when it cannot run there."""
+        self._network.to(device)
         return self
 
     @property
+    def model(self) -> nn.Module | ExportedModel:
+        """As it was given; its weights may be changed at any time."""
+        return self._model
+
+    @property
     def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        return self._network.device
 
     @property
     def classes(self) -> dict[int, str]:
@@ -201,46 +215,21 @@ class Detector:
             for start in range(0, len(chunk), batch_size):
                 members = order[start : start + batch_size]
                 for i, detections in zip(
-                    members, self._detect_batch([resized[i] for i in members], inference), strict=True
+                    members, self._network.detect([resized[i] for i in members], inference), strict=True
                 ):
                     size = (resized[i].shape[1], resized[i].shape[2])
                     boxes = to_original_pixels(detections.boxes.cpu(), size, chunk[i].shape[:2])
                     found[i] = Detections(boxes, detections.scores.cpu(), detections.labels.cpu())
             yield from (found[i] for i in range(len(chunk)))
 
-    def _fast_model(self) -> nn.Module:
-        """``self.model`` with folded batch norm, made anew after its weights have changed or moved."""
-        tensors = [*self.model.parameters(), *self.model.buffers()]
-        state = [(t.data_ptr(), t.device, None if t.is_inference() else t._version) for t in tensors]
-        if self._fast is None or self._fast[0] != state:
-            self._fast = state, fold_detector(self.model)
-        return self._fast[1]
-
-    @torch.inference_mode()
-    def _detect_batch(self, images: Sequence[Tensor], inference: InferenceSettings) -> list[Detections]:
-        batch = pad_to_batch(images, getattr(self.model, "divisor", 32)).to(self.device)
-        return detect(
-            self._fast_model(), batch.images, batch.sizes, s_head=inference.s_head, positions=inference.positions,
-            score_threshold=inference.score_threshold, nms_iou=inference.nms_iou,
-            max_detections=inference.max_detections, flips=inference.flips,
-        )  # fmt: skip
-
     def batch_detector(self, images: Sequence[Tensor]) -> Callable[[], list[Detections]]:
         """Detection in resized images (3, h, w) uint8, with the settings as they are, as a unit of work to be timed."""
         inference = self.inference
-        return lambda: self._detect_batch(images, inference)
+        return lambda: self._network.detect(images, inference)
 
     def stages(self, images: Sequence[Tensor]) -> dict[str, Callable[[], object]]:
         """The parts of that work, see ``mimicdet.bench.stages``; none where the model has others or is one file."""
-        if not isinstance(self.model, MimicDet):
-            return {}
-        batch = pad_to_batch(images, self.model.divisor).to(self.device)
-        with torch.inference_mode():
-            parts = stages(
-                self._fast_model(), batch.images, batch.sizes,  # type: ignore[arg-type]
-                top=self.inference.positions, score_threshold=self.inference.score_threshold,
-            )  # fmt: skip
-        return {name: torch.inference_mode()(part) for name, part in parts.items()}
+        return self._network.stages(images, self.inference)
 
     def _result(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> Detection:
         classes = labels.tolist()
@@ -250,25 +239,6 @@ class Detector:
             "labels": torch.tensor([self.categories[k].id for k in classes], dtype=torch.int64),
             "names": [self.categories[k].name for k in classes],
         }
-
-
-def pad_to_batch(images: Sequence[Tensor], divisor: int) -> Batch:
-    """Resized images (3, h, w) uint8 on one canvas whose sides are multiples of ``divisor``."""
-    return collate([_sample(image) for image in images], divisor=divisor)
-
-
-def _sample(image: Tensor) -> Sample:
-    """An image without targets, for ``collate``."""
-    return Sample(
-        image=image,
-        boxes=torch.zeros(0, 4),
-        labels=torch.zeros(0, dtype=torch.int64),
-        crowd=torch.zeros(0, dtype=torch.bool),
-        image_id=0,
-        file="",
-        original_size=(image.shape[1], image.shape[2]),
-        seed=0,
-    )
 
 
 def _first_fault(error: ValueError) -> str:

@@ -1,16 +1,17 @@
-"""A detector whose network is an exported file; all else is as with ``Detector``."""
+"""How ``Detector`` runs an exported file."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from mimicdet.config import InferenceSettings, ModelSettings
+from mimicdet.config import InferenceSettings
+from mimicdet.data.batch import pad_to_batch
 from mimicdet.errors import UserError
 from mimicdet.export.description import ExportDescription, read_export_description
 from mimicdet.export.network import NO_LABEL
@@ -18,7 +19,6 @@ from mimicdet.export.runtimes import Run, load
 from mimicdet.models.decode import Detections, detections_of_image
 from mimicdet.models.detect import memory_errors_explained
 from mimicdet.models.flips import detect_in_views
-from mimicdet.predict.detector import Detector, pad_to_batch
 
 FIXED = ("positions", "s_head")
 """Settings that the network was exported with."""
@@ -26,7 +26,7 @@ FIXED_WITH_SUPPRESSION = ("nms_iou",)
 """And these, where suppression is in the file; a score threshold may only rise there, the number only fall."""
 
 
-class ExportedDetector(Detector):
+class ExportedModel:
     """Runs an exported file on the CPU.
 
     Args:
@@ -36,46 +36,43 @@ class ExportedDetector(Detector):
     """
 
     def __init__(self, *, file: Path, run: Run, description: ExportDescription) -> None:
-        inference = InferenceSettings.model_validate(description.inference)
-        super().__init__(
-            model=nn.Module(), categories=description.categories, settings=ModelSettings(), inference=inference
-        )
         self.file = file
         self.description = description
+        self.inference = InferenceSettings.model_validate(description.inference)
+        """What it was exported with."""
         self._run = run
-        self._exported_with = inference
 
     @classmethod
-    def from_file(cls, file: Path, device: torch.device | str | None = None) -> ExportedDetector:
+    def from_file(cls, file: Path) -> ExportedModel:
         """Reads ``file`` and its description.
 
         Raises:
             UserError: one of the two is missing or broken, or its runtime is not installed.
         """
         description = read_export_description(file)
-        detector = cls(file=file, run=load(file, description.format), description=description)
-        return detector.to(device or "cpu")
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        raise UserError(f"{self.file} is an exported model, which cannot be saved in another form; copy the file")
-
-    def to(self, device: torch.device | str) -> ExportedDetector:
-        """An exported file runs on the CPU here; raises UserError for anything else."""
-        if torch.device(device).type != "cpu":
-            raise UserError(f"{self.file} is an exported model, which runs on the CPU here, not on {device}")
-        return self
+        return cls(file=file, run=load(file, description.format), description=description)
 
     @property
     def device(self) -> torch.device:
         return torch.device("cpu")
 
+    def to(self, device: torch.device | str) -> None:
+        """An exported file runs on the CPU here; raises UserError for anything else."""
+        if torch.device(device).type != "cpu":
+            raise UserError(f"{self.file} is an exported model, which runs on the CPU here, not on {device}")
+
+    def stages(self, images: Sequence[Tensor], inference: InferenceSettings) -> dict[str, Callable[[], object]]:
+        """None: the file is one piece."""
+        return {}
+
     @torch.inference_mode()
-    def _detect_batch(self, images: Sequence[Tensor], inference: InferenceSettings) -> list[Detections]:
+    def detect(self, images: Sequence[Tensor], inference: InferenceSettings) -> list[Detections]:
+        """Of each resized image (3, h, w) uint8, in its pixels; UserError for settings that the file has not."""
         self._refuse_what_is_fixed(inference)
         batch = pad_to_batch(images, self.description.divisor)
         sizes = batch.sizes.numpy()
 
-        def detect(images: Tensor) -> list[Detections]:
+        def detect_all(images: Tensor) -> list[Detections]:
             outputs = self._run(np.ascontiguousarray(images.numpy()), sizes)
             found = [torch.from_numpy(np.ascontiguousarray(output)) for output in outputs]
             if self.description.outputs == "detections":
@@ -91,12 +88,12 @@ class ExportedDetector(Detector):
 
         with memory_errors_explained(batch.images):
             return detect_in_views(
-                detect, batch.images, batch.sizes, flips=inference.flips, nms_iou=inference.nms_iou,
+                detect_all, batch.images, batch.sizes, flips=inference.flips, nms_iou=inference.nms_iou,
                 max_detections=inference.max_detections,
             )  # fmt: skip
 
     def _refuse_what_is_fixed(self, inference: InferenceSettings) -> None:
-        has, asked = self._exported_with, inference
+        has, asked = self.inference, inference
         fixed = [*FIXED, *(FIXED_WITH_SUPPRESSION if self.description.outputs == "detections" else ())]
         wrong: list[tuple[str, Any]] = [
             (name, getattr(has, name)) for name in fixed if getattr(has, name) != getattr(asked, name)
