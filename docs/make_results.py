@@ -52,8 +52,12 @@ def _in_short(questions: list[dict[str, str]], there: set[str]) -> str:
             continue
         with (RESULTS / name / "table.csv").open(encoding="utf-8") as file:
             runs = {line["name"]: line for line in csv.DictReader(file)}
-        if not {question["run"], question["against"]} <= set(runs):
+        asked = {question["run"], question["against"]}
+        planned = {run["name"] for run in yaml.safe_load((STUDIES / f"{name}.yaml").read_text("utf-8"))["runs"]}
+        if not asked <= planned:
             raise SystemExit(f"{RESULTS / 'page.yaml'}: '{question['ask']}' names a run that {name} does not have")
+        if not asked <= set(runs):
+            continue  # not trained yet
         run, against = runs[question["run"]], runs[question["against"]]
         lines.append(
             f"| {question['ask']} | {run['name']}: {_mean(run)} | {against['name']}: {_mean(against)} "
