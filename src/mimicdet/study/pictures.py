@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,6 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 _COLORS = {True: "#999999", False: "#0072B2"}  # the baseline, the others
+_HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_FORMS = ("s", "D", "^", "v", "P", "X", "*")
 
 
 class Row(NamedTuple):
@@ -45,25 +48,22 @@ def picture_of_ap(title: str, rows: Sequence[Row]) -> bytes:
 def picture_of_speed(title: str, rows: Sequence[Row]) -> bytes:
     """A PNG: each run's mean AP over the milliseconds of an image, where they were measured; up and left is better."""
     timed = [(row, row.milliseconds) for row in rows if row.milliseconds is not None]
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    longest = max(milliseconds for _, milliseconds in timed)
+    # By colour and, for the colour-blind and after the last colour, by form. The baseline takes none of them.
+    looks = iter(itertools.cycle(zip(_HUES, _FORMS, strict=True)))
     for row, milliseconds in timed:
-        mean = statistics.mean(row.ap)
-        color = _COLORS[row.is_baseline]
-        axes.plot([milliseconds], [mean], "o", color=color, markersize=8)
-        axes.plot([milliseconds] * 2, [min(row.ap), max(row.ap)], "-", color=color, linewidth=1)
-        side = "right" if milliseconds > 0.75 * longest else "left"  # inside the picture, above the seeds' line
-        axes.annotate(
-            row.name, (milliseconds, max(row.ap)), xytext=(4 if side == "right" else -4, 8),
-            textcoords="offset points", ha=side, fontsize=9,
-        )  # fmt: skip
+        color, form = (_COLORS[True], "o") if row.is_baseline else next(looks)
+        axes.plot([milliseconds] * 2, [min(row.ap), max(row.ap)], "-", color=color, linewidth=1.5)
+        axes.plot([milliseconds], [statistics.mean(row.ap)], form, color=color, markersize=9, label=row.name)
+    longest = max(milliseconds for _, milliseconds in timed)
     axes.set_xlim(0, 1.1 * longest)
     axes.set_ylim(*_limits([value for row, _ in timed for value in row.ap]))
     axes.set_xlabel("milliseconds of an image")
-    axes.set_ylabel("AP in points: mean, and from the lowest seed to the highest")
+    axes.set_ylabel("AP in points: mean, lowest to highest seed")
     axes.set_title(title)
+    figure.legend(loc="outside right upper", frameon=False)  # beside: names in the picture would hide what it shows
     return _png(figure)
 
 
