@@ -20,6 +20,8 @@ from pathlib import Path
 
 import yaml
 
+from mimicdet.study.result import spread
+
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 STUDIES = HERE.parent / "studies"
@@ -71,8 +73,7 @@ def _by_seed(line: dict[str, str]) -> dict[str, float]:
 
 
 def _mean(line: dict[str, str]) -> str:
-    values = list(_by_seed(line).values())
-    return f"{statistics.mean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
+    return spread(list(_by_seed(line).values()))
 
 
 def _differences(run: dict[str, str], against: dict[str, str]) -> str:

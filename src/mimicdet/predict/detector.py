@@ -83,17 +83,16 @@ class Detector:
         """
         if Path(folder).suffix in EXPORTED and not Path(folder).is_dir():
             exported = ExportedModel.from_file(Path(folder))
-            detector = cls(
+            exported.to(device or "cpu")
+            return cls(
                 model=exported, categories=exported.description.categories, settings=ModelSettings(),
                 inference=exported.inference,
             )  # fmt: skip
-            return detector.to(device or "cpu")
         loaded = load_model(folder)
-        detector = cls(
+        move_to(loaded.model, device)
+        return cls(
             model=loaded.model, categories=loaded.categories, settings=loaded.settings, inference=loaded.inference
         )
-        move_to(loaded.model, device)  # the default is the first GPU
-        return detector
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes the model folder that ``from_pretrained`` reads, with the inference settings as they are now.

@@ -152,12 +152,12 @@ def _cells(study: Study, lines: Sequence[Line]) -> tuple[list[str], list[list[st
         change = "baseline" if line.name == study.baseline else _DASH
         if line.difference is not None and line.interval is not None:
             change = f"{line.difference:+.1f} [{line.interval[0]:+.1f}, {line.interval[1]:+.1f}]"
-        cells = [line.name, _spread(line.ap), change]
+        cells = [line.name, spread(line.ap), change]
         cells += [" ".join(f"{value:+.1f}" for value in line.by_seed) or _DASH] if has_seeds else []
-        cells += [_spread(line.ap50), _spread(line.ap75), str(len(line.seeds))]
+        cells += [spread(line.ap50), spread(line.ap75), str(len(line.seeds))]
         cells += [f"{statistics.mean(line.seconds) / 60:.1f}"]
         cells += [_time(line.speed, of_baseline)] if has_speed else []
-        cells += [_spread(line.teacher_ap)] if has_teacher else []
+        cells += [spread(line.teacher_ap)] if has_teacher else []
         cells += [line.published or _DASH] if has_published else []
         rows.append(cells)
     return header, rows
@@ -181,8 +181,8 @@ def _time(speed: Speed | None, of_baseline: Speed | None) -> str:
     return f"{speed.median:.1f}" + ("" if share is None else f" ({share:.2f})")
 
 
-def _spread(values: Sequence[float]) -> str:
-    """Mean and standard deviation."""
+def spread(values: Sequence[float]) -> str:
+    """Mean and standard deviation, as tables show them."""
     if not values:
         return _DASH
     mean = f"{statistics.mean(values):.1f}"

@@ -54,25 +54,22 @@ def measure_speeds(jobs: Sequence[Job], data: Data) -> str | None:
         Why a finished run could not be measured.
     """
     finished = _first_finished(jobs, data)
-    measurable = {run: job for run, job in finished.items() if RunFolder(job.folder).last_model.is_dir()}
-    known = {run: _read(job.folder / SPEED) for run, job in finished.items()}
-    if all(speed is not None and set(speed.runs) == set(finished) for speed in known.values()):
+    known = [_read(job.folder / SPEED) for job in finished.values()]
+    if all(speed is not None and set(speed.runs) == set(finished) for speed in known):
         return None
-    if len(measurable) < len(finished):
-        gone = next(job for run, job in finished.items() if run not in measurable)
-        return f"no speeds: the weights of '{gone.name}' are gone; remove {gone.folder} to train them anew"
-    device = ""
-    cases: dict[str, Callable[[], object]] = {}
+    for job in finished.values():
+        if not RunFolder(job.folder).last_model.is_dir():
+            return f"no speeds: the weights of '{job.name}' are gone; remove {job.folder} to train them anew"
+    detectors = {run: Detector.from_pretrained(RunFolder(job.folder).last_model) for run, job in finished.items()}
+    device = next(iter(detectors.values())).device
     images = [read_image(record.file) for record in data.val_set.images[:ROUNDS]]
-    for run, job in finished.items():
-        detector = Detector.from_pretrained(RunFolder(job.folder).last_model)
+    cases: dict[str, Callable[[], object]] = {}
+    for run, detector in detectors.items():
         sides = detector.inference.shorter_side, detector.inference.longer_side
         cases[run] = _one_after_the_other([detector.batch_detector([resize_for_inference(i, *sides)]) for i in images])
-        device = _name(detector.device)
-    # Two rounds to warm up; the cycle makes the images of all the others differ.
-    timings = alternate(cases, rounds=ROUNDS, warmup=2, device=detector.device, title="speed")
+    timings = alternate(cases, rounds=ROUNDS, device=device, title="speed")
     for run, job in finished.items():
-        speed = Speed(timings[run].samples, tuple(finished), device)
+        speed = Speed(timings[run].samples, tuple(finished), _name(device))
         replace_file(job.folder / SPEED, json.dumps(asdict(speed), indent=1).encode())
     return None
 
