@@ -148,7 +148,8 @@ def test_the_table_needs_neither_weights_nor_detections(
                 shutil.copy(source / name, target)
     words = ["study", str(finished / "toy.yaml"), "--out", str(tmp_path / "out"), "--samples", "20", "--table"]
     assert main(words) == 0
-    assert (tmp_path / "out/table.csv").read_bytes() == (finished / "out/table.csv").read_bytes()
+    for name in ("table.csv", "table.md", "differences.csv"):
+        assert (tmp_path / "out" / name).read_bytes() == (finished / "out" / name).read_bytes()
     capsys.readouterr()
     (tmp_path / "out/alone/seed1" / RESULT).write_text("{")
     assert main(words) == 2
@@ -200,9 +201,26 @@ def test_failures_are_told_and_the_rest_goes_on(
     [
         (["--only", "none"], "has no run 'none'; it has teacher, alone, taught"),
         (["--parallel", "0"], "must be 1 or more"),
-        (["--data", "nowhere"], "nowhere"),
+        (["--data", "nowhere"], "nowhere, which --data names, is not there; give --data FOLDER (docs/data.md says"),
     ],
 )
 def test_wrong_options(finished: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["study", str(finished / "toy.yaml"), *words]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_data_that_are_not_there(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The file's own data, of whoever wrote it."""
+    file = tmp_path / "toy.yaml"
+    shutil.copy(finished / "toy.yaml", file)
+    assert main(["study", str(file)]) == 2
+    assert f"{tmp_path / 'cells'}, which 'data' in {file} names, is not there; give --data" in capsys.readouterr().err
+
+
+def test_torchrun_is_refused(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each of its processes would train the whole study."""
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert main(["study", str(finished / "toy.yaml")]) == 2
+    assert "without torchrun, with --parallel" in capsys.readouterr().err

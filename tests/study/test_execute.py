@@ -111,6 +111,23 @@ def test_a_failed_teacher_has_no_students(run: Any) -> None:
     assert sorted(trainings.log) == ["alone, seed 0", "teacher, seed 0"]
 
 
+def test_what_was_finished_otherwise_is_told_before_anything_is_trained(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainings = Trainings()
+
+    def is_finished(job: Job, data: Any) -> bool:
+        if job.run == "last":
+            raise UserError("last holds other settings")
+        return False
+
+    monkeypatch.setattr(module, "_finish", trainings.finish)
+    monkeypatch.setattr(module, "is_finished", is_finished)
+    with pytest.raises(UserError, match="last holds other settings"):
+        execute([job("first"), job("last")], None, parallel=1, reuse=True)  # type: ignore[arg-type]
+    assert trainings.log == []
+
+
 @pytest.mark.parametrize("parallel", [1, 2])
 def test_after_an_error_nothing_more_begins(run: Any, parallel: int) -> None:
     class Broken(Trainings):

@@ -37,7 +37,7 @@ def draw(
                                "bbox": rng.uniform([0, 0, 10, 10], [150, 150, 60, 60]).tolist(),
                                "score": round(float(rng.random()), 3)})  # fmt: skip
     truth = {
-        "images": [{"id": i * 7} for i in range(images)],
+        "images": [{"id": i * 7, "file_name": f"{i:04}.jpg"} for i in range(images)],
         "annotations": annotations,
         "categories": [{"id": k, "name": str(k)} for k in (1, 2, 3)],
     }
@@ -62,7 +62,7 @@ def test_an_image_drawn_twice_is_two_images(seed: int) -> None:
     for image, number in zip(truth["images"], times, strict=True):
         for copy in range(number):
             name = 1000 * copy + image["id"]
-            many["images"].append({"id": name})
+            many["images"].append({"id": name, "file_name": f"{name}.jpg"})
             many["annotations"] += [
                 a | {"image_id": name} for a in truth["annotations"] if a["image_id"] == image["id"]
             ]
@@ -73,6 +73,23 @@ def test_an_image_drawn_twice_is_two_images(seed: int) -> None:
         return
     expected = coco_metrics(many, found)["AP"]
     assert judge(truth, detections).ap(times) == pytest.approx(expected, abs=0.02)
+
+
+def test_images_pair_by_their_names_whatever_their_ids() -> None:
+    """The same data in another format has other ids, in another order."""
+    truth, found = draw(3)
+    ids = {image["id"]: 1000 - image["id"] for image in truth["images"]}
+    other = {
+        **truth,
+        "images": [{"id": ids[i["id"]], "file_name": f"val/{i['file_name']}"} for i in reversed(truth["images"])],
+        "annotations": [a | {"image_id": ids[a["image_id"]]} for a in truth["annotations"]],
+    }
+    one, same = judge(truth, found), judge(other, [d | {"image_id": ids[d["image_id"]]} for d in found])
+    for a, b in zip(one.classes, same.classes, strict=True):
+        np.testing.assert_array_equal(a.objects, b.objects)
+        np.testing.assert_array_equal(np.sort(a.image), np.sort(b.image))
+    drawn_once = np.eye(one.images, dtype=np.int64)
+    assert [one.ap(times) for times in drawn_once] == [same.ap(times) for times in drawn_once]
 
 
 def test_a_hundred_detections_of_a_class_count() -> None:

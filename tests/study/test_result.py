@@ -1,14 +1,19 @@
-"""A study's rows against what COCO says of the same detections."""
+"""A study's rows and differences against what COCO says of the same detections."""
 
 from __future__ import annotations
 
 import csv
+import itertools
+import statistics
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mimicdet.engine.coco_metrics import coco_metrics
+from mimicdet.study.bootstrap import paired_interval, resampled_ap
+from mimicdet.study.difference import Difference, differences_of
 from mimicdet.study.judged import judge
 from mimicdet.study.outcome import Outcome
 from mimicdet.study.plan import Study, plan
@@ -52,54 +57,109 @@ def drawn() -> Drawn:
 
 
 @pytest.fixture(scope="module")
-def lines(drawn: Drawn) -> list[Line]:
-    given = study()
-    jobs = {(job.run, job.seed): job for job in plan(given, Path("study.yaml"), Path("out"))}
+def outcomes(drawn: Drawn) -> list[Outcome]:
+    jobs = {(job.run, job.seed): job for job in plan(study(), Path("study.yaml"), Path("out"))}
     outcomes = []
     for run, seeds in (("before", SEEDS), ("after", SEEDS), ("half done", (2,))):
         for seed in seeds:
             found = noisy(run, seed)
             metrics = coco_metrics(drawn.truth, found).to_json()
             machine = "a slow machine" if seed == 2 else "a fast machine"
-            outcomes.append(Outcome(jobs[run, seed], metrics, judge(drawn.truth, found), 60.0, None, machine))
-    return lines_of(given, outcomes, samples=20)
+            taught = 0.8 if run == "after" else None
+            outcomes.append(Outcome(jobs[run, seed], metrics, judge(drawn.truth, found), 60.0, taught, machine))
+    return outcomes
+
+
+@pytest.fixture(scope="module")
+def differences(outcomes: list[Outcome]) -> dict[tuple[str, str], Difference]:
+    return differences_of(outcomes, samples=20)
+
+
+@pytest.fixture(scope="module")
+def lines(outcomes: list[Outcome], differences: dict[tuple[str, str], Difference]) -> list[Line]:
+    return lines_of(study(), outcomes, differences)
+
+
+@pytest.fixture
+def write(
+    drawn: Drawn, differences: dict[tuple[str, str], Difference], tmp_path: Path
+) -> Callable[[list[Line]], list[dict[str, str]]]:
+    def written(lines: list[Line]) -> list[dict[str, str]]:
+        """The table's rows, by its header."""
+        write_results(study(), lines, differences, drawn, "mimicdet study FILE", tmp_path)  # type: ignore[arg-type]
+        text = (tmp_path / "table.md").read_text().splitlines()
+        header, _, *rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in text if row[:2] == "| "]
+        return [dict(zip(header, row, strict=True)) for row in rows]
+
+    return written
+
+
+Write = Callable[[list[Line]], list[dict[str, str]]]
 
 
 def test_differences_of_each_seed(lines: list[Line], drawn: Drawn) -> None:
     assert [line.name for line in lines] == ["before", "after", "half done"]
-    assert lines[0].difference is lines[0].interval is None
-    assert lines[0].by_seed == ()
+    assert lines[0].difference is None
     for line, seeds in zip(lines[1:], (SEEDS, (2,)), strict=True):
         ap = {
             (run, seed): 100 * coco_metrics(drawn.truth, noisy(run, seed))["AP"]
             for run in (line.name, "before") for seed in seeds
         }  # fmt: skip
         expected = [ap[line.name, seed] - ap["before", seed] for seed in seeds]
-        assert line.by_seed == pytest.approx(expected, abs=1e-6)
-        assert line.difference == pytest.approx(sum(expected) / len(expected), abs=1e-6)
+        assert line.difference is not None
+        assert line.difference.seeds == seeds
+        assert line.difference.by_seed == pytest.approx(expected, abs=1e-6)
+        assert line.difference.mean == pytest.approx(sum(expected) / len(expected), abs=1e-6)
 
 
-def test_the_table_shows_them(lines: list[Line], drawn: Drawn, tmp_path: Path) -> None:
-    write_results(study(), lines, drawn, "mimicdet study FILE", tmp_path)  # type: ignore[arg-type]
-    rows = [row.split("|") for row in (tmp_path / "table.md").read_text().splitlines() if row.startswith("| ")]
-    column = [cell.strip() for cell in rows[0]].index("by seed")
-    cells = {row[1].strip(): row[column].strip() for row in rows}
+def test_each_two_runs_are_compared(
+    outcomes: list[Outcome], differences: dict[tuple[str, str], Difference], write: Write, lines: list[Line],
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    """There and back; over shared seeds alone; and kept in a file."""
+    assert set(differences) == set(itertools.permutations(("before", "after", "half done"), 2))
+    there, back = differences["half done", "after"], differences["after", "half done"]
+    assert there.seeds == back.seeds == (2,)
+    assert there.by_seed == tuple(-value for value in back.by_seed)
+    assert there.interval == pytest.approx((-back.interval[1], -back.interval[0]))
+    last = {o.job.run: resampled_ap(o.judged, samples=20) for o in outcomes if o.job.seed == 2}
+    expected = paired_interval([last["half done"]], [last["after"]])
+    assert there.interval == pytest.approx((100 * expected[0], 100 * expected[1]))
+    write(lines)
+    with (tmp_path / "differences.csv").open() as file:
+        kept = {(row["run"], row["against"]): row for row in csv.DictReader(file)}
+    assert set(kept) == set(differences)
+    row = kept["half done", "after"]
+    assert row["seeds"] == "2"
+    shown = [float(row[name]) for name in ("by_seed", "difference", "low", "high")]
+    assert shown == pytest.approx([there.mean, there.mean, *there.interval], rel=1e-3)
+
+
+def test_the_table_shows_them(lines: list[Line], write: Write, tmp_path: Path) -> None:
+    cells = {row["run"]: row["by seed"] for row in write(lines)}
     assert cells["before"] == "-"
-    assert [float(value) for value in cells["after"].split()] == pytest.approx(lines[1].by_seed, abs=0.051)
+    difference = lines[1].difference
+    assert difference is not None
+    assert [float(value) for value in cells["after"].split()] == pytest.approx(difference.by_seed, abs=0.051)
     assert len(cells["half done"].split()) == 1
     with (tmp_path / "table.csv").open() as file:
-        kept = {row["name"]: row["by_seed"] for row in csv.DictReader(file)}
-    assert [float(value) for value in kept["after"].split()] == pytest.approx(lines[1].by_seed, rel=1e-3)
-    assert kept["before"] == ""
+        kept = {row["name"]: row for row in csv.DictReader(file)}
+    assert [float(value) for value in kept["after"]["by_seed"].split()] == pytest.approx(difference.by_seed, rel=1e-3)
+    assert kept["before"]["by_seed"] == kept["before"]["low"] == ""
 
 
-def test_every_machine_is_named_once(lines: list[Line], drawn: Drawn, tmp_path: Path) -> None:
-    write_results(study(), lines, drawn, "mimicdet study FILE", tmp_path)  # type: ignore[arg-type]
+def test_the_share_of_the_t_heads_ap(lines: list[Line], write: Write) -> None:
+    shown = {row["run"]: row["T-head AP (kept)"] for row in write(lines)}
+    kept = 100 * statistics.mean(lines[1].ap) / 80
+    assert shown == {"before": "-", "after": f"80.0 ± 0.0 ({kept:.0f} %)", "half done": "-"}
+
+
+def test_every_machine_is_named_once(lines: list[Line], write: Write, tmp_path: Path) -> None:
+    write(lines)
     assert "on a fast machine; a slow machine; " in (tmp_path / "table.md").read_text()
-    write_results(study(), lines[2:], drawn, "mimicdet study FILE", tmp_path)  # type: ignore[arg-type]
+    write(lines[2:])
     assert "on a slow machine; " in (tmp_path / "table.md").read_text()
 
 
-def test_one_seed_needs_no_column(lines: list[Line], drawn: Drawn, tmp_path: Path) -> None:
-    write_results(study(), [lines[2]], drawn, "mimicdet study FILE", tmp_path)  # type: ignore[arg-type]
-    assert "by seed" not in (tmp_path / "table.md").read_text()
+def test_one_seed_needs_no_column(lines: list[Line], write: Write) -> None:
+    assert "by seed" not in write([lines[2]])[0]

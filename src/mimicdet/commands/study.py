@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -13,8 +13,8 @@ from tyro.conf import Positional, arg
 from mimicdet.commands.optional import optional
 
 EXAMPLES = """\
-mimicdet study studies/distill_gfl_aquarium_cpu.yaml               trains what is missing, then writes the table
-mimicdet study my_study.yaml --data cells --out runs/my_study --parallel 2
+mimicdet study studies/table1_aquarium_cpu.yaml --data aquarium     trains what is missing, then writes the table
+mimicdet study my_study.yaml --out runs/my_study --parallel 2       two trainings at a time
 mimicdet study my_study.yaml --only "student alone" "+ RM"          some of its runs
 mimicdet study my_study.yaml --table                                the table of what is finished, no training
 """
@@ -26,8 +26,8 @@ class Study:
 
     The file names runs by preset, settings and seeds. A run that is finished, in this study or in one whose folder lies
     beside it, is not trained again; an interrupted one goes on. The folder gets table.md, table.csv and table.png: mean
-    and spread over the seeds, and differences from the baseline with an interval over the images. Where the file says
-    'speed: true', also the time of an image, and speed.png.
+    and spread over the seeds, and differences from the baseline with an interval over the images; those of each two
+    runs are in differences.csv. Where the file says 'speed: true', also the time of an image, and speed.png.
     """
 
     file: Annotated[Path, Positional, arg(metavar="FILE")]
@@ -54,6 +54,8 @@ class Study:
 
         if self.parallel < 1 or self.samples < 1:
             raise UserError("mimicdet study: --parallel and --samples must be 1 or more")
+        if "LOCAL_RANK" in os.environ:
+            raise UserError("mimicdet study starts its trainings itself: without torchrun, with --parallel GPUS")
         study = read_study(self.file)
         out = self.out or Path("runs") / self.file.stem
         jobs = everything = plan(study, self.file, out)
@@ -67,8 +69,15 @@ class Study:
         folder = self.data or (self.file.parent / study.data if study.data else None)
         if folder is None:
             raise UserError(f"{self.file} names no data; add 'data: FOLDER' to it, or give --data")
+        if not folder.exists():
+            named = "--data" if self.data else f"'data' in {self.file}"
+            raise UserError(
+                f"{folder}, which {named} names, is not there; give --data FOLDER (docs/data.md says where the studies' "
+                "data are)"
+            )
         train_set, val_set = (load_dataset(folder, split) for split in (study.train, study.val))
-        from mimicdet.study.execute import execute  # torch and all
+        from mimicdet.study.difference import differences_of  # torch and all
+        from mimicdet.study.execute import execute
         from mimicdet.study.outcome import Data, read_outcome
         from mimicdet.study.result import lines_of, write_results
         from mimicdet.study.speed import measure_speeds, read_speeds
@@ -81,10 +90,12 @@ class Study:
                 failures.append(why)
         outcomes = [found for job in everything if (found := read_outcome(job, data)) is not None]
         if outcomes:
-            command = shlex.join(["mimicdet", "study", *(word for word in sys.argv[2:] if word != "--table")])
-            speeds = read_speeds(everything) if study.speed else {}
-            lines = lines_of(study, outcomes, samples=self.samples, speeds=speeds)
-            print(f"\n{write_results(study, lines, val_set, command, out)}\n\n{out / 'table.md'}, .csv and .png")
+            # What makes it, wherever its runs lie and however many were trained at a time
+            command = shlex.join(["mimicdet", "study", str(self.file), "--data", val_set.root.name])
+            differences = differences_of(outcomes, samples=self.samples)
+            lines = lines_of(study, outcomes, differences, read_speeds(everything) if study.speed else {})
+            shown = write_results(study, lines, differences, val_set, command, out)
+            print(f"\n{shown}\n\n{out / 'table.md'}, .csv and .png")
         else:
             print("no run is finished yet")
         if failures:

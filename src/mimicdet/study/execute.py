@@ -38,8 +38,11 @@ def execute(jobs: Sequence[Job], data: Data, *, parallel: int, reuse: bool) -> l
         A sentence for each that failed.
 
     Raises:
+        UserError: a finished job had other settings or data; before anything is trained.
         TrainingStopped: after SIGINT or SIGTERM, when the trainings under way have written their checkpoints.
     """
+    for job in jobs:
+        is_finished(job, data)
     failures: list[str] = []
     seats = _Seats(parallel)
     waiting = list(jobs)

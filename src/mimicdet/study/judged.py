@@ -9,7 +9,7 @@ import io
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -93,11 +93,15 @@ class Judged:
 def judge(ground_truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]]) -> Judged:
     """Matches detections with objects as COCO does.
 
+    Images are numbered by their files' names, so that they pair with those of the same data in another format, whose
+    ids are others.
+
     Args:
         ground_truth: a COCO dictionary.
         detections: COCO results.
     """
-    index = {image["id"]: i for i, image in enumerate(ground_truth["images"])}
+    images = sorted(ground_truth["images"], key=lambda image: (PurePath(image["file_name"]).stem, image["id"]))
+    index = {image["id"]: i for i, image in enumerate(images)}
     classes = tuple(
         _judge_class(
             [a for a in ground_truth["annotations"] if a["category_id"] == category["id"]],

@@ -45,7 +45,7 @@ class PlannedRun(BaseModel):
     name: Annotated[str, Field(min_length=1)]
     preset: str | None = None
     set: dict[str, Any] = {}
-    seeds: tuple[int, ...] | None = None
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] | None = None
     published: str = ""
 
 
@@ -105,6 +105,12 @@ def read_study(file: Path) -> Study:
     slugs = [_slug(name) for name in names]
     if twice := {slug for slug in slugs if slugs.count(slug) > 1}:
         raise UserError(f"{file}: two runs' folders would be called '{min(twice)}'; make their names differ in letters")
+    for where, seeds in [
+        ("seeds", study.seeds),
+        *((f"the seeds of '{run.name}'", run.seeds or ()) for run in study.runs),
+    ]:
+        if twice_drawn := {seed for seed in seeds if seeds.count(seed) > 1}:
+            raise UserError(f"{file}: {where} hold {min(twice_drawn)} twice; name each once")
     if study.baseline is not None and study.baseline not in names:
         raise UserError(f"{file}: baseline '{study.baseline}' is none of the runs: {', '.join(names)}")
     return study

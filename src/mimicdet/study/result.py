@@ -1,4 +1,4 @@
-"""The table of a study: mean and spread over seeds, differences with their intervals; as Markdown, CSV and picture."""
+"""What a study shows: its table, as Markdown, CSV and picture, and how far each two runs lie apart."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ import io
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from mimicdet.data.dataset import DetectionDataset
 from mimicdet.files import replace_file
 from mimicdet.report.table import table
-from mimicdet.study.bootstrap import paired_interval, resampled_ap
+from mimicdet.study.difference import Difference
 from mimicdet.study.outcome import Outcome
 from mimicdet.study.pictures import Row, picture_of_ap, picture_of_speed
 from mimicdet.study.plan import Study
@@ -21,6 +20,7 @@ from mimicdet.study.speed import Speed
 
 _DASH = "-"
 SPEED_PICTURE = "speed.png"
+DIFFERENCES = "differences.csv"
 
 
 @dataclass(frozen=True)
@@ -34,54 +34,54 @@ class Line:
     ap75: tuple[float, ...]
     teacher_ap: tuple[float, ...]
     seconds: tuple[float, ...]
-    difference: float | None  # from the baseline, over the seeds that both have
-    interval: tuple[float, float] | None
-    by_seed: tuple[float, ...]  # each of those seeds' own difference
+    difference: Difference | None  # from the baseline
     machines: tuple[str, ...]  # that the seeds were measured on
     published: str
     speed: Speed | None
 
 
 def lines_of(
-    study: Study, outcomes: Sequence[Outcome], *, samples: int, speeds: Mapping[str, Speed] | None = None
+    study: Study,
+    outcomes: Sequence[Outcome],
+    differences: Mapping[tuple[str, str], Difference],
+    speeds: Mapping[str, Speed] | None = None,
 ) -> list[Line]:
     """A row for each run of which at least one seed is finished.
 
     Args:
-        samples: of the bootstrap.
+        differences: of each two runs.
         speeds: of the runs' models, by run, where they were measured.
     """
-    judged = {(o.job.run, o.job.seed): o.judged for o in outcomes}
-    baseline = study.baseline
-    resampled = cache(lambda name, seed: resampled_ap(judged[name, seed], samples=samples))
     lines = []
     for run in study.runs:
         own = [o for o in outcomes if o.job.run == run.name]
         if not own:
             continue
-        difference = interval = None
-        by_seed: tuple[float, ...] = ()
-        shared = [o.job.seed for o in own if (baseline, o.job.seed) in judged]
-        if baseline is not None and baseline != run.name and shared:
-            by_seed = tuple(100 * (judged[run.name, seed].ap() - judged[baseline, seed].ap()) for seed in shared)
-            difference = statistics.mean(by_seed)
-            low, high = paired_interval(*([resampled(name, seed) for seed in shared] for name in (run.name, baseline)))
-            interval = (100 * low, 100 * high)
         numbers = {name: tuple(100 * o.metrics[name] for o in own) for name in ("AP", "AP50", "AP75")}
         lines.append(
             Line(
                 name=run.name, seeds=tuple(o.job.seed for o in own), ap=numbers["AP"], ap50=numbers["AP50"],
                 ap75=numbers["AP75"], teacher_ap=tuple(100 * o.teacher_ap for o in own if o.teacher_ap is not None),
-                seconds=tuple(o.seconds for o in own), difference=difference, interval=interval,
-                by_seed=by_seed, machines=tuple(o.machine for o in own), published=run.published,
-                speed=(speeds or {}).get(run.name),
+                seconds=tuple(o.seconds for o in own),
+                difference=differences.get((run.name, study.baseline)) if study.baseline else None,
+                machines=tuple(o.machine for o in own), published=run.published, speed=(speeds or {}).get(run.name),
             )
         )  # fmt: skip
     return lines
 
 
-def write_results(study: Study, lines: Sequence[Line], dataset: DetectionDataset, command: str, out: Path) -> str:
-    """Writes table.md, table.csv, table.png and, of a study with speeds, speed.png into ``out``.
+def write_results(
+    study: Study,
+    lines: Sequence[Line],
+    differences: Mapping[tuple[str, str], Difference],
+    dataset: DetectionDataset,
+    command: str,
+    out: Path,
+) -> str:
+    """Writes table.md, table.csv, table.png, differences.csv and, of a study with speeds, speed.png into ``out``.
+
+    Args:
+        command: that makes the table, shown above it.
 
     Returns:
         The table as text for a terminal.
@@ -91,8 +91,9 @@ def write_results(study: Study, lines: Sequence[Line], dataset: DetectionDataset
     hours = sum(sum(line.seconds) for line in lines) / 3600
     about = (
         f"{dataset.split} of {dataset.root.name}: {len(dataset)} images. `{command}` on {machines}; {hours:.1f} "
-        "hours of training. Last weights; mean and standard deviation over seeds; differences with the 95 % interval "
-        "of a paired bootstrap over images. What other seeds would give is not in it; see each seed's difference."
+        "hours of training. Last weights; mean and standard deviation over seeds; differences over the seeds that a "
+        "row has in common with the baseline, with the 95 % interval of a paired bootstrap over images. What other "
+        "seeds would give is not in it; see each seed's difference."
         f"{_missing(study, lines)}{_how_fast(lines)}"
     )
     text = f"{study.about.strip()}\n\n" if study.about else ""
@@ -103,6 +104,7 @@ def write_results(study: Study, lines: Sequence[Line], dataset: DetectionDataset
     markdown += table(header, rows, style="markdown") + "\n"
     replace_file(out / "table.md", markdown.encode())
     replace_file(out / "table.csv", _csv(lines, timed=timed).encode())
+    replace_file(out / DIFFERENCES, _csv_of_differences(differences).encode())
     drawn = [Row(o.name, o.ap, o.speed.median if o.speed else None, o.name == study.baseline) for o in lines]
     replace_file(out / "table.png", picture_of_ap(study.title, drawn))
     if timed:
@@ -117,13 +119,31 @@ def _csv(lines: Sequence[Line], *, timed: bool) -> str:
     last = ["published", *(["ms"] if timed else [])]
     writer.writerow(["name", *names, "by_seed", "difference", "low", "high", *last])
     for line in lines:
-        listed = [" ".join(f"{value:.4g}" for value in getattr(line, name)) for name in (*names, "by_seed")]
-        low, high = line.interval or ("", "")
-        row = [line.name, *listed, "" if line.difference is None else line.difference, low, high, line.published]
+        row = [line.name, *(_listed(getattr(line, name)) for name in names)]
+        row += _cells_of_difference(line.difference) if line.difference else [""] * 4
+        row.append(line.published)
         if timed:
             row.append(f"{line.speed.median:.4g}" if line.speed else "")
         writer.writerow(row)
     return written.getvalue()
+
+
+def _csv_of_differences(differences: Mapping[tuple[str, str], Difference]) -> str:
+    written = io.StringIO()
+    writer = csv.writer(written, lineterminator="\n")
+    writer.writerow(["run", "against", "seeds", "by_seed", "difference", "low", "high"])
+    for (run, against), difference in differences.items():
+        writer.writerow([run, against, _listed(difference.seeds), *_cells_of_difference(difference)])
+    return written.getvalue()
+
+
+def _cells_of_difference(difference: Difference) -> list[str]:
+    numbers = (difference.mean, *difference.interval)
+    return [_listed(difference.by_seed), *(f"{number:.4g}" for number in numbers)]
+
+
+def _listed(values: Sequence[float]) -> str:
+    return " ".join(f"{value:.4g}" for value in values)
 
 
 def _missing(study: Study, lines: Sequence[Line]) -> str:
@@ -140,24 +160,26 @@ def _missing(study: Study, lines: Sequence[Line]) -> str:
 def _cells(study: Study, lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
     has_teacher = any(line.teacher_ap for line in lines)
     has_published = any(line.published for line in lines)
-    has_seeds = any(len(line.by_seed) > 1 for line in lines)
+    has_seeds = any(line.difference and len(line.difference.seeds) > 1 for line in lines)
     has_speed = any(line.speed for line in lines)
     of_baseline = next((line.speed for line in lines if line.name == study.baseline), None)
     header = ["run", "AP", "difference", *(["by seed"] if has_seeds else []), "AP50", "AP75", "seeds", "minutes"]
     header += ["ms (ratio)"] if has_speed else []
-    header += ["T-head AP"] if has_teacher else []
+    header += ["T-head AP (kept)"] if has_teacher else []
     header += ["published"] if has_published else []
     rows = []
     for line in lines:
-        change = "baseline" if line.name == study.baseline else _DASH
-        if line.difference is not None and line.interval is not None:
-            change = f"{line.difference:+.1f} [{line.interval[0]:+.1f}, {line.interval[1]:+.1f}]"
+        change, by_seed = "baseline" if line.name == study.baseline else _DASH, _DASH
+        if (difference := line.difference) is not None:
+            low, high = difference.interval
+            change = f"{difference.mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+            by_seed = " ".join(f"{value:+.1f}" for value in difference.by_seed)
         cells = [line.name, spread(line.ap), change]
-        cells += [" ".join(f"{value:+.1f}" for value in line.by_seed) or _DASH] if has_seeds else []
+        cells += [by_seed] if has_seeds else []
         cells += [spread(line.ap50), spread(line.ap75), str(len(line.seeds))]
         cells += [f"{statistics.mean(line.seconds) / 60:.1f}"]
         cells += [_time(line.speed, of_baseline)] if has_speed else []
-        cells += [spread(line.teacher_ap)] if has_teacher else []
+        cells += [_of_teacher(line)] if has_teacher else []
         cells += [line.published or _DASH] if has_published else []
         rows.append(cells)
     return header, rows
@@ -179,6 +201,14 @@ def _time(speed: Speed | None, of_baseline: Speed | None) -> str:
         return _DASH
     share = speed.over(of_baseline) if of_baseline else None
     return f"{speed.median:.1f}" + ("" if share is None else f" ({share:.2f})")
+
+
+def _of_teacher(line: Line) -> str:
+    """The T-head's AP, and which share of it the S-head has."""
+    if not line.teacher_ap:
+        return _DASH
+    kept = 100 * statistics.mean(line.ap) / statistics.mean(line.teacher_ap)
+    return f"{spread(line.teacher_ap)} ({kept:.0f} %)"
 
 
 def spread(values: Sequence[float]) -> str:

@@ -48,7 +48,8 @@ def measure_speeds(jobs: Sequence[Job], data: Data) -> str | None:
     """Measures the models of all runs that have one, of the first finished seed each, unless that was done before.
 
     The first images of the validation split are detected in one by one, each by every model in turn, so that a machine
-    that slows down slows all of them. What it gives lies in the runs' folders, as ``speed.json``.
+    that slows down slows all of them; on a processor by one thread, which other machines have too. What it gives lies
+    in the runs' folders, as ``speed.json``.
 
     Returns:
         Why a finished run could not be measured.
@@ -67,7 +68,12 @@ def measure_speeds(jobs: Sequence[Job], data: Data) -> str | None:
     for run, detector in detectors.items():
         sides = detector.inference.shorter_side, detector.inference.longer_side
         cases[run] = _one_after_the_other([detector.batch_detector([resize_for_inference(i, *sides)]) for i in images])
-    timings = alternate(cases, rounds=ROUNDS, device=device, title="speed")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        timings = alternate(cases, rounds=ROUNDS, device=device, title="speed")
+    finally:
+        torch.set_num_threads(threads)
     for run, job in finished.items():
         speed = Speed(timings[run].samples, tuple(finished), _name(device))
         replace_file(job.folder / SPEED, json.dumps(asdict(speed), indent=1).encode())
@@ -101,8 +107,7 @@ def _one_after_the_other(units: Sequence[Callable[[], object]]) -> Callable[[], 
 def _name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    threads = torch.get_num_threads()
-    return f"{threads} CPU thread{'s' if threads > 1 else ''}"
+    return "1 CPU thread"
 
 
 def _read(file: Path) -> Speed | None:
