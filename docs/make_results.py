@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import csv
 import re
-import statistics
 import sys
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from mimicdet.study.result import spread
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 STUDIES = HERE.parent / "studies"
-TABLES = ("table.md", "table.csv", "table.png")
+TABLES = ("table.md", "table.csv", "table.png", "differences.csv")
 EVIDENCE = ("result.json", "judged.npz")
 SPEEDS = ("speed.png", "*/seed*/speed.json")
 """Where a study has them."""
@@ -46,43 +45,35 @@ def page() -> str:
 
 
 def _in_short(questions: list[dict[str, str]], there: set[str]) -> str:
-    """One line per question whose study is there: the AP of both runs, and the difference in every seed both have."""
-    lines = ["## In short", "", "| question | AP | against | difference, by seed | table |", "|:--|:--|:--|:--|:--|"]
+    """One line per question whose runs are trained: the AP of both, and how far they lie apart in the seeds of both."""
+    lines = [
+        "## In short", "",
+        "| question | AP | against | difference [95 %] | by seed | sought | table |", "|:--|:--|:--|:--|:--|:--|:--|",
+    ]  # fmt: skip
     for question in questions:
         name = question["study"]
         if name not in there:
             continue
-        with (RESULTS / name / "table.csv").open(encoding="utf-8") as file:
-            runs = {line["name"]: line for line in csv.DictReader(file)}
-        asked = {question["run"], question["against"]}
-        planned = {run["name"] for run in yaml.safe_load((STUDIES / f"{name}.yaml").read_text("utf-8"))["runs"]}
-        if not asked <= planned:
+        run, against = question["run"], question["against"]
+        planned = {one["name"] for one in yaml.safe_load((STUDIES / f"{name}.yaml").read_text("utf-8"))["runs"]}
+        if not {run, against} <= planned:
             raise SystemExit(f"{RESULTS / 'page.yaml'}: '{question['ask']}' names a run that {name} does not have")
-        if not asked <= set(runs):
+        differences = {(one["run"], one["against"]): one for one in _rows(name, "differences.csv")}
+        if (found := differences.get((run, against))) is None:
             continue  # not trained yet
-        run, against = runs[question["run"]], runs[question["against"]]
+        ap = {one["name"]: spread([float(value) for value in one["ap"].split()]) for one in _rows(name, "table.csv")}
+        difference, low, high = (f"{float(found[key]):+.1f}" for key in ("difference", "low", "high"))
+        by_seed = " ".join(f"{float(value):+.1f}" for value in found["by_seed"].split())
         lines.append(
-            f"| {question['ask']} | {run['name']}: {_mean(run)} | {against['name']}: {_mean(against)} "
-            f"| {_differences(run, against)} | [table](#{_anchor(_title(name))}) |"
+            f"| {question['ask']} | {run}: {ap[run]} | {against}: {ap[against]} | {difference} [{low}, {high}] "
+            f"| {by_seed} | {question.get('sought', '')} | [table](#{_anchor(_title(name))}) |"
         )
     return "\n".join([*lines, ""])
 
 
-def _by_seed(line: dict[str, str]) -> dict[str, float]:
-    return dict(zip(line["seeds"].split(), map(float, line["ap"].split()), strict=True))
-
-
-def _mean(line: dict[str, str]) -> str:
-    return spread(list(_by_seed(line).values()))
-
-
-def _differences(run: dict[str, str], against: dict[str, str]) -> str:
-    """The mean and each seed's; as the table has them, more exact than from its APs, if it compares the same two."""
-    one, other = _by_seed(run), _by_seed(against)
-    change = [one[seed] - other[seed] for seed in one if seed in other]
-    if not against["difference"] and run["by_seed"]:
-        change = [float(value) for value in run["by_seed"].split()]
-    return f"**{statistics.mean(change):+.1f}** ({' '.join(f'{c:+.1f}' for c in change)})" if change else "-"
+def _rows(name: str, file: str) -> list[dict[str, str]]:
+    with (RESULTS / name / file).open(encoding="utf-8") as opened:
+        return list(csv.DictReader(opened))
 
 
 def _title(name: str) -> str:

@@ -20,9 +20,9 @@ from mimicdet.config import InferenceSettings, ModelSettings
 from mimicdet.data.batch import pad_to_batch
 from mimicdet.data.dataset import DetectionDataset
 from mimicdet.data.transform import resize_for_inference
-from mimicdet.explain.alignment import FOUND_IOU, look_at_objects, summarise
+from mimicdet.explain.alignment import FOUND_IOU, Sight, look_at_objects, summarise
 from mimicdet.explain.picture import choose_objects
-from mimicdet.explain.report import _short
+from mimicdet.explain.report import _short, _summary
 from mimicdet.models.mimicdet import MimicDet
 from tests.fake_detector import CATEGORIES, make_dataset
 from tests.tiny import enliven, tiny_batch, tiny_detector
@@ -176,9 +176,35 @@ def test_the_command(dataset: DetectionDataset, tmp_path: Path, capsys: pytest.C
     own = [row for row in rows if row["model"] == str(tmp_path / "with/model")]
     assert len(own) > 3
     assert {row["points_inside"] for row in own} == {"1.0000"}
+    # Chosen images: the last one alone
+    last = [record.file for record in dataset.images if len(record.boxes)][-1]
+    chosen = words[: words.index("--pictures")]
+    for name in (last.name, last.stem):
+        assert main([*chosen, "--out", str(tmp_path / name), "--images", name]) == 0
+        assert [file.name for file in (tmp_path / name).glob("*.png")] == [f"01-{last.stem}.png"]
+    capsys.readouterr()
+    assert main([*chosen, "--out", str(tmp_path / "none"), "--images", "nothing.jpg"]) == 2
+    assert "val has no image 'nothing.jpg'" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+    assert main([*words, "--out", str(tmp_path / "none"), "--images", last.name]) == 2
+    assert "give one of both" in capsys.readouterr().err
     assert main([*words, "--out", str(tmp_path / "seen"), "--pictures", "-1"]) == 2
     (tmp_path / "file").write_text("")
     assert main([*words, "--out", str(tmp_path / "file")]) == 2
+
+
+def test_models_are_compared_on_what_all_found(dataset: DetectionDataset) -> None:
+    """Averages over the same objects; how many each found stays its own."""
+    one = next(s for _, image in look_at_objects(make_detector(), dataset) for s in image if s is not None)
+    beside = Sight(one.level, one.box, one.adjusted_box, one.points + 1000)
+    header, rows = _summary({"a": [[one, beside], [None]], "b": [[one, None], [one]]})
+    inside = header.index("points inside")
+    assert [(row[0], row[1], row[2], row[inside]) for row in rows] == [
+        ("a", "3", "2", "100.0%"), (f"  P{one.level}", "", "1", "100.0%"),
+        ("b", "3", "2", "100.0%"), (f"  P{one.level}", "", "1", "100.0%"),
+    ]  # fmt: skip
+    alone = _summary({"a": [[one, beside], [None]]})[1][0]
+    assert (alone[2], alone[inside]) == ("2", "50.0%")
 
 
 @pytest.mark.parametrize(

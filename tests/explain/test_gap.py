@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,7 @@ def test_the_command(run: Path, data: DetectionDataset, tmp_path: Path, capsys: 
     [
         (["--pictures", "3"], "explain gap has no --pictures"),
         (["--against", "other"], "explain gap has no --against"),
+        (["--images", "a.jpg"], "explain gap has no --images"),
         (["--device", "nowhere"], "device 'nowhere' cannot be used"),
     ],
 )
@@ -113,3 +115,13 @@ def test_a_model_folder_has_no_t_head(
     words = ["explain", "gap", str(run / "model"), "--data", str(data.root.parent), "--out", str(tmp_path / "gap")]
     assert main(words) == 2
     assert f"{run / 'model'} holds no run" in capsys.readouterr().err
+
+
+def test_a_run_taken_over_has_no_checkpoint(
+    run: Path, data: DetectionDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Studies copy finished runs without them."""
+    shutil.copytree(run, tmp_path / "copy", ignore=shutil.ignore_patterns("checkpoints"))
+    words = ["explain", "gap", str(tmp_path / "copy"), "--data", str(data.root.parent), "--out", str(tmp_path / "gap")]
+    assert main(words) == 2
+    assert "copy has no checkpoint, where the T-head is; if a study took the run over" in capsys.readouterr().err

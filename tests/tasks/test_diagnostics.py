@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mimicdet.data.batch import Batch, collate
+from mimicdet.models.alignment import box_grid_offsets
 from mimicdet.models.mimicdet import MimicDet
 from mimicdet.tasks.diagnostics import mimic_diagnostics, student_diagnostics
 from mimicdet.tasks.student import prepare, student_sums
@@ -59,6 +60,7 @@ def test_taps_of_the_chosen_positives(offsets: Any) -> None:
     prepared = prepare(detector, batch, ASSIGN)
     sums = student_sums(detector, batch, prepared, ASSIGN)
     shares, lengths = [], []
+    learned: dict[int, list[float]] = {number: [] for number in range(3, 8)}
     for i, r in sums.chosen.tolist():
         if prepared.targets.match[i, r] >= 0:
             position = int(prepared.proposals.positions[i, r])
@@ -67,7 +69,21 @@ def test_taps_of_the_chosen_positives(offsets: Any) -> None:
             length, inside = detector.s_head.tap_statistics(deltas, finest=finest)
             shares.append(float(inside.detach()))
             lengths.append(float(length.detach()))
+            if offsets != "box_grid":
+                whole = detector.s_head.guided_offsets(deltas, finest=finest, kernel_size=3 if finest else 5)
+                fixed = box_grid_offsets(deltas, 3 if finest else 5) if offsets != "learned" else 0
+                taps = (whole - fixed).detach().reshape(-1, 2).tolist()
+                number = 3 + int(prepared.refined.grid.level[position])
+                learned[number].append(sum(math.hypot(y, x) for y, x in taps) / len(taps))
     assert len(shares) > 5
+    for number, values in learned.items():
+        name = f"diag/learned_offset_p{number}"
+        if values:
+            assert found[name] == pytest.approx(sum(values) / len(values), rel=1e-3, abs=1e-6)
+        else:
+            assert offsets == "box_grid" or math.isnan(found[name])
+    assert ("diag/learned_offset_p3" in found) == (offsets != "box_grid")
+    assert offsets == "box_grid" or sum(map(bool, learned.values())) > 1
     assert found["diag/taps_in_box"] == pytest.approx(sum(shares) / len(shares))
     assert found["diag/offset_length"] == pytest.approx(sum(lengths) / len(lengths))
     if offsets == "box_grid":
@@ -79,6 +95,7 @@ def test_only_a_guided_layer_has_taps_to_speak_of(alignment: Any) -> None:
     found = diagnose(tiny_detector(alignment=alignment), tiny_batch())
     assert "diag/taps_in_box" not in found
     assert "diag/offset_length" not in found
+    assert "diag/learned_offset_p3" not in found
 
 
 def test_rates_over_nothing_are_not_numbers_and_counts_are_zero() -> None:

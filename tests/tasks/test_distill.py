@@ -517,7 +517,7 @@ def test_two_stage_teachers_that_do_not_fit(tmp_path: Path, faster_rcnn: str) ->
     with pytest.raises(UserError, match="is not the checkpoint of"):
         make([run])
     (tmp_path / "run/checkpoints/last.pt").unlink()
-    with pytest.raises(UserError, match="holds no model or checkpoint yet"):
+    with pytest.raises(UserError, match="has no checkpoint, where the T-head is"):
         make([run])
     settings = tmp_path / "run/settings.yaml"
     settings.write_text(settings.read_text().replace("task: mimic", "task: detect"))

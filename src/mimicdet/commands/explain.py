@@ -18,6 +18,7 @@ EXAMPLES = """\
 mimicdet explain alignment runs/cells/model --data cells --out seen             pictures and a table of where it looks
 mimicdet explain alignment with/model --against without/model --data cells --out seen       two models side by side
 mimicdet explain alignment runs/cells/model --data cells --out seen --pictures 20 --objects 8
+mimicdet explain alignment runs/cells/model --data cells --out seen --images BloodImage_00007      of this image
 mimicdet explain gap runs/cells --data cells --out gap                          what its S-head loses, and by what
 """
 
@@ -50,6 +51,8 @@ class Explain:
     """Split of the data set; `a+b` pools two."""
     pictures: Annotated[int | None, optional("N", int, default=str(PICTURES))] = None
     """Alignment: images that are drawn, the first ones with objects that all models found."""
+    images: Annotated[tuple[str, ...], arg(metavar="NAMES ...", help_behavior_hint="")] = ()
+    """Alignment: draw these images instead, by their files' names."""
     objects: Annotated[int | None, optional("N", int, default=str(OBJECTS))] = None
     """Alignment: objects of an image that are drawn, from the smallest to the largest."""
     device: Annotated[str | None, optional("NAME", str)] = None
@@ -59,9 +62,11 @@ class Explain:
         from mimicdet.data.splits import load_dataset
         from mimicdet.errors import UserError
 
-        for name, least in (("pictures", 0), ("objects", 1), ("against", None)):
+        if self.images and self.pictures is not None:
+            raise UserError("mimicdet explain: --images names the pictures, --pictures counts them; give one of both")
+        for name, least in (("pictures", 0), ("objects", 1), ("against", None), ("images", None)):
             value = getattr(self, name)
-            if value is not None and self.what == "gap":
+            if value not in (None, ()) and self.what == "gap":
                 raise UserError(f"mimicdet explain gap has no --{name}, which belongs to alignment")
             if value is not None and least is not None and value < least:
                 raise UserError(f"mimicdet explain: --{name} must be {least} or more, not {value}")
@@ -80,7 +85,8 @@ class Explain:
         text = explain_alignment(
             {str(model): Detector.from_pretrained(model, self.device) for model in models}, dataset, self.out,
             pictures=PICTURES if self.pictures is None else self.pictures,
-            objects=OBJECTS if self.objects is None else self.objects, progress=sys.stderr.isatty(),
+            objects=OBJECTS if self.objects is None else self.objects, images=self.images,
+            progress=sys.stderr.isatty(),
         )  # fmt: skip
         return text, "alignment.md, alignment.csv and pictures"
 

@@ -72,8 +72,8 @@ class Study:
         if not folder.exists():
             named = "--data" if self.data else f"'data' in {self.file}"
             raise UserError(
-                f"{folder}, which {named} names, is not there; give --data FOLDER (docs/data.md says where the studies' "
-                "data are)"
+                f"{folder}, which {named} names, is not there; give --data FOLDER (docs/data.md says where the "
+                "studies' data are)"
             )
         train_set, val_set = (load_dataset(folder, split) for split in (study.train, study.val))
         from mimicdet.study.difference import differences_of  # torch and all

@@ -64,14 +64,16 @@ class GuidedOffsets(nn.Module):
 
     def forward(self, deltas: Tensor, *, finest: bool, kernel_size: int) -> Tensor:
         """Deltas (..., 4) of positions on the finest level, or of others -> offsets (..., 2*T)."""
-        offsets: Tensor | None = None
-        if self.learned:
-            offsets = full_precision((self.last_finest if finest else self.last)(self.hidden(deltas)))
+        offsets = self.from_network(deltas, finest=finest) if self.learned else None
         if self.source != "learned":
             grid = box_grid_offsets(deltas, kernel_size)
             offsets = grid if offsets is None else grid + offsets
         assert offsets is not None
         return offsets
+
+    def from_network(self, deltas: Tensor, *, finest: bool) -> Tensor:
+        """The micro-network's share of the offsets, where there is one; as ``forward``."""
+        return full_precision((self.last_finest if finest else self.last)(self.hidden(deltas)))
 
 
 class AlignedConv(nn.Conv2d):

@@ -104,6 +104,7 @@ def _panels(records: Iterable[dict[str, Any]]) -> list[_Panel]:
         _Panel("cosine of S-head and T-head", "train", take("cosine"), "diag/", limits=(-0.2, 1)),
         _Panel("positives and proposals of an image", "train", take("anchor_positives", "proposal"), "diag/", log=True),
         _Panel("taps: share in the box, offset in cells", "train", take("taps", "offset"), "diag/", limits=(0, 1)),
+        _Panel("offsets the S-head has learned, in cells", "train", take("learned_offset"), "diag/"),
         _Panel("other diagnostics", "train", tuple(rest), "diag/"),
         _Panel(
             "gradient norm, all modules in bold", "train", tuple(n for n in train if n.startswith("grad_norm")),

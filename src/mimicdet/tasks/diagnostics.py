@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mimicdet.assign import NO_OBJECT
 from mimicdet.data.batch import Batch
+from mimicdet.models.alignment import GuidedOffsets
 from mimicdet.models.mimicdet import MimicDet
 from mimicdet.models.s_head import SHead
 from mimicdet.tasks.student import Prepared, StudentSums
@@ -33,7 +34,12 @@ def student_diagnostics(detector: MimicDet, batch: Batch, prepared: Prepared, su
         image, row = sums.chosen.unbind(1)
         positions = prepared.proposals.positions[image, row]
         positive = targets.match[image, row] != NO_OBJECT
-        found |= _taps(detector.s_head, prepared.refined.deltas[image, positions], grid.level[positions] == 0, positive)
+        deltas, level = prepared.refined.deltas[image, positions], grid.level[positions]
+        found |= _taps(detector.s_head, deltas, level == 0, positive)
+        if detector.s_head.guided_offsets.learned:
+            found |= _learned_offsets(
+                detector.s_head.guided_offsets, deltas, level, positive, detector.pyramid.level_numbers
+            )
     return found
 
 
@@ -56,6 +62,22 @@ def _taps(s_head: SHead, deltas: Tensor, on_finest: Tensor, positive: Tensor) ->
         length_sum = length_sum + (offset * members).sum()
         count = count + members.sum()
     return {"diag/taps_in_box": inside_sum / count, "diag/offset_length": length_sum / count}
+
+
+def _learned_offsets(
+    offsets: GuidedOffsets, deltas: Tensor, level: Tensor, positive: Tensor, numbers: Sequence[int]
+) -> dict[str, Tensor]:
+    """Of each level's positives the mean length in cells of what the micro-network gives, whatever is added to it."""
+    on_finest, elsewhere = (
+        offsets.from_network(deltas, finest=finest).unflatten(-1, (-1, 2)).norm(dim=-1).mean(-1)
+        for finest in (True, False)
+    )
+    length = torch.where(level == 0, on_finest, elsewhere)
+    found = {}
+    for i, number in enumerate(numbers):
+        members = (level == i) & positive
+        found[f"diag/learned_offset_p{number}"] = (length * members).sum() / members.sum()
+    return found
 
 
 @torch.no_grad()

@@ -41,8 +41,13 @@ def read_mimic_run(run: Path) -> MimicRun:
         raise UserError(f"{run} is a run of task '{settings.task}', which has no T-head; its model is {run / 'model'}")
     folder = next((run / name for name in ("model-last", "model") if (run / name / DESCRIPTION_FILE).is_file()), None)
     file = run / "checkpoints" / "last.pt"
-    if folder is None or not file.is_file():
-        raise UserError(f"{run} holds no model or checkpoint yet; let the run go on with --resume")
+    if folder is None:
+        raise UserError(f"{run} holds no model yet; let the run go on with --resume")
+    if not file.is_file():
+        raise UserError(
+            f"{run} has no checkpoint, where the T-head is; if a study took the run over, name the study's folder in "
+            "which it was trained"
+        )
     categories = list(read_description(folder).categories)
     detector = build_model(
         settings.model, len(categories), pretrained=False, finest_level=finest_backbone_level(settings)
