@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from mimicdet.errors import UserError
+from mimicdet.settings_file import preset_file
 from mimicdet.study.plan import folder_of, plan, read_study
 
 GOOD = """\
@@ -90,3 +92,13 @@ def test_the_studies_that_come_along_can_be_planned(file: Path) -> None:
     study = read_study(file)
     jobs = plan(study, file, Path("runs"))
     assert {job.run for job in jobs} == {run.name for run in study.runs}
+
+
+def test_what_a_study_says_was_published_is_what_the_preset_says() -> None:
+    """Of the rivals at the paper's size."""
+    study = read_study(Path(__file__).parents[2] / "studies/table7_coco.yaml")
+    for run in study.runs:
+        head = preset_file(run.preset or study.preset or "").read_text(encoding="utf-8")
+        expected = re.search(r"Expected: ([\d.]+ AP)", head)
+        assert expected is not None
+        assert run.published == expected[1]
