@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
@@ -14,6 +15,7 @@ from mimicdet.engine.finite import agree, too_many_bad_steps
 from mimicdet.engine.processes import accelerated
 from mimicdet.engine.step import Stepper, gradient_norms
 from mimicdet.errors import UserError
+from mimicdet.tasks.normalise import WholeStep
 
 
 class Task(nn.Module):
@@ -23,9 +25,11 @@ class Task(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.detector = nn.ModuleDict({"backbone": nn.Linear(12, 4), "head": nn.Linear(4, 1)})
+        self.told: list[tuple[float, int] | None] = []
         self.spoil: Callable[[Tensor], Tensor] = lambda loss: loss * float("nan")
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, whole: WholeStep | None = None) -> dict[str, Tensor]:
+        self.told.append(None if whole is None else (whole.positives.item(), whole.batches))
         x = batch.images[:, :, :2, :2].flatten(1).float() / 255
         loss = (self.detector["head"](self.detector["backbone"](x)) - 1).square().mean()
         if (batch.images[:, 0, 0, 0] == 255).any():
@@ -81,6 +85,17 @@ def test_accumulated_batches_are_one_large_batch(stepper: Callable[..., Stepper]
     assert result.names == ("loss", "part")
     torch.testing.assert_close(result.values, expected.values)
     torch.testing.assert_close(result.losses.mean(), expected.values[0])
+
+
+def test_batches_that_are_accumulated_know_of_each_other(stepper: Callable[..., Stepper]) -> None:
+    task = Task()
+    step = stepper(task, accumulate=2)
+    counting = dataclasses.replace(step, count_positives=lambda batch: torch.tensor(10.0 * len(batch.images)))
+    counting([batch("a", "b"), batch("c")], lr=0.1, norms_by_module=False, stop=False)
+    assert task.told == [(30, 2), (30, 2)]
+    counting([batch("a")], lr=0.1, norms_by_module=False, stop=False)
+    step([batch("a"), batch("b")], lr=0.1, norms_by_module=False, stop=False)
+    assert task.told[2:] == [None] * 3, "a batch that is the step, and a task that does not count"
 
 
 def test_clipping_keeps_the_direction_and_norms_are_those_before(stepper: Callable[..., Stepper]) -> None:

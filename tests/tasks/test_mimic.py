@@ -240,11 +240,12 @@ def unnormalised(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """Makes the task's parts plain sums; the list collects the counts that they would be divided by."""
     counts: list[Tensor] = []
 
-    def ones(values: Tensor) -> Tensor:
+    def ones(shares: list[Tensor | None], positives: Tensor, whole: None) -> Tensor:
+        values = torch.stack([positives if share is None else share for share in shares]).float()
         counts.append(values)
         return torch.ones_like(values)
 
-    monkeypatch.setattr(mimic_module, "mean_over_processes", ones)
+    monkeypatch.setattr(mimic_module, "divisors", ones)
     return counts
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mimicdet.data.batch import Sample, collate
-from mimicdet.tasks.normalise import mean_over_processes
+from mimicdet.tasks.normalise import WholeStep, divisors, mean_over_processes
 from tests.tiny import gradients, sample, tiny_settings, tiny_task
 
 VARIANTS: list[dict[str, Any]] = [
@@ -86,6 +86,33 @@ def test_two_processes_have_the_gradient_of_one_with_the_whole_batch(
                 torch.testing.assert_close(
                     found[name], gradient, rtol=1e-8, atol=1e-8, msg=lambda m, n=name, s=step: f"{n}, step {s}: {m}"
                 )
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("variant", [0, 2], ids=lambda v: str(VARIANTS[v]))
+def test_accumulated_batches_have_the_gradient_of_one_with_all_their_images(variant: int, split: str) -> None:
+    """Though one has positives and the other none."""
+    task = tiny_task(tiny_settings(**VARIANTS[variant]))
+    batches = [collate(images) for images in SPLITS[split]]
+    whole_batch = collate([*SPLITS[split][0], *SPLITS[split][1]])
+    counts = [task.count_positives(batch) for batch in batches]
+    assert sum(counts) == task.count_positives(whole_batch) > 0
+    for batch in batches:
+        (task(batch, WholeStep(torch.stack(counts).sum(), 2))["loss"] / 2).backward()
+    found = {name: g.clone() for name, g in gradients(task).items() if g is not None}
+    task.zero_grad()
+    task(whole_batch)["loss"].backward()
+    for name, gradient in gradients(task).items():
+        if gradient is not None:
+            torch.testing.assert_close(found[name], gradient, rtol=1e-8, atol=1e-8, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_positives_are_of_the_step_and_other_counts_of_the_batch() -> None:
+    three, ten = torch.tensor(3.0), torch.tensor(10)
+    assert divisors([None, ten], three, None).tolist() == [3, 10]
+    assert divisors([None, ten], three, WholeStep(torch.tensor(8.0), 4)).tolist() == [2, 10]
+    nothing = torch.tensor(0.0)
+    assert divisors([None, nothing], nothing, WholeStep(nothing, 4)).tolist() == [0.25, 0.25], "1 in the whole step"
 
 
 def test_counts_are_averaged_over_processes_and_at_least_one_in_all(results: list[dict[str, Any]]) -> None:

@@ -12,12 +12,13 @@ from torchvision.models.detection.retinanet import RetinaNetHead
 
 from mimicdet.build import build_model
 from mimicdet.config import OneStageSettings, Settings
-from mimicdet.data.batch import Batch
+from mimicdet.data.batch import Batch, collate
 from mimicdet.losses.one_stage import centerness
 from mimicdet.tasks import build_task
+from mimicdet.tasks.normalise import WholeStep
 from mimicdet.tasks.one_stage import OneStageTask
 from mimicdet.tasks.recipes import recipe_of
-from tests.tiny import SIZES, enliven, tiny_batch
+from tests.tiny import SIZES, enliven, sample, tiny_batch
 
 FAMILIES = ("retinanet", "fcos", "atss", "gfl")
 
@@ -143,6 +144,25 @@ def test_no_objects_and_none_but_crowds(family: str) -> None:
         assert found["boxes"].item() == 0
         found["loss"].backward()
         assert all(p.grad is not None for p in task.detector.head.parameters())
+
+
+@pytest.mark.parametrize("family", ["retinanet", "fcos"])
+def test_accumulated_batches_have_the_gradient_of_one_with_all_their_images(family: str) -> None:
+    """Of those detectors that divide by positives alone."""
+    task = make(family).double()
+    few, many = [sample(seed=1, objects=1)], [sample(seed=2, objects=6)]
+    batches, together = [collate(few), collate(many)], collate([*few, *many])
+    counts = torch.stack([task.count_positives(batch) for batch in batches])
+    assert counts.sum() == task.count_positives(together)
+    assert 0 < counts[0] < counts[1]
+    for batch in batches:
+        (task(batch, WholeStep(counts.sum(), 2))["loss"] / 2).backward()
+    found = {name: p.grad.clone() for name, p in task.named_parameters() if p.grad is not None}
+    task.zero_grad()
+    task(together)["loss"].backward()
+    for name, parameter in task.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(found[name], parameter.grad, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

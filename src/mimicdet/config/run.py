@@ -69,7 +69,8 @@ class OptimSettings(Section):
     clip_grad_norm: NotNegative = 0.0
     """Largest gradient norm over all parameters; 0 is no limit."""
     accumulate: Count = 1
-    """Batches whose gradients make one optimiser step."""
+    """Batches whose gradients make one optimiser step, as one large batch would; losses are divided by all their positive
+    anchors together."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay of an exponential moving average of the weights, which is then evaluated and shipped; 0 is off."""
 

@@ -136,7 +136,7 @@ def start_run(
         state=state,
         step=Stepper(
             accelerator=accelerator, model=model, optimizer=optimizer, modules=_modules(task),
-            clip=settings.optim.clip_grad_norm,
+            clip=settings.optim.clip_grad_norm, count_positives=getattr(task, "count_positives", None),
         ),
         loader=TrainLoader(
             train_data,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from mimicdet.engine.finite import agree
 from mimicdet.engine.optim import set_lr
 from mimicdet.errors import UserError
 from mimicdet.models.detect import lacks_memory
+from mimicdet.tasks.normalise import WholeStep
 
 
 class StepResult(NamedTuple):
@@ -47,6 +48,8 @@ class Stepper:
         model: the task as accelerate prepared it: ``model(batch) -> {"loss": ..., parts}``.
         modules: name -> module, whose gradient norms are told apart.
         clip: largest gradient norm; 0 is no limit.
+        count_positives: the task's count of a batch's positive anchors, where it divides by that; the batches of a step
+            are then divided by what all of them have.
     """
 
     accelerator: Accelerator
@@ -54,6 +57,7 @@ class Stepper:
     optimizer: AcceleratedOptimizer
     modules: Mapping[str, nn.Module]
     clip: float
+    count_positives: Callable[[Batch], Tensor] | None = None
 
     def __call__(self, batches: Sequence[Batch], *, lr: float, norms_by_module: bool, stop: bool) -> StepResult:
         """One step on the mean gradient of ``batches`` over all processes.
@@ -64,6 +68,10 @@ class Stepper:
         self.optimizer.zero_grad()
         names: tuple[str, ...] = ()
         values, losses = [], []
+        shared: tuple[WholeStep, ...] = ()
+        if len(batches) > 1 and self.count_positives is not None:
+            batches = [batch.to(self.accelerator.device) for batch in batches]
+            shared = (WholeStep(torch.stack([self.count_positives(b) for b in batches]).sum(), len(batches)),)
         for number, batch in enumerate(batches, start=1):
             # Gradients travel between processes once, with the last batch's.
             last = number == len(batches)
@@ -71,7 +79,7 @@ class Stepper:
                 contextlib.nullcontext() if last else self.accelerator.no_sync(self.model),
                 _memory_errors_explained(batch),
             ):
-                output = self.model(batch.to(self.accelerator.device))
+                output = self.model(batch.to(self.accelerator.device), *shared)
                 self.accelerator.backward(output["loss"])
             names = tuple(output)
             values.append(torch.stack([value.detach().float() for value in output.values()]))

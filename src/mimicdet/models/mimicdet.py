@@ -7,6 +7,7 @@ B images, H W the padded canvas, A positions, R positions read, K classes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -18,7 +19,7 @@ from mimicdet.models.grid import Grid, make_grid
 from mimicdet.models.pyramid import Pyramid, PyramidFeatures
 from mimicdet.models.refinement import Refinement
 from mimicdet.models.s_head import HeadOutput, SHead
-from mimicdet.models.trunk import DIVISOR, pyramid_of
+from mimicdet.models.trunk import DIVISOR, level_shapes, pyramid_of
 from mimicdet.ops.boxes import decode_deltas
 
 REFINEMENT_STD = (1.0, 1.0, 1.0, 1.0)
@@ -120,11 +121,19 @@ class MimicDet(nn.Module):
     def refine_pyramid(self, pyramid: PyramidFeatures, sizes: Tensor | None = None) -> Refined:
         """The refinement module on a pyramid; ``sizes`` as for :meth:`forward`."""
         shapes = [(level.shape[2], level.shape[3]) for level in pyramid.levels]
-        grid = make_grid(shapes, [2**l for l in self.pyramid.level_numbers], pyramid.levels[0].device)
+        grid = self._grid(shapes, pyramid.levels[0].device)
         objectness, deltas = self.refinement(pyramid.levels)
         valid = torch.ones_like(objectness, dtype=torch.bool) if sizes is None else grid.valid(sizes)
         adjusted = decode_deltas(deltas.detach(), grid.anchors.to(deltas.dtype), std=REFINEMENT_STD)
         return Refined(pyramid, grid, valid, objectness, deltas, adjusted)
+
+    def grid_of(self, images: Tensor) -> Grid:
+        """Where the predictions for a padded batch (B, 3, H, W) lie, without computing them."""
+        height, width = images.shape[2:]
+        return self._grid(level_shapes(height, width, self.pyramid.level_numbers), images.device)
+
+    def _grid(self, shapes: Sequence[tuple[int, int]], device: torch.device) -> Grid:
+        return make_grid(shapes, [2**l for l in self.pyramid.level_numbers], device)
 
     def s_head_at(self, refined: Refined, positions: Tensor) -> HeadOutput:
         """The S-head at ``positions`` (B, R) int64; outputs (B, R, ...)."""

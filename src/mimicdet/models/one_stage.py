@@ -14,7 +14,7 @@ from mimicdet.models.anchors import Anchors, Places
 from mimicdet.models.backbone import Backbone
 from mimicdet.models.dense import DenseMaps, ScoredOutput
 from mimicdet.models.pyramid import Pyramid
-from mimicdet.models.trunk import DIVISOR, pyramid_of
+from mimicdet.models.trunk import DIVISOR, level_shapes, pyramid_of
 from mimicdet.ops.precision import full_precision
 
 
@@ -119,6 +119,11 @@ class OneStage(nn.Module):
         if sizes is not None:
             valid = places.valid(sizes)
         return OneStageMaps(features, places, valid, HeadMaps(*full))  # type: ignore[arg-type]
+
+    def places_of(self, images: Tensor) -> Places:
+        """The anchors of a padded batch (B, 3, H, W), without computing what is predicted there."""
+        height, width = images.shape[2:]
+        return self.anchors(level_shapes(height, width, self.pyramid.level_numbers), (height, width))
 
     def scores(self, maps: OneStageMaps) -> Tensor:
         """(B, A, K) in 0..1, 0 on padding."""

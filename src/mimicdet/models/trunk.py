@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from mimicdet.models.backbone import Backbone
@@ -9,6 +11,11 @@ from mimicdet.models.pyramid import Pyramid, PyramidFeatures, mask_padding
 
 DIVISOR = 2**5
 """Canvas sides must be multiples of this (the backbone's coarsest stride)."""
+
+
+def level_shapes(height: int, width: int, level_numbers: Sequence[int]) -> list[tuple[int, int]]:
+    """Rows and columns of a canvas's pyramid levels, each half of the one before, rounded up."""
+    return [(-(-height // 2**l), -(-width // 2**l)) for l in level_numbers]
 
 
 def pyramid_of(backbone: Backbone, pyramid: Pyramid, images: Tensor, sizes: Tensor | None) -> PyramidFeatures:

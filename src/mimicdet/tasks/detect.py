@@ -10,9 +10,9 @@ from mimicdet.config import AssignSettings, LossSettings
 from mimicdet.data.batch import Batch
 from mimicdet.models.mimicdet import MimicDet
 from mimicdet.tasks.diagnostics import student_diagnostics
-from mimicdet.tasks.normalise import mean_over_processes
+from mimicdet.tasks.normalise import WholeStep, divisors
 from mimicdet.tasks.step import TaskStep
-from mimicdet.tasks.student import StudentSums, prepare, student_sums
+from mimicdet.tasks.student import StudentSums, count_anchor_positives, prepare, student_sums
 
 
 class DetectTask(nn.Module):
@@ -29,15 +29,23 @@ class DetectTask(nn.Module):
         self.assign = assign
         self.loss = loss
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """``loss`` (weighted sum), its parts unweighted, and diagnostics under ``diag/``; 0-d tensors."""
-        return self.step(batch).losses
+    def forward(self, batch: Batch, whole: WholeStep | None = None) -> dict[str, Tensor]:
+        """``loss`` (weighted sum), its parts unweighted, and diagnostics under ``diag/``; 0-d tensors.
 
-    def step(self, batch: Batch) -> TaskStep:
+        Args:
+            whole: of the step that the batch is a part of; None: the batch is the step.
+        """
+        return self.step(batch, whole).losses
+
+    def count_positives(self, batch: Batch) -> Tensor:
+        """0-d float, for ``WholeStep``."""
+        return count_anchor_positives(self.detector, batch, self.assign)
+
+    def step(self, batch: Batch, whole: WholeStep | None = None) -> TaskStep:
         """:meth:`forward`, and what distillation reads."""
         prepared = prepare(self.detector, batch, self.assign)
         sums = student_sums(self.detector, batch, prepared, self.assign)
-        counts = mean_over_processes(torch.stack([sums.anchor_positives, sums.class_count, sums.box_count]).float())
+        counts = divisors([None, sums.class_count, sums.box_count], sums.anchor_positives, whole)
         parts = student_parts(sums, counts)
         losses = total(parts, self.loss) | student_diagnostics(self.detector, batch, prepared, sums)
         refined = prepared.refined

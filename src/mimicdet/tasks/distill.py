@@ -28,7 +28,7 @@ from mimicdet.models.dense import DenseMaps
 from mimicdet.ops.precision import full_precision
 from mimicdet.tasks.assignment import Assignment
 from mimicdet.tasks.distill_roi import RoiLesson, roi_losses
-from mimicdet.tasks.normalise import mean_over_processes
+from mimicdet.tasks.normalise import WholeStep, mean_over_processes
 from mimicdet.tasks.sites import Positives, Sites, common_sites, positives_of
 from mimicdet.tasks.step import TaskStep
 from mimicdet.teachers.frozen import FrozenTeacher
@@ -46,7 +46,9 @@ class StudentTask(Protocol):
     @property
     def detector(self) -> Any: ...
 
-    def step(self, batch: Batch) -> TaskStep: ...
+    def count_positives(self, batch: Batch) -> Tensor: ...
+
+    def step(self, batch: Batch, whole: WholeStep | None = None) -> TaskStep: ...
 
 
 class Lesson(NamedTuple):
@@ -92,9 +94,18 @@ class DistillTask(nn.Module):
     def teachers(self) -> tuple[FrozenTeacher | RoiTeacher, ...]:
         return tuple(lesson.teacher for lesson in self._lessons)
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """``loss`` (weighted sum), its parts unweighted, and diagnostics under ``diag/``; 0-d tensors."""
-        step = self.student.step(batch)
+    def count_positives(self, batch: Batch) -> Tensor:
+        """0-d float, for ``WholeStep``."""
+        return self.student.count_positives(batch)
+
+    def forward(self, batch: Batch, whole: WholeStep | None = None) -> dict[str, Tensor]:
+        """``loss`` (weighted sum), its parts unweighted, and diagnostics under ``diag/``; 0-d tensors.
+
+        Args:
+            whole: of the step that the batch is a part of; None: the batch is the step. What is taken over from
+                teachers is averaged over the batches either way.
+        """
+        step = self.student.step(batch, whole)
         maps = step.maps()
         lessons = [
             self._learn(batch, step, maps, lesson, adapters)  # type: ignore[arg-type]

@@ -26,8 +26,8 @@ from mimicdet.models.s_head import HeadOutput
 from mimicdet.ops.boxes import decode_deltas, iou_of_pairs
 from mimicdet.tasks.detect import student_parts, total
 from mimicdet.tasks.diagnostics import mimic_diagnostics, student_diagnostics
-from mimicdet.tasks.normalise import mean_over_processes
-from mimicdet.tasks.student import matched_boxes, prepare, student_sums
+from mimicdet.tasks.normalise import WholeStep, divisors
+from mimicdet.tasks.student import count_anchor_positives, matched_boxes, prepare, student_sums
 from mimicdet.teachers.own_features import OwnFeatures
 from mimicdet.teachers.t_head import THead
 
@@ -64,8 +64,16 @@ class MimicTask(nn.Module):
         self.mimic = mimic
         self.loss = loss
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """``loss`` (weighted sum), its parts unweighted, and diagnostics under ``diag/``; 0-d tensors."""
+    def count_positives(self, batch: Batch) -> Tensor:
+        """0-d float, for ``WholeStep``."""
+        return count_anchor_positives(self.detector, batch, self.assign)
+
+    def forward(self, batch: Batch, whole: WholeStep | None = None) -> dict[str, Tensor]:
+        """``loss`` (weighted sum), its parts unweighted, and diagnostics under ``diag/``; 0-d tensors.
+
+        Args:
+            whole: of the step that the batch is a part of; None: the batch is the step.
+        """
         prepared = prepare(self.detector, batch, self.assign)
         proposals, targets = prepared.proposals, prepared.targets
         sampled = sample_balanced(
@@ -90,10 +98,9 @@ class MimicTask(nn.Module):
         mimicked = torch.ones_like(positive) if self.mimic.negatives else positive
         weight = self._weights(teacher, student, mimicked)
 
-        counts = torch.stack(
-            [sums.anchor_positives, sums.class_count, sums.box_count, sampled.sum(), mimicked.sum()]
-        ).float()
-        counts = mean_over_processes(counts)
+        counts = divisors(
+            [None, sums.class_count, sums.box_count, sampled.sum(), mimicked.sum()], sums.anchor_positives, whole
+        )
         parts = student_parts(sums, counts) | {
             "t_classification": t_classification / counts[3],
             "t_boxes": t_boxes / counts[3],

@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 from mimicdet.assign_dense import match_objects
 from mimicdet.data.batch import Batch
+from mimicdet.models.anchors import Places
 from mimicdet.models.one_stage import OneStage, OneStageMaps
 from mimicdet.tasks.diagnostics import positives_by_level
-from mimicdet.tasks.normalise import mean_over_processes
+from mimicdet.tasks.normalise import WholeStep, divisors
 from mimicdet.tasks.recipes import Positives, Recipe
 from mimicdet.tasks.step import TaskStep
 
@@ -29,17 +30,31 @@ class OneStageTask(nn.Module):
         self.recipe = recipe
         self.weights = weights
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """``loss`` (weighted sum), its parts unweighted, and diagnostics under ``diag/``; 0-d tensors."""
-        return self.step(batch).losses
+    def forward(self, batch: Batch, whole: WholeStep | None = None) -> dict[str, Tensor]:
+        """``loss`` (weighted sum), its parts unweighted, and diagnostics under ``diag/``; 0-d tensors.
 
-    def step(self, batch: Batch) -> TaskStep:
+        Args:
+            whole: of the step that the batch is a part of; None: the batch is the step.
+        """
+        return self.step(batch, whole).losses
+
+    @torch.no_grad()
+    def count_positives(self, batch: Batch) -> Tensor:
+        """0-d float, for ``WholeStep``."""
+        places = self.detector.places_of(batch.images)
+        return (self._match(batch, places, places.valid(batch.sizes)) >= 0).sum().float()
+
+    def step(self, batch: Batch, whole: WholeStep | None = None) -> TaskStep:
         """:meth:`forward`, and what distillation reads."""
         maps = self.detector.maps(batch.images, batch.sizes)
-        match = match_objects(self.recipe.match, maps.places, maps.valid, batch.boxes, batch.labels, batch.crowd)
-        return TaskStep(self._losses(batch, maps, match), lambda: match, lambda: self.detector.dense_maps_of(maps))
+        match = self._match(batch, maps.places, maps.valid)
+        losses = self._losses(batch, maps, match, whole)
+        return TaskStep(losses, lambda: match, lambda: self.detector.dense_maps_of(maps))
 
-    def _losses(self, batch: Batch, maps: OneStageMaps, match: Tensor) -> dict[str, Tensor]:
+    def _match(self, batch: Batch, places: Places, valid: Tensor) -> Tensor:
+        return match_objects(self.recipe.match, places, valid, batch.boxes, batch.labels, batch.crowd)
+
+    def _losses(self, batch: Batch, maps: OneStageMaps, match: Tensor, whole: WholeStep | None) -> dict[str, Tensor]:
         image, anchor = (match >= 0).nonzero().unbind(1)
         index = match[image, anchor]
         # An image without objects has no rows to look up; no positive points there
@@ -49,7 +64,8 @@ class OneStageTask(nn.Module):
             else (maps.places.anchors.new_zeros(0, 4), match.new_zeros(0))
         )
         sums = self.recipe.sums(self.detector, maps, match, Positives(image, anchor, boxes, labels))
-        counts = mean_over_processes(torch.stack([part.share for part in sums.values()]))
+        positives = boxes.new_tensor(len(image), dtype=torch.float32)
+        counts = divisors([part.share for part in sums.values()], positives, whole)
         parts = {name: part.total / count for (name, part), count in zip(sums.items(), counts, strict=True)}
         # Branches without a positive still belong to the graph of every process
         loss = torch.stack([self.weights[name] * part for name, part in parts.items()]).sum() + 0 * sum(

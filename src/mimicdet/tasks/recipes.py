@@ -40,7 +40,7 @@ class Sum(NamedTuple):
     """A loss summed over anchors, and its share of what it is divided by on this process."""
 
     total: Tensor
-    share: Tensor  # 0-d float
+    share: Tensor | None  # 0-d float; None: the number of positives
 
 
 class Recipe(Protocol):
@@ -74,10 +74,9 @@ class RetinaRecipe:
     def sums(self, detector: OneStage, maps: OneStageMaps, match: Tensor, positives: Positives) -> dict[str, Sum]:
         wanted = encode_deltas(positives.boxes, maps.places.anchors[positives.anchor], std=RAW)
         deltas = maps.head.box_outputs[positives.image, positives.anchor]
-        count = _count(positives)
         return {
-            "classification": Sum(_focal(maps, match, positives, self.alpha, self.gamma), count),
-            "boxes": Sum((deltas - wanted).abs().sum(), count),
+            "classification": Sum(_focal(maps, match, positives, self.alpha, self.gamma), None),
+            "boxes": Sum((deltas - wanted).abs().sum(), None),
         }
 
 
@@ -95,11 +94,10 @@ class FcosRecipe:
 
     def sums(self, detector: OneStage, maps: OneStageMaps, match: Tensor, positives: Positives) -> dict[str, Sum]:
         central, quality = _centerness(maps, positives)
-        count = _count(positives)
         return {
-            "classification": Sum(_focal(maps, match, positives, self.alpha, self.gamma), count),
-            "boxes": Sum(overlap_losses(_boxes(detector, maps, positives), positives.boxes).sum(), count),
-            "quality": Sum(F.binary_cross_entropy_with_logits(quality, central, reduction="sum"), count),
+            "classification": Sum(_focal(maps, match, positives, self.alpha, self.gamma), None),
+            "boxes": Sum(overlap_losses(_boxes(detector, maps, positives), positives.boxes).sum(), None),
+            "quality": Sum(F.binary_cross_entropy_with_logits(quality, central, reduction="sum"), None),
         }
 
 
@@ -117,12 +115,11 @@ class AtssRecipe:
 
     def sums(self, detector: OneStage, maps: OneStageMaps, match: Tensor, positives: Positives) -> dict[str, Sum]:
         central, quality = _centerness(maps, positives)
-        count = _count(positives)
         overlap = overlap_losses(_boxes(detector, maps, positives), positives.boxes)
         return {
-            "classification": Sum(_focal(maps, match, positives, self.alpha, self.gamma), count),
+            "classification": Sum(_focal(maps, match, positives, self.alpha, self.gamma), None),
             "boxes": Sum((overlap * central).sum(), central.sum()),
-            "quality": Sum(F.binary_cross_entropy_with_logits(quality, central, reduction="sum"), count),
+            "quality": Sum(F.binary_cross_entropy_with_logits(quality, central, reduction="sum"), None),
         }
 
 
@@ -151,7 +148,7 @@ class GflRecipe:
         distances = torch.cat([center - wanted[:, :2], wanted[:, 2:] - center], dim=-1) / stride
         distributions = distribution_losses(maps.head.box_outputs[image, anchor], distances)
         return {
-            "classification": Sum((class_losses * (match != LEFT_OUT)).sum(), _count(positives)),
+            "classification": Sum((class_losses * (match != LEFT_OUT)).sum(), None),
             "boxes": Sum((overlap_losses(boxes, wanted) * weight).sum(), weight.sum()),
             "distribution": Sum((distributions * weight).sum(), weight.sum()),
         }
@@ -193,7 +190,3 @@ def _centerness(maps: OneStageMaps, positives: Positives) -> tuple[Tensor, Tenso
     """(P,) wanted centerness and predicted logits."""
     assert maps.head.quality is not None
     return centerness(_centers(maps, positives), positives.boxes), maps.head.quality[positives.image, positives.anchor]
-
-
-def _count(positives: Positives) -> Tensor:
-    return positives.boxes.new_tensor(len(positives.image), dtype=torch.float32)

@@ -74,6 +74,17 @@ def prepare(detector: MimicDet, batch: Batch, assign: AssignSettings) -> Prepare
     return Prepared(refined, anchor_match, proposals, targets, keys)
 
 
+@torch.no_grad()
+def count_anchor_positives(detector: MimicDet, batch: Batch, assign: AssignSettings) -> Tensor:
+    """0-d float: the positives of a batch's refinement module, which hang on its objects alone."""
+    grid = detector.grid_of(batch.images)
+    match = match_anchors(
+        grid, grid.valid(batch.sizes), batch.boxes, batch.labels, batch.crowd,
+        center_fraction=assign.center_fraction, ensure_match=assign.ensure_match,
+    )  # fmt: skip
+    return (match != NO_OBJECT).sum().float()
+
+
 def student_sums(
     detector: MimicDet, batch: Batch, prepared: Prepared, assign: AssignSettings, also: Tensor | None = None
 ) -> StudentSums:
