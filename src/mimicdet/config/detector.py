@@ -144,8 +144,9 @@ class AssignSettings(Section):
     s_box_samples: Count = 64
     """Random positives of an image, at most, that train the S-head's box regression."""
     s_box_normalizer: Literal["samples", "positives"] = "samples"
-    """Divide the S-head's box loss by its classification samples, of which the paper has as many as of the T-head's boxes, or
-    by the positives. Where `t_samples` are fewer, `loss.s_boxes` makes a positive count as much as with the T-head."""
+    """Divide the S-head's box loss by its classification samples, of which the paper has as many as of the T-head's
+    boxes, or by the positives. Where `t_samples` are fewer, `loss.s_boxes` makes a positive count as much as with
+    the T-head."""
 
 
 class MimicSettings(Section):

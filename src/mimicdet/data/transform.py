@@ -135,7 +135,7 @@ class TrainTransform:
        of them), the longer one at most ``longer_side``. This size is the canvas.
     2. Zoom by a factor drawn log-uniformly from ``scale_jitter``, so that halving and doubling are equally
        likely: above 1 a window at a random place of the image fills the canvas, below 1 the whole image lies at
-       a random place of a black canvas (the colour of batch padding).
+       a random place of a black canvas, whose rest is background to learn from.
     3. Brightness, contrast and saturation, each by a factor within ``1 +- color_jitter``.
     4. Mirrored and upside down with probabilities ``horizontal_flip`` and ``vertical_flip``, then a quarter turn
        to the left with probability ``quarter_turn``; one half each draws all eight orientations alike often.
