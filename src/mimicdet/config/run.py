@@ -29,8 +29,8 @@ class DataSettings(Section):
     color_jitter: Fraction = 0.0
     """Brightness, contrast and saturation vary by up to this fraction."""
     reduce_jpeg: bool = True
-    """Training decodes JPEG files at a half, quarter or eighth of their size where that is as large as it needs; faster,
-    and a little softer than the full decoding in use."""
+    """Training decodes JPEG files at a half, quarter or eighth of their size where that is as large as it needs:
+    faster, and a little softer than the full decoding in use."""
     max_faulty_boxes: Fraction = 0.05
     """More than this share of faulty boxes stops training (see `mimicdet check`)."""
     voc_one_based: bool = False
