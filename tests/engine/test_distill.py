@@ -126,13 +126,13 @@ def test_stopped_and_resumed_is_never_stopped(
     train(settings=settings, train_data=data, val_data=data, out=tmp_path / "straight")
     forward, calls = kind.forward, []
 
-    def stops(task: Any, batch: Any) -> Any:
+    def stops(task: Any, batch: Any, *whole: Any) -> Any:
         calls.append(batch)
         if len(calls) == 6:
             import signal
 
             signal.raise_signal(signal.SIGTERM)
-        return forward(task, batch)
+        return forward(task, batch, *whole)
 
     monkeypatch.setattr(kind, "forward", stops)
     with pytest.raises(TrainingStopped):

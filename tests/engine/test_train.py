@@ -31,6 +31,7 @@ from mimicdet.errors import UserError
 from mimicdet.models.pretrained_folder import read_description
 from mimicdet.settings_file import load_settings
 from mimicdet.tasks.mimic import MimicTask
+from mimicdet.tasks.normalise import WholeStep
 from tests.engine.toy import toy_data, toy_settings
 
 
@@ -57,8 +58,8 @@ def losses_times(factor: float, image_id: int | None = None) -> Iterator[None]:
     """Multiplies the loss of every batch, or of those with an image."""
     forward = MimicTask.forward
 
-    def changed(task: MimicTask, batch: Batch) -> dict[str, Tensor]:
-        losses = forward(task, batch)
+    def changed(task: MimicTask, batch: Batch, *whole: WholeStep) -> dict[str, Tensor]:
+        losses = forward(task, batch, *whole)
         return losses | {"loss": losses["loss"] * (factor if image_id in (None, *batch.image_ids) else 1)}
 
     with patch.object(MimicTask, "forward", changed):

@@ -18,6 +18,7 @@ from mimicdet.engine.step import Stepper, StepResult
 from mimicdet.engine.stop import TrainingStopped
 from mimicdet.engine.train import train
 from mimicdet.tasks.mimic import MimicTask
+from mimicdet.tasks.normalise import WholeStep
 from tests.engine.toy import toy_data, toy_settings
 
 EMPTY = (0, 1, 2, 3, 4, 6, 7, 9)
@@ -38,8 +39,8 @@ def train_toy(out: Path, *, resume: bool = False, workers: int = 0, signal_at: i
             os.kill(os.getpid(), number)
         return step(*args, **kwargs)
 
-    def poisoned_forward(task: MimicTask, batch: Batch) -> dict[str, Tensor]:
-        losses = forward(task, batch)
+    def poisoned_forward(task: MimicTask, batch: Batch, *whole: WholeStep) -> dict[str, Tensor]:
+        losses = forward(task, batch, *whole)
         return losses | {"loss": losses["loss"] * (float("nan") if POISON in batch.image_ids else 1)}
 
     settings = toy_settings()
