@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 _COLORS = {True: "#999999", False: "#0072B2"}  # the baseline, the others
 _HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_FORMS = ("s", "D", "^", "v", "P", "X", "*")
+_FORMS = ("s", "D", "^", "v", "P", "X", "*", "p")
 
 
 class Row(NamedTuple):
@@ -51,8 +51,7 @@ def picture_of_speed(title: str, rows: Sequence[Row]) -> bytes:
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    # By colour and, for the colour-blind and after the last colour, by form. The baseline takes none of them.
-    looks = iter(itertools.cycle(zip(_HUES, _FORMS, strict=True)))
+    looks = _looks()  # the baseline takes none of them
     for row, milliseconds in timed:
         color, form = (_COLORS[True], "o") if row.is_baseline else next(looks)
         axes.plot([milliseconds] * 2, [min(row.ap), max(row.ap)], "-", color=color, linewidth=1.5)
@@ -65,6 +64,11 @@ def picture_of_speed(title: str, rows: Sequence[Row]) -> bytes:
     axes.set_title(title)
     figure.legend(loc="outside right upper", frameon=False)  # beside: names in the picture would hide what it shows
     return _png(figure)
+
+
+def _looks() -> Iterator[tuple[str, str]]:
+    """Colours and, for the colour-blind, forms; of one list there is one more, so that no pair comes soon again."""
+    return zip(itertools.cycle(_HUES), itertools.cycle(_FORMS))
 
 
 def _limits(values: Sequence[float]) -> tuple[float, float]:
