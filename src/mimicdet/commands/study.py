@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,8 +53,6 @@ class Study:
 
         if self.parallel < 1 or self.samples < 1:
             raise UserError("mimicdet study: --parallel and --samples must be 1 or more")
-        if "LOCAL_RANK" in os.environ:
-            raise UserError("mimicdet study starts its trainings itself: without torchrun, with --parallel GPUS")
         study = read_study(self.file)
         out = self.out or Path("runs") / self.file.stem
         jobs = everything = plan(study, self.file, out)
@@ -76,12 +73,15 @@ class Study:
                 "studies' data are)"
             )
         train_set, val_set = (load_dataset(folder, split) for split in (study.train, study.val))
-        from mimicdet.study.difference import differences_of  # torch and all
+        from mimicdet.engine.processes import started_by_torchrun  # torch and all
+        from mimicdet.study.difference import differences_of
         from mimicdet.study.execute import execute
         from mimicdet.study.outcome import Data, read_outcome
         from mimicdet.study.result import lines_of, write_results
         from mimicdet.study.speed import measure_speeds, read_speeds
 
+        if started_by_torchrun():
+            raise UserError("mimicdet study starts its trainings itself: without torchrun, with --parallel GPUS")
         data = Data(folder, study.train, study.val, train_set, val_set)
         failures: list[str] = []
         if not self.table:

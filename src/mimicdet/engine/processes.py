@@ -70,7 +70,9 @@ def accelerated(
         log_with=list(trackers) or None,
         project_dir=tracker_folder,
         kwargs_handlers=[
-            InitProcessGroupKwargs(backend="gloo" if cpu and _in_group() else None, timeout=timedelta(minutes=30)),
+            InitProcessGroupKwargs(
+                backend="gloo" if cpu and started_by_torchrun() else None, timeout=timedelta(minutes=30)
+            ),
             DistributedDataParallelKwargs(broadcast_buffers=broadcast_buffers, gradient_as_bucket_view=True),
         ],
     )
@@ -94,10 +96,10 @@ def _on_cpu() -> bool:
     if not torch.accelerator.is_available():
         return True
     device = torch.accelerator.current_accelerator()
-    return _in_group() and device is not None and device.type == "mps"  # which has no process groups
+    return started_by_torchrun() and device is not None and device.type == "mps"  # which has no process groups
 
 
-def _in_group() -> bool:
+def started_by_torchrun() -> bool:
     """torchrun started this process, alone or with others."""
     return "LOCAL_RANK" in os.environ
 

@@ -119,7 +119,7 @@ def _cells(sights: Sequence[Sight | None], compared: Sequence[Sight]) -> list[st
     def share(value: float, form: str) -> str:
         return "-" if value != value else format(value, form)
 
-    found, summary = summarise(sights).found, summarise(compared)
+    found, summary = sum(sight is not None for sight in sights), summarise(compared)
     return [str(len(sights)), str(found), share(summary.inside, ".1%"), share(summary.overlap, ".3f")]
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mimicdet.assign import match_overlapping
 from mimicdet.data.batch import Batch
+from mimicdet.models.trunk import level_shapes
 from mimicdet.teachers.match_maps import TeacherMaps
 
 Assignment = Callable[[Batch, dict[int, TeacherMaps]], dict[int, Tensor]]
@@ -38,7 +39,7 @@ class TeacherAssignment:
     def __call__(self, batch: Batch, maps: dict[int, TeacherMaps]) -> dict[int, Tensor]:
         """See ``Assignment``; ``maps`` plays no part."""
         height, width = batch.images.shape[2:]
-        shapes = [(-(-height // 2**number), -(-width // 2**number)) for number in self.level_numbers]
+        shapes = level_shapes(height, width, self.level_numbers)
         match = self.rule(batch, shapes, (height, width))
         found: dict[int, Tensor] = {}
         start = 0

@@ -24,6 +24,7 @@ from mimicdet.assign import (
 from mimicdet.config import AssignSettings
 from mimicdet.data.batch import Batch
 from mimicdet.losses.detection import box_loss, class_losses, objectness_loss
+from mimicdet.models.grid import Grid
 from mimicdet.models.mimicdet import HEAD_STD, REFINEMENT_STD, MimicDet, Refined
 from mimicdet.models.s_head import HeadOutput
 from mimicdet.ops.precision import autocast_without_cache
@@ -57,10 +58,7 @@ def prepare(detector: MimicDet, batch: Batch, assign: AssignSettings) -> Prepare
     """Runs the detector up to the refinement module, makes proposals and assigns objects to them."""
     refined = detector.refine(batch.images, batch.sizes)
     with torch.no_grad():
-        anchor_match = match_anchors(
-            refined.grid, refined.valid, batch.boxes, batch.labels, batch.crowd,
-            center_fraction=assign.center_fraction, ensure_match=assign.ensure_match,
-        )  # fmt: skip
+        anchor_match = _match_anchors(refined.grid, refined.valid, batch, assign)
         proposals = make_proposals(
             refined.adjusted_boxes, refined.objectness, refined.valid,
             nms_iou=assign.proposal_nms, count=assign.proposals,
@@ -78,11 +76,14 @@ def prepare(detector: MimicDet, batch: Batch, assign: AssignSettings) -> Prepare
 def count_anchor_positives(detector: MimicDet, batch: Batch, assign: AssignSettings) -> Tensor:
     """0-d float: the positives of a batch's refinement module, which hang on its objects alone."""
     grid = detector.grid_of(batch.images)
-    match = match_anchors(
-        grid, grid.valid(batch.sizes), batch.boxes, batch.labels, batch.crowd,
+    return (_match_anchors(grid, grid.valid(batch.sizes), batch, assign) != NO_OBJECT).sum().float()
+
+
+def _match_anchors(grid: Grid, valid: Tensor, batch: Batch, assign: AssignSettings) -> Tensor:
+    return match_anchors(
+        grid, valid, batch.boxes, batch.labels, batch.crowd,
         center_fraction=assign.center_fraction, ensure_match=assign.ensure_match,
     )  # fmt: skip
-    return (match != NO_OBJECT).sum().float()
 
 
 def student_sums(
