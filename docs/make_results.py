@@ -19,8 +19,6 @@ from pathlib import Path
 
 import yaml
 
-from mimicdet.study.result import spread
-
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 STUDIES = HERE.parent / "studies"
@@ -61,7 +59,7 @@ def _in_short(questions: list[dict[str, str]], there: set[str]) -> str:
         differences = {(one["run"], one["against"]): one for one in _rows(name, "differences.csv")}
         if (found := differences.get((run, against))) is None:
             continue  # not trained yet
-        ap = {one["name"]: spread([float(value) for value in one["ap"].split()]) for one in _rows(name, "table.csv")}
+        ap = _printed_ap(name)
         difference, low, high = (f"{float(found[key]):+.1f}" for key in ("difference", "low", "high"))
         by_seed = " ".join(f"{float(value):+.1f}" for value in found["by_seed"].split())
         lines.append(
@@ -74,6 +72,13 @@ def _in_short(questions: list[dict[str, str]], there: set[str]) -> str:
 def _rows(name: str, file: str) -> list[dict[str, str]]:
     with (RESULTS / name / file).open(encoding="utf-8") as opened:
         return list(csv.DictReader(opened))
+
+
+def _printed_ap(name: str) -> dict[str, str]:
+    """Run -> AP as its table prints it: rounded anew from the CSV's four digits it could differ in the last."""
+    table = (RESULTS / name / "table.md").read_text(encoding="utf-8")
+    rows = [line.strip("| ").split("|") for line in table.splitlines() if line.startswith("| ")]
+    return {run.strip(): ap.strip() for run, ap, *_ in rows}
 
 
 def _title(name: str) -> str:
