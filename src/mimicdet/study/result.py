@@ -174,9 +174,9 @@ def _cells(study: Study, lines: Sequence[Line]) -> tuple[list[str], list[list[st
             low, high = difference.interval
             change = f"{difference.mean:+.1f} [{low:+.1f}, {high:+.1f}]"
             by_seed = " ".join(f"{value:+.1f}" for value in difference.by_seed)
-        cells = [line.name, spread(line.ap), change]
+        cells = [line.name, _spread(line.ap), change]
         cells += [by_seed] if has_seeds else []
-        cells += [spread(line.ap50), spread(line.ap75), str(len(line.seeds))]
+        cells += [_spread(line.ap50), _spread(line.ap75), str(len(line.seeds))]
         cells += [f"{statistics.mean(line.seconds) / 60:.1f}"]
         cells += [_time(line.speed, of_baseline)] if has_speed else []
         cells += [_of_teacher(line)] if has_teacher else []
@@ -208,10 +208,10 @@ def _of_teacher(line: Line) -> str:
     if not line.teacher_ap:
         return _DASH
     kept = 100 * statistics.mean(line.ap) / statistics.mean(line.teacher_ap)
-    return f"{spread(line.teacher_ap)} ({kept:.0f} %)"
+    return f"{_spread(line.teacher_ap)} ({kept:.0f} %)"
 
 
-def spread(values: Sequence[float]) -> str:
+def _spread(values: Sequence[float]) -> str:
     """Mean and standard deviation, as tables show them."""
     if not values:
         return _DASH
