@@ -56,8 +56,7 @@ def _in_short(questions: list[dict[str, str]], there: set[str]) -> str:
         planned = {one["name"] for one in yaml.safe_load((STUDIES / f"{name}.yaml").read_text("utf-8"))["runs"]}
         if not {run, against} <= planned:
             raise SystemExit(f"{RESULTS / 'page.yaml'}: '{question['ask']}' names a run that {name} does not have")
-        differences = {(one["run"], one["against"]): one for one in _rows(name, "differences.csv")}
-        if (found := differences.get((run, against))) is None:
+        if (found := _differences(name).get((run, against))) is None:
             continue  # not trained yet
         ap = _printed_ap(name)
         difference, low, high = (f"{float(found[key]):+.1f}" for key in ("difference", "low", "high"))
@@ -69,9 +68,10 @@ def _in_short(questions: list[dict[str, str]], there: set[str]) -> str:
     return "\n".join([*lines, ""])
 
 
-def _rows(name: str, file: str) -> list[dict[str, str]]:
-    with (RESULTS / name / file).open(encoding="utf-8") as opened:
-        return list(csv.DictReader(opened))
+def _differences(name: str) -> dict[tuple[str, str], dict[str, str]]:
+    """(Run, the one it is compared with) -> the line of differences.csv."""
+    with (RESULTS / name / "differences.csv").open(encoding="utf-8") as opened:
+        return {(line["run"], line["against"]): line for line in csv.DictReader(opened)}
 
 
 def _printed_ap(name: str) -> dict[str, str]:
