@@ -43,29 +43,46 @@ def page() -> str:
 
 
 def _in_short(questions: list[dict[str, str]], there: set[str]) -> str:
-    """One line per question whose runs are trained: the AP of both, and how far they lie apart in the seeds of both."""
+    """One line per question whose runs are trained."""
     lines = [
         "## In short", "",
+        "Differences are over the seeds that both have, AP over all; *sought* is what was set as goal beforehand.", "",
         "| question | AP | against | difference [95 %] | by seed | sought | table |", "|:--|:--|:--|:--|:--|:--|:--|",
     ]  # fmt: skip
     for question in questions:
-        name = question["study"]
+        name, run, against = question["study"], question["run"], question.get("against")
         if name not in there:
             continue
-        run, against = question["run"], question["against"]
         planned = {one["name"] for one in yaml.safe_load((STUDIES / f"{name}.yaml").read_text("utf-8"))["runs"]}
-        if not {run, against} <= planned:
+        if not {run, against or run} <= planned:
             raise SystemExit(f"{RESULTS / 'page.yaml'}: '{question['ask']}' names a run that {name} does not have")
-        if (found := _differences(name).get((run, against))) is None:
-            continue  # not trained yet
-        ap = _printed_ap(name)
-        difference, low, high = (f"{float(found[key]):+.1f}" for key in ("difference", "low", "high"))
-        by_seed = " ".join(f"{float(value):+.1f}" for value in found["by_seed"].split())
-        lines.append(
-            f"| {question['ask']} | {run}: {ap[run]} | {against}: {ap[against]} | {difference} [{low}, {high}] "
-            f"| {by_seed} | {question.get('sought', '')} | [table](#{_anchor(_title(name))}) |"
-        )
+        answer = _compared(name, run, against) if against else _kept(name, run)
+        if answer is not None:  # trained
+            cells = [question["ask"], *answer, question.get("sought", ""), f"[table](#{_anchor(_title(name))})"]
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
+
+
+def _compared(name: str, run: str, against: str) -> list[str] | None:
+    """The AP of both, how far they lie apart in the seeds of both, and in each."""
+    if (found := _differences(name).get((run, against))) is None:
+        return None
+    ap = _printed(name, "AP")
+    difference, low, high = (f"{float(found[key]):+.1f}" for key in ("difference", "low", "high"))
+    by_seed = " ".join(f"{float(value):+.1f}" for value in found["by_seed"].split())
+    return [f"{run}: {ap[run]}", f"{against}: {ap[against]}", f"{difference} [{low}, {high}]", by_seed]
+
+
+def _kept(name: str, run: str) -> list[str] | None:
+    """The S-head's AP, its T-head's, what share of it that is, and in each seed."""
+    with (RESULTS / name / "table.csv").open(encoding="utf-8") as opened:
+        lines = {line["name"]: line for line in csv.DictReader(opened)}
+    if run not in lines:
+        return None
+    ap, of_teacher = ([float(value) for value in lines[run][key].split()] for key in ("ap", "teacher_ap"))
+    by_seed = " ".join(f"{100 * own / other:.0f} %" for own, other in zip(ap, of_teacher, strict=True))
+    printed, share = _printed(name, "T-head AP (kept)")[run].removesuffix(")").split(" (")
+    return [f"{run}: {_printed(name, 'AP')[run]}", f"its T-head: {printed}", f"{share} of it", by_seed]
 
 
 def _differences(name: str) -> dict[tuple[str, str], dict[str, str]]:
@@ -74,11 +91,12 @@ def _differences(name: str) -> dict[tuple[str, str], dict[str, str]]:
         return {(line["run"], line["against"]): line for line in csv.DictReader(opened)}
 
 
-def _printed_ap(name: str) -> dict[str, str]:
-    """Run -> AP as its table prints it: rounded anew from the CSV's four digits it could differ in the last."""
+def _printed(name: str, column: str) -> dict[str, str]:
+    """Run -> its cell as the table prints it: rounded anew from the CSV's four digits it could differ in the last."""
     table = (RESULTS / name / "table.md").read_text(encoding="utf-8")
-    rows = [line.strip("| ").split("|") for line in table.splitlines() if line.startswith("| ")]
-    return {run.strip(): ap.strip() for run, ap, *_ in rows}
+    rows = [[cell.strip() for cell in line[1:-1].split("|")] for line in table.splitlines() if line.startswith("| ")]
+    place = rows[0].index(column)
+    return {row[0]: row[place] for row in rows[1:]}
 
 
 def _title(name: str) -> str:

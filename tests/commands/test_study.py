@@ -82,6 +82,8 @@ def test_finished_runs_are_skipped_and_changed_ones_refused(
     assert "with other settings than the study has now" in capsys.readouterr().err
     changed.write_text((finished / "toy.yaml").read_text().replace('"val": "valid"', '"val": "train"'))
     assert main(["study", str(changed), "--out", str(finished / "out"), "--table"]) == 2
+    assert "measured on 'valid', the study names 'train' and 'train'" in capsys.readouterr().err
+    assert main(["study", str(changed), "--out", str(finished / "out")]) == 2
     assert "with other data than the study has now" in capsys.readouterr().err
 
 
@@ -136,21 +138,33 @@ def test_a_finished_study_may_be_moved(
     assert "Not trained yet" not in (finished / "out/table.md").read_text()
 
 
-def test_the_table_needs_neither_weights_nor_detections(
+def test_the_table_needs_neither_data_nor_weights_nor_detections(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What docs/results keeps of a study is enough for its table."""
+    """What docs/results keeps of a study is enough for its table; data that are given are compared."""
     for source in finished.glob("out/*/seed?"):
         target = tmp_path / "out" / source.relative_to(finished / "out")
         target.mkdir(parents=True)
         for name in (RESULT, JUDGED, SPEED):
             if (source / name).is_file():
                 shutil.copy(source / name, target)
-    words = ["study", str(finished / "toy.yaml"), "--out", str(tmp_path / "out"), "--samples", "20", "--table"]
+    file = tmp_path / "toy.yaml"
+    file.write_text((finished / "toy.yaml").read_text().replace('"cells"', '"nowhere/cells"'))
+    words = ["study", str(file), "--out", str(tmp_path / "out"), "--samples", "20", "--table"]
     assert main(words) == 0
     for name in ("table.csv", "table.md", "differences.csv"):
-        assert (tmp_path / "out" / name).read_bytes() == (finished / "out" / name).read_bytes()
+        written = (tmp_path / "out" / name).read_text().replace(str(file), str(finished / "toy.yaml"))
+        assert written == (finished / "out" / name).read_text()
     capsys.readouterr()
+    assert main([*words, "--data", str(finished / "cells")]) == 0
+    assert main([*words, "--data", str(tmp_path / "nowhere")]) == 2
+    assert "nowhere, which --data names, is not there" in capsys.readouterr().err
+    other = tmp_path / "out/alone/seed0" / RESULT
+    other.write_text(other.read_text().replace(" -> valid ", " -> valid 0"))
+    assert main(words) == 2
+    assert "were finished on different data" in capsys.readouterr().err
+    assert main([*words, "--data", str(finished / "cells")]) == 2
+    assert "with other data than the study has now" in capsys.readouterr().err
     (tmp_path / "out/alone/seed1" / RESULT).write_text("{")
     assert main(words) == 2
     assert "seed1/result.json is damaged" in capsys.readouterr().err

@@ -23,21 +23,6 @@ from tests.study.test_judged import draw
 SEEDS = (0, 1, 2)
 
 
-class Drawn:
-    """Stands for a validation split."""
-
-    split, root = "val", Path("somewhere/drawn")
-
-    def __init__(self) -> None:
-        self.truth = draw(5, images=8)[0]
-
-    def __len__(self) -> int:
-        return 8
-
-    def to_coco(self) -> dict[str, Any]:
-        return self.truth
-
-
 def study() -> Study:
     runs = [{"name": "before"}, {"name": "after"}, {"name": "half done"}, {"name": "not begun"}]
     return Study.model_validate(
@@ -46,27 +31,28 @@ def study() -> Study:
 
 
 def noisy(run: str, seed: int) -> list[dict[str, Any]]:
-    """Detections near the objects of ``Drawn``; AP differs from seed to seed."""
+    """Detections near the objects of ``truth``; AP differs from seed to seed."""
     noise = {"before": 8.0, "after": 4.0, "half done": 20.0}[run]
     return draw(5, images=8, noise=noise + 2 * seed)[1]
 
 
 @pytest.fixture(scope="module")
-def drawn() -> Drawn:
-    return Drawn()
+def truth() -> dict[str, Any]:
+    """A validation split's, as COCO writes it."""
+    return draw(5, images=8)[0]
 
 
 @pytest.fixture(scope="module")
-def outcomes(drawn: Drawn) -> list[Outcome]:
+def outcomes(truth: dict[str, Any]) -> list[Outcome]:
     jobs = {(job.run, job.seed): job for job in plan(study(), Path("study.yaml"), Path("out"))}
     outcomes = []
     for run, seeds in (("before", SEEDS), ("after", SEEDS), ("half done", (2,))):
         for seed in seeds:
             found = noisy(run, seed)
-            metrics = coco_metrics(drawn.truth, found).to_json()
+            metrics = coco_metrics(truth, found).to_json()
             machine = "a slow machine" if seed == 2 else "a fast machine"
             taught = 0.8 if run == "after" else None
-            outcomes.append(Outcome(jobs[run, seed], metrics, judge(drawn.truth, found), 60.0, taught, machine))
+            outcomes.append(Outcome(jobs[run, seed], metrics, judge(truth, found), 60.0, taught, machine, "a -> b"))
     return outcomes
 
 
@@ -82,11 +68,11 @@ def lines(outcomes: list[Outcome], differences: dict[tuple[str, str], Difference
 
 @pytest.fixture
 def write(
-    drawn: Drawn, differences: dict[tuple[str, str], Difference], tmp_path: Path
+    differences: dict[tuple[str, str], Difference], tmp_path: Path
 ) -> Callable[[list[Line]], list[dict[str, str]]]:
     def written(lines: list[Line]) -> list[dict[str, str]]:
         """The table's rows, by its header."""
-        write_results(study(), lines, differences, drawn, "mimicdet study FILE", tmp_path)  # type: ignore[arg-type]
+        write_results(study(), lines, differences, "val of drawn: 8 images. `mimicdet study FILE`", tmp_path)
         text = (tmp_path / "table.md").read_text().splitlines()
         header, _, *rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in text if row[:2] == "| "]
         return [dict(zip(header, row, strict=True)) for row in rows]
@@ -97,12 +83,12 @@ def write(
 Write = Callable[[list[Line]], list[dict[str, str]]]
 
 
-def test_differences_of_each_seed(lines: list[Line], drawn: Drawn) -> None:
+def test_differences_of_each_seed(lines: list[Line], truth: dict[str, Any]) -> None:
     assert [line.name for line in lines] == ["before", "after", "half done"]
     assert lines[0].difference is None
     for line, seeds in zip(lines[1:], (SEEDS, (2,)), strict=True):
         ap = {
-            (run, seed): 100 * coco_metrics(drawn.truth, noisy(run, seed))["AP"]
+            (run, seed): 100 * coco_metrics(truth, noisy(run, seed))["AP"]
             for run in (line.name, "before") for seed in seeds
         }  # fmt: skip
         expected = [ap[line.name, seed] - ap["before", seed] for seed in seeds]

@@ -107,20 +107,35 @@ def test_rates_over_nothing_are_not_numbers_and_counts_are_zero() -> None:
 
 
 def test_cosines() -> None:
-    class_distance, box_distance = torch.tensor([0.0, 0.5, 2.0]), torch.tensor([1.0, 0.2, 0.3])
-    found = mimic_diagnostics(class_distance, box_distance, torch.tensor([True, True, False]))
+    cosines = {"class": torch.tensor([1.0, 0.5, -1.0]), "box": torch.tensor([0.0, 0.8, 0.7])}
+    level = torch.tensor([2, 0, 2])
+    found = mimic_diagnostics(cosines, torch.tensor([True, True, False]), level, [3, 4, 5])
     expected = {
-        "diag/cosine_class": 1 - 2.5 / 3,
-        "diag/cosine_box": 0.5,
+        "diag/cosine_class": 0.5 / 3,
         "diag/cosine_class_positives": 0.75,
+        "diag/cosine_class_p3": 0.5,
+        "diag/cosine_class_p4": math.nan,
+        "diag/cosine_class_p5": 0,
+        "diag/cosine_box": 0.5,
         "diag/cosine_box_positives": 0.4,
+        "diag/cosine_box_p3": 0.8,
+        "diag/cosine_box_p4": math.nan,
+        "diag/cosine_box_p5": 0.35,
     }
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        assert float(found[name]) == pytest.approx(value)
-    none = mimic_diagnostics(class_distance, box_distance, torch.zeros(3, dtype=torch.bool))
+    assert {name: float(value) for name, value in found.items()} == pytest.approx(expected, nan_ok=True)
+    none = mimic_diagnostics(cosines, torch.zeros(3, dtype=torch.bool), level, [3, 4, 5])
     assert math.isnan(none["diag/cosine_class_positives"])
     assert float(none["diag/cosine_box"]) == pytest.approx(0.5)
+
+
+def test_two_mimicked_vectors_are_one_cosine() -> None:
+    """``both`` sums two distances, so that the loss of two opposite pairs is 4; their cosine is -1 still."""
+    found = {}
+    for kind in ("logits", "feature", "both"):
+        output = tiny_task(tiny_settings(mimic={"classification": kind}))(tiny_batch())
+        found[kind] = float(output["diag/cosine_class"]), float(output["mimic_classification"])
+    assert found["both"][0] == pytest.approx((found["logits"][0] + found["feature"][0]) / 2, abs=1e-5)
+    assert found["both"][1] == pytest.approx(2 - 2 * found["both"][0], abs=1e-5)
 
 
 def test_they_come_with_every_step_of_both_tasks() -> None:

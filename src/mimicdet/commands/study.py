@@ -40,11 +40,12 @@ class Study:
     parallel: Annotated[int, arg(metavar="N")] = 1
     """So many trainings at a time; each on a GPU of its own where there are GPUs."""
     reuse: bool = True
-    """Copy what studies in the folders beside --out have finished with the same settings, seed and data."""
+    """Copy what studies in the folders beside --out have finished with the same settings, seed and data; not students
+    of other runs."""
     samples: Annotated[int, arg(metavar="N")] = 1000
     """Resamplings of the images for the intervals."""
     table: bool = False
-    """Train nothing: write the table of what is finished."""
+    """Train nothing: write the table of what is finished. Without --data no data are needed."""
 
     def run(self) -> int:
         from mimicdet.data.splits import load_dataset
@@ -64,6 +65,46 @@ class Study:
                 wanted |= set(job.needs) if job.run in wanted else set()
             jobs = [job for job in jobs if job.run in wanted]
         folder = self.data or (self.file.parent / study.data if study.data else None)
+        splits = None
+        if self.data or not self.table:  # a table is made of what its runs have left
+            folder = self._there(folder)
+            splits = tuple(load_dataset(folder, split) for split in (study.train, study.val))
+        from mimicdet.engine.processes import started_by_torchrun  # torch and all
+        from mimicdet.study.difference import differences_of
+        from mimicdet.study.execute import execute
+        from mimicdet.study.outcome import Data, check_agreement, read_outcome
+        from mimicdet.study.result import lines_of, write_results
+        from mimicdet.study.speed import measure_speeds, read_speeds
+
+        if started_by_torchrun():
+            raise UserError("mimicdet study starts its trainings itself: without torchrun, with --parallel GPUS")
+        data = Data(folder, study.train, study.val, *splits) if folder and splits else None
+        failures: list[str] = []
+        if data and not self.table:
+            failures = execute(jobs, data, parallel=self.parallel, reuse=self.reuse)
+            if study.speed and (why := measure_speeds(everything, data)) is not None:
+                failures.append(why)
+        outcomes = [found for job in everything if (found := read_outcome(job, data)) is not None]
+        if outcomes:
+            check_agreement(outcomes, study.train, study.val)
+            # What makes it, wherever its runs lie and however many were trained at a time
+            command = shlex.join(["mimicdet", "study", str(self.file), *(["--data", folder.name] if folder else [])])
+            measured_on = f"{study.val} of {folder.name}" if folder else study.val
+            about = f"{measured_on}: {outcomes[0].judged.images} images. `{command}`"
+            differences = differences_of(outcomes, samples=self.samples)
+            lines = lines_of(study, outcomes, differences, read_speeds(everything) if study.speed else {})
+            shown = write_results(study, lines, differences, about, out)
+            print(f"\n{shown}\n\n{out / 'table.md'}, .csv and .png")
+        else:
+            print("no run is finished yet")
+        if failures:
+            raise UserError("; ".join(failures))
+        return 0
+
+    def _there(self, folder: Path | None) -> Path:
+        """The data's folder; UserError where none is named, or it is not there."""
+        from mimicdet.errors import UserError
+
         if folder is None:
             raise UserError(f"{self.file} names no data; add 'data: FOLDER' to it, or give --data")
         if not folder.exists():
@@ -72,32 +113,4 @@ class Study:
                 f"{folder}, which {named} names, is not there; give --data FOLDER (docs/data.md says where the "
                 "studies' data are)"
             )
-        train_set, val_set = (load_dataset(folder, split) for split in (study.train, study.val))
-        from mimicdet.engine.processes import started_by_torchrun  # torch and all
-        from mimicdet.study.difference import differences_of
-        from mimicdet.study.execute import execute
-        from mimicdet.study.outcome import Data, read_outcome
-        from mimicdet.study.result import lines_of, write_results
-        from mimicdet.study.speed import measure_speeds, read_speeds
-
-        if started_by_torchrun():
-            raise UserError("mimicdet study starts its trainings itself: without torchrun, with --parallel GPUS")
-        data = Data(folder, study.train, study.val, train_set, val_set)
-        failures: list[str] = []
-        if not self.table:
-            failures = execute(jobs, data, parallel=self.parallel, reuse=self.reuse)
-            if study.speed and (why := measure_speeds(everything, data)) is not None:
-                failures.append(why)
-        outcomes = [found for job in everything if (found := read_outcome(job, data)) is not None]
-        if outcomes:
-            # What makes it, wherever its runs lie and however many were trained at a time
-            command = shlex.join(["mimicdet", "study", str(self.file), "--data", val_set.root.name])
-            differences = differences_of(outcomes, samples=self.samples)
-            lines = lines_of(study, outcomes, differences, read_speeds(everything) if study.speed else {})
-            shown = write_results(study, lines, differences, val_set, command, out)
-            print(f"\n{shown}\n\n{out / 'table.md'}, .csv and .png")
-        else:
-            print("no run is finished yet")
-        if failures:
-            raise UserError("; ".join(failures))
-        return 0
+        return folder

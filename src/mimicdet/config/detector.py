@@ -126,7 +126,7 @@ class AssignSettings(Section):
     center_fraction: Annotated[float, Field(gt=0, le=1)] = 0.3
     """An anchor is positive when its centre lies in the object's rectangle shrunk to this fraction."""
     ensure_match: bool = True
-    """Objects too small to hold an anchor centre in that rectangle get the nearest one inside the object."""
+    """Objects too small to hold an anchor centre in that rectangle get the nearest one inside the object, if any."""
     proposal_nms: Fraction = 0.8
     """IoU threshold of the class-agnostic NMS that makes proposals of the adjusted boxes."""
     proposals: Count = 2000

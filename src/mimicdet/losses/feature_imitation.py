@@ -1,4 +1,4 @@
-"""Imitating a teacher's feature maps: PFI (Li et al., AAAI 2022, section 3.3) and what it is compared with.
+"""Imitating a teacher's feature maps: PFI (Li et al., AAAI 2022) and what it is compared with.
 
 B images, C channels, H W cells of one level, K classes, n anchors a cell.
 """

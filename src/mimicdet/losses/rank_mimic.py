@@ -1,4 +1,4 @@
-"""Rank Mimicking: the student orders an object's positives as the teacher does (Li et al., AAAI 2022, section 3.2).
+"""Rank Mimicking: the student orders an object's positives as the teacher does (Li et al., AAAI 2022).
 
 P positives of a batch, each of one object; G = B M groups, one an object.
 """
@@ -40,7 +40,7 @@ def rank_divergences(teacher: Tensor, student: Tensor, group: Tensor, groups: in
 
 
 def rank_loss(divergences: Tensor, objects: Tensor) -> Tensor:
-    """Mean over an image's objects, then over images (equation 3): (B M,), (B, M) bool -> 0-d.
+    """Mean over an image's objects, then over images: (B M,), (B, M) bool -> 0-d.
 
     Args:
         objects: which of the padded rows are objects; those without positives count too, with 0.

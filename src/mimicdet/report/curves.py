@@ -94,6 +94,9 @@ def _panels(records: Iterable[dict[str, Any]]) -> list[_Panel]:
         rest[:] = [name for name in rest if name not in chosen]
         return chosen
 
+    def by_level(path: str) -> tuple[str, ...]:
+        return take(*(f"cosine_{path}_p{number}" for number in range(2, 8)))
+
     losses = sorted((n for n in train if "/" not in n and n not in _BOOKKEEPING), key=lambda n: n != "loss")
     accuracy = tuple(n for n in ("AP", "AP50", "AP75", "teacher/AP", "teacher/AP50", "teacher/AP75") if n in evaluated)
     panels = [
@@ -101,6 +104,8 @@ def _panels(records: Iterable[dict[str, Any]]) -> list[_Panel]:
         _Panel("accuracy on the evaluation images", "eval", accuracy, limits=(0, 1)),
         _Panel("learning rate", "train", tuple(n for n in train if n == "lr"), smooth=False),
         _Panel("recall of proposals, at IoU in percent", "train", take("recall"), "diag/", limits=(0, 1)),
+        _Panel("cosine of S-head and T-head, classes, by level", "train", by_level("class"), "diag/", limits=(-0.2, 1)),
+        _Panel("cosine of S-head and T-head, boxes, by level", "train", by_level("box"), "diag/", limits=(-0.2, 1)),
         _Panel("cosine of S-head and T-head", "train", take("cosine"), "diag/", limits=(-0.2, 1)),
         _Panel("positives and proposals of an image", "train", take("anchor_positives", "proposal"), "diag/", log=True),
         _Panel("taps: share in the box, offset in cells", "train", take("taps", "offset"), "diag/", limits=(0, 1)),

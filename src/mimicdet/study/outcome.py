@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -54,6 +54,7 @@ class Outcome:
     seconds: float  # of training
     teacher_ap: float | None  # of the T-head at the last evaluation, where it was evaluated
     machine: str  # that measured it
+    data: str  # fingerprint of what it was trained and measured on
 
 
 def is_finished(job: Job, data: Data) -> bool:
@@ -61,8 +62,8 @@ def is_finished(job: Job, data: Data) -> bool:
     return _result(job, data) is not None
 
 
-def read_outcome(job: Job, data: Data) -> Outcome | None:
-    """What a job gave, if it is finished.
+def read_outcome(job: Job, data: Data | None) -> Outcome | None:
+    """What a job gave, if it is finished; ``data`` None: on whatever data.
 
     Raises:
         UserError: it was finished with other settings, or on other data.
@@ -71,7 +72,8 @@ def read_outcome(job: Job, data: Data) -> Outcome | None:
     if result is None:
         return None
     judged = Judged.load(job.folder / JUDGED)
-    return Outcome(job, result["metrics"], judged, result["seconds"], result["teacher_ap"], result["machine"])
+    seconds, teacher_ap, machine = result["seconds"], result["teacher_ap"], result["machine"]
+    return Outcome(job, result["metrics"], judged, seconds, teacher_ap, machine, result["data"])
 
 
 def write_outcome(job: Job, data: Data) -> dict[str, Any]:
@@ -91,7 +93,23 @@ def write_outcome(job: Job, data: Data) -> dict[str, Any]:
 
 def conditions(job: Job, data: Data) -> dict[str, str]:
     """What an outcome depends on; teachers by their place in the study's folder, which may lie anywhere."""
-    return {"settings": _without_folder(job, dump_settings(job.settings)), "data": data.fingerprint}
+    return {"settings": _settings(job), "data": data.fingerprint}
+
+
+def check_agreement(outcomes: Sequence[Outcome], train: str, val: str) -> None:
+    """UserError unless all outcomes are of the same data and of the splits with these names."""
+    first, *others = outcomes
+    if other := next((o for o in others if o.data != first.data), None):
+        raise UserError(
+            f"{first.job.folder} and {other.job.folder} were finished on different data, so no table can compare them; "
+            "remove one of the folders to train it anew, or give another --out"
+        )
+    splits = [part.rpartition(" ")[0] for part in first.data.split(" -> ")]
+    if splits != [train, val]:
+        raise UserError(
+            f"{first.job.folder} was trained on '{splits[0]}' and measured on '{splits[-1]}', the study names "
+            f"'{train}' and '{val}'; remove the folder to train it anew, or give another --out"
+        )
 
 
 def read_result(file: Path) -> dict[str, Any]:
@@ -105,21 +123,18 @@ def read_result(file: Path) -> dict[str, Any]:
     return result
 
 
-def what_differs(result: Mapping[str, Any], job: Job, data: Data) -> str | None:
+def what_differs(result: Mapping[str, Any], job: Job, data: Data | None) -> str | None:
     """``settings`` or ``data``, where a result is of others than the job's; settings it lacks had their defaults."""
-    wanted = conditions(job, data)
-    if result["data"] != wanted["data"]:
+    if data is not None and result["data"] != data.fingerprint:
         return "data"
     try:
-        settings = [
-            parse_settings(text, RESULT) for text in (_without_folder(job, result["settings"]), wanted["settings"])
-        ]
+        settings = [parse_settings(text, RESULT) for text in (_without_folder(job, result["settings"]), _settings(job))]
     except UserError:  # a setting that is no more
         return "settings"
     return None if settings[0] == settings[1] else "settings"
 
 
-def _result(job: Job, data: Data) -> dict[str, Any] | None:
+def _result(job: Job, data: Data | None) -> dict[str, Any] | None:
     file = job.folder / RESULT
     if not file.is_file():
         return None
@@ -139,6 +154,10 @@ def _machine() -> str:
     if torch.cuda.is_available():
         device = torch.cuda.get_device_name()
     return f"{device}, Python {platform.python_version()}, {names}"
+
+
+def _settings(job: Job) -> str:
+    return _without_folder(job, dump_settings(job.settings))
 
 
 def _without_folder(job: Job, text: str) -> str:

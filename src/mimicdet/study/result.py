@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mimicdet.data.dataset import DetectionDataset
 from mimicdet.files import replace_file
 from mimicdet.report.table import table
 from mimicdet.study.difference import Difference
@@ -74,14 +73,13 @@ def write_results(
     study: Study,
     lines: Sequence[Line],
     differences: Mapping[tuple[str, str], Difference],
-    dataset: DetectionDataset,
-    command: str,
+    about: str,
     out: Path,
 ) -> str:
     """Writes table.md, table.csv, table.png, differences.csv and, of a study with speeds, speed.png into ``out``.
 
     Args:
-        command: that makes the table, shown above it.
+        about: what was measured and the command that makes the table, shown above it.
 
     Returns:
         The table as text for a terminal.
@@ -89,11 +87,10 @@ def write_results(
     header, rows = _cells(study, lines)
     machines = "; ".join(sorted({machine for line in lines for machine in line.machines}))
     hours = sum(sum(line.seconds) for line in lines) / 3600
-    about = (
-        f"{dataset.split} of {dataset.root.name}: {len(dataset)} images. `{command}` on {machines}; {hours:.1f} "
-        "hours of training. Last weights; mean and standard deviation over seeds; differences over the seeds that a "
-        "row has in common with the baseline, with the 95 % interval of a paired bootstrap over images. What other "
-        "seeds would give is not in it; see each seed's difference."
+    about += (
+        f" on {machines}; {hours:.1f} hours of training. Last weights; mean and standard deviation over seeds; "
+        "differences over the seeds that a row has in common with the baseline, with the 95 % interval of a paired "
+        "bootstrap over images. What other seeds would give is not in it; see each seed's difference."
         f"{_missing(study, lines)}{_how_fast(lines)}"
     )
     text = f"{study.about.strip()}\n\n" if study.about else ""
@@ -192,7 +189,8 @@ def _how_fast(lines: Sequence[Line]) -> str:
         return ""
     return (
         f" ms: of one image, from its pixels at the model's own size in memory to detections, on {devices}, all models "
-        "in turn; in brackets the share of the baseline's time."
+        "in turn; in brackets the share of the baseline's time, image by image, so that a slower moment of the machine "
+        "is in both; medians all."
     )
 
 

@@ -5,7 +5,7 @@ Rates over nothing (no objects, no positives) are NaN and are left out of averag
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -81,14 +81,22 @@ def _learned_offsets(
 
 
 @torch.no_grad()
-def mimic_diagnostics(class_distance: Tensor, box_distance: Tensor, positive: Tensor) -> dict[str, Tensor]:
-    """Mean cosine of each path over the sampled boxes and over the positives among them; inputs (N,)."""
-    return {
-        "diag/cosine_class": 1 - class_distance.mean(),
-        "diag/cosine_box": 1 - box_distance.mean(),
-        "diag/cosine_class_positives": 1 - _mean(class_distance, positive),
-        "diag/cosine_box_positives": 1 - _mean(box_distance, positive),
-    }
+def mimic_diagnostics(
+    cosines: Mapping[str, Tensor], positive: Tensor, level: Tensor, numbers: Sequence[int]
+) -> dict[str, Tensor]:
+    """Of each path's cosines (N,) the mean over the sampled boxes, over the positives among them, and by level.
+
+    Args:
+        level: (N,) index into the levels' ``numbers``.
+    """
+    found = {}
+    for path, cosine in cosines.items():
+        found |= {f"diag/cosine_{path}": cosine.mean(), f"diag/cosine_{path}_positives": _mean(cosine, positive)}
+        sums, counts = cosine.new_zeros(2, len(numbers)).index_add(
+            1, level, torch.stack([cosine, torch.ones_like(cosine)])
+        )
+        found |= {f"diag/cosine_{path}_p{number}": mean for number, mean in zip(numbers, sums / counts, strict=True)}
+    return found
 
 
 def _share(hit: Tensor, of: Tensor) -> Tensor:

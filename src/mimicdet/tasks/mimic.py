@@ -109,10 +109,12 @@ class MimicTask(nn.Module):
             "mimic_rank": self._rank(batch, teacher, student, boxes, wanted, image, match),
             "mimic_soft_labels": (self._divergences(teacher, student) * weight).sum() / counts[4],
         }
+        summed = 2 if self.mimic.classification == "both" else 1
+        cosines = {"class": 1 - class_distance / summed, "box": 1 - box_distance}
         return (
             total(parts, self.loss)
             | student_diagnostics(self.detector, batch, prepared, sums)
-            | mimic_diagnostics(class_distance, box_distance, positive)
+            | mimic_diagnostics(cosines, positive, level, self.detector.pyramid.level_numbers)
         )
 
     @torch.no_grad()
