@@ -141,7 +141,7 @@ def test_completion_script_is_valid_bash(capsys: pytest.CaptureFixture[str]) -> 
         ("presets smal", "there is no preset 'smal'; did you mean 'small'?"),
         ("--print-completion csh", "--print-completion takes one of bash, zsh, fish, tcsh"),
         ("convert a b --to vok", "mimicdet convert: invalid choice 'vok' for argument '--to'. Expected one of"),
-        ("train x", "mimicdet train: missing --out RUN"),
+        ("train x", "mimicdet train: missing --out RUN; see mimicdet train --help"),
         (
             "eval m --data d --tile a",
             "mimicdet eval: Error parsing --tile: 'a' is not a whole number; see",
@@ -153,7 +153,7 @@ def test_completion_script_is_valid_bash(capsys: pytest.CaptureFixture[str]) -> 
         ("eval m --data no/such/folder", "no/such/folder"),
         ("predict m", "mimicdet predict: name image files, folders or globs"),
         ("predict m a.jpg", "mimicdet predict: say where results go"),
-        ("check", "mimicdet check: missing DATA"),
+        ("check", "mimicdet check: missing DATA; see mimicdet check --help"),
         ("train x --out", "mimicdet train: Missing value for argument '--out'"),
         ("check no/such/folder", "no/such/folder"),
         ("train no/such/folder --out r", "no/such/folder"),
@@ -240,8 +240,10 @@ def test_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == ""
     assert guarded(raising(OSError(errno.ENOSPC, "No space left on device", "out.json"))) == 2
     assert capsys.readouterr().err == "error: the disk is full (out.json): free some space and try again\n"
+    assert guarded(raising(PermissionError(errno.EACCES, "Permission denied", "a.json"))) == 2
+    assert capsys.readouterr().err == "error: a.json: Permission denied; correct the path or its permissions\n"
     with pytest.raises(PermissionError):  # a fault of ours, to be seen whole
-        guarded(raising(PermissionError()))
+        guarded(raising(PermissionError()))  # nothing that a user could mend
 
 
 def test_only_the_first_process_tells_at_once(monkeypatch: Any, capsys: pytest.CaptureFixture[str]) -> None:

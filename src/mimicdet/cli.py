@@ -76,10 +76,14 @@ def guarded(work: Callable[[], int]) -> int:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return _complain(f"the disk is full ({error.filename or 'while writing'}): free some space and try again")
-        raise
+        if error.filename is None:
+            raise
+        return _complain(f"{error.filename}: {error.strerror}; correct the path or its permissions")
 
 
 def _dispatch(arguments: list[str]) -> int:
+    if len(arguments) > 1 and arguments[0] == "help":
+        arguments = [arguments[1], "--help"]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(OVERVIEW.format(commands=_command_list()), end="")
         return 0 if arguments else 2
@@ -171,6 +175,8 @@ def _one_sentence(box: str) -> str:
             sections[-1].append(text)
     section = sections[0 if "╭" in plain else min(1, len(sections) - 1)]
     sentence = " ".join(section).rstrip(".") or "the arguments cannot be understood"
+    # Of a missing argument its name, without all that the help says of it
+    sentence = re.sub(r"^(Missing from [^:]*:(?: (?:--)?[\w.|/-]+)(?: [A-Z_]+)*) .*\(required\)$", r"\1", sentence)
     sentence = re.sub(r"invalid literal for int\(\) with base 10: (.*)", r"\1 is not a whole number", sentence)
     return re.sub(r"could not convert string to float: (.*)", r"\1 is not a number", sentence)
 

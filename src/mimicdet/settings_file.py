@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 from mimicdet.config import Settings
 from mimicdet.errors import UserError
@@ -59,14 +60,19 @@ def preset_names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in PRESET_FOLDER.glob("*.yaml")))
 
 
-def preset_file(name: str) -> Path:
-    """The YAML file of a preset; ``UserError`` with the nearest name if there is none called so."""
+def preset_file(name: str, source: str = "") -> Path:
+    """The YAML file of a preset; ``UserError`` with the nearest name if there is none called so.
+
+    Args:
+        source: where it is named, in a sentence: "in my_study.yaml"; by default on the command line.
+    """
     names = preset_names()
     if name not in names:
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
         hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(names)}"
-        path_hint = " (a file of your own goes with --config)" if name.endswith((".yaml", ".yml")) else ""
-        raise UserError(f"there is no preset '{name}'{path_hint}; {hint}")
+        is_path = name.endswith((".yaml", ".yml"))
+        path_hint = " (a file of your own goes with --config)" if is_path and not source else ""
+        raise UserError(f"there is no preset '{name}'{path_hint}{source and ' ' + source}; {hint}")
     return PRESET_FOLDER / f"{name}.yaml"
 
 
@@ -184,10 +190,14 @@ def check_key(name: str, source: str) -> None:
 
 def suggestion(name: str, also: Sequence[str] = ()) -> str:
     """``did you mean 'optim.lr'?`` for the setting (or name in ``also``) nearest to a misspelt one."""
-    near = max([*FIELDS, *also], key=lambda candidate: _likeness(name, candidate))
-    if _likeness(name, near) >= 0.65:
-        return f"did you mean '{near}'?"
-    return "`mimicdet train --help` lists them all"
+    near = nearest(name, [*FIELDS, *also])
+    return f"did you mean '{near}'?" if near else "`mimicdet train --help` lists them all"
+
+
+def nearest(wrong: str, names: Sequence[str]) -> str | None:
+    """The name that a misspelt one is like, if any is."""
+    near = max(names, key=lambda candidate: _likeness(wrong, candidate))
+    return near if _likeness(wrong, near) >= 0.65 else None
 
 
 def _likeness(wrong: str, right: str) -> float:
@@ -222,7 +232,7 @@ def resolve(layers: Iterable[Layer]) -> Settings:
     nested: dict[str, Any] = {}
     for name, value in values.items():
         if not _is_finite(value):
-            raise UserError(f"setting '{name}' {sources[name]} is {_shown(value)}; it should be a finite number")
+            raise UserError(f"setting '{name}' {sources[name]} is {shown(value)}; it should be a finite number")
         section, _, key = name.rpartition(".")
         (nested.setdefault(section, {}) if section else nested)[key] = value
     try:
@@ -266,7 +276,8 @@ def _is_finite(value: Any) -> bool:
     return not isinstance(value, float) or math.isfinite(value)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value of a YAML file as messages have it."""
     return "empty" if value is None else json.dumps(value, default=str)
 
 
@@ -282,11 +293,17 @@ def _explain(error: ValidationError, values: dict[str, Any], sources: dict[str, 
         ]
         where = " and ".join(dict.fromkeys(sources[key] for key in concerned))
         return f"{message} ({where})" if where else message
-    subject = _shown(first["input"]) + " in it" if len(path) > name.count(".") + 1 else "it"
-    expected = first["msg"].replace("Input should", f"{subject} should").replace("valid array", "list")
+    expected = expectation(first, of_item=len(path) > name.count(".") + 1)
     if first["type"] in ("missing", "too_long", "too_short"):
         expected = f"it should be a list of {_tuple_length(name)} values"
-    return f"setting '{name}' {sources[name]} is {_shown(values[name])}; {expected}"
+    return f"setting '{name}' {sources[name]} is {shown(values[name])}; {expected}"
+
+
+def expectation(finding: ErrorDetails, *, of_item: bool) -> str:
+    """What pydantic found that a value should be; ``of_item``: of an item in a list, which is named."""
+    subject = shown(finding["input"]) + " in it" if of_item else "it"
+    message = finding["msg"].replace("Input should", f"{subject} should").replace("valid array", "list")
+    return message.replace("Value error,", subject)
 
 
 def _tuple_length(name: str) -> int:

@@ -51,6 +51,21 @@ def test_the_whole_and_its_stages_of_several_models(
 
 
 @pytest.mark.parametrize(
+    ("name", "message"), [("folder", "folder is a folder; "), ("file/x/times.json", "times.json cannot be written (")]
+)
+def test_a_place_for_the_times_is_looked_at_first(
+    folder: Path, tmp_path: Path, name: str, message: str, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr("mimicdet.bench.timing.alternate", lambda *_, **__: pytest.fail("it was measured"))
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    assert main(["bench", str(folder), "--json", str(tmp_path / name)]) == 2
+    assert message in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder"]
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         ("", "name model folders or exported files"),

@@ -87,6 +87,85 @@ def test_train_says_what_it_found_and_where_the_model_is(
     assert main([*words, "--overwrite"]) == 0
 
 
+def test_what_cannot_start_leaves_the_old_run_and_no_new_one(
+    cells: Path, config: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Wrong weights, backbone or teacher are found before anything is removed or written."""
+    out = tmp_path / "run"
+    shutil.copytree(run, out)
+    before = {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
+    words = ["train", str(cells), "--config", str(config)]
+    for wrong, message in (
+        (["--model.weights", "nosuch.pth"], "nosuch.pth"),
+        (["--model.backbone", "resnet5"], "did you mean"),
+        (["--task", "distill", "--teacher", str(tmp_path / "nosuch")], "nosuch"),
+        (["--task", "distill", "--teacher", str(out / "model")], "is part of the run that --overwrite would replace"),
+    ):
+        assert main([*words, *wrong, "--out", str(out), "--overwrite"]) == 2
+        assert message in capsys.readouterr().err
+        assert {file: file.read_bytes() for file in out.rglob("*") if file.is_file()} == before
+        if str(out / "model") not in wrong:  # a good teacher of another run
+            assert main([*words, *wrong, "--out", str(tmp_path / "new")]) == 2
+            assert not (tmp_path / "new").exists()
+            capsys.readouterr()
+
+
+def test_results_never_replace_what_was_read(
+    cells: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = shutil.copytree(cells, tmp_path / "cells")
+    model = shutil.copytree(run / "model", tmp_path / "model")
+    photo = next((data / "valid").glob("*.png"))
+    for words in (
+        ["check", str(data), "--json", str(data / "train.json")],
+        ["check", str(data / "train.json"), "--json", str(data / "train.json")],
+        ["eval", str(model), "--data", str(data), "--json", str(data / "valid.json")],
+        ["eval", str(model), "--data", str(data), "--json", str(model / "model.json")],
+        ["predict", str(model), str(photo.parent), "--json", str(photo)],
+        ["predict", str(model), "--data", str(data), "--json", str(data / "valid.json")],
+        ["check", str(data), "--json", str(data)],
+    ):
+        before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+        assert main(words) == 2, words
+        assert "name another file" in (told := capsys.readouterr().err) or "is a folder" in told
+        assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+    for _ in range(2):  # earlier results are replaced
+        assert main(["check", str(data), "--json", str(tmp_path / "faults.json")]) == 0
+
+
+def test_images_that_are_trained_and_measured_on_are_told(
+    cells: Path, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", str(cells), "--config", str(config), "--train.pictures", "0"]
+    assert main([*words, "--out", str(tmp_path / "both"), "--split", "train+valid", "--val", "valid"]) == 0
+    assert "3 of the 3 images of 'valid' are trained on too" in capsys.readouterr().out
+
+
+def test_faulty_boxes_are_allowed_where_they_are_read(
+    cells: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every command that reads data can be told to, in the words of the message."""
+    data = shutil.copytree(cells, tmp_path / "cells")
+    content = json.loads((data / "valid.json").read_text())
+    content["annotations"][0]["bbox"][2] = -3
+    (data / "valid.json").write_text(json.dumps(content))
+    commands = (
+        ["check", str(data)],
+        ["eval", str(run / "model"), "--data", str(data)],
+        ["predict", str(run / "model"), "--data", str(data), "--json", str(tmp_path / "found.json")],
+        ["explain", "alignment", str(run / "model"), "--data", str(data), "--out", str(tmp_path / "seen")],
+        ["convert", str(data), str(tmp_path / "yolo"), "--to", "yolo"],
+        ["cut", str(data), str(tmp_path / "tiles"), "--tile", str(SIDE)],
+    )
+    for words in commands:
+        assert main(words) == 2
+        assert "--max_faulty_boxes" in capsys.readouterr().err
+        assert main([*words, "--max_faulty_boxes", "nan"]) == 2
+        assert "a share from 0 to 1, not nan" in capsys.readouterr().err
+    for words in commands:
+        assert main([*words, "--max_faulty_boxes", "0.9"]) == 0
+
+
 def test_eval_writes_cocos_numbers_and_classes(run: Path, cells: Path, tmp_path: Path) -> None:
     result = numbers(tmp_path, run / "model", "--data", cells)
     assert set(METRIC_NAMES) <= result.keys()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mimicdet.data.cut import Cut, cut_datasets
+from mimicdet.data.cut import Cut, Damage, cut_datasets
 from mimicdet.data.dataset import Category, DetectionDataset, ImageRecord
 from mimicdet.data.decode import read_image
 from mimicdet.data.splits import load_dataset
@@ -85,6 +86,46 @@ def test_an_object_counts_where_half_of_it_is_seen_and_is_passed_over_elsewhere(
     assert right.crowd.tolist() == [False, False, False]
 
 
+def test_objects_that_no_tile_shows_are_counted(tmp_path: Path) -> None:
+    # Four tiles of 20 x 20: one object lies whole in one, half of one in each of two, a quarter of one in each of four,
+    # and 80 % and 20 % of one in two.
+    boxes = [[2, 2, 18, 18], [1, 0, 39, 4], [1, 1, 39, 39], [12, 14, 22, 18]]
+    given = dataset(tmp_path / "in", (40, 40), (40, 40), boxes=boxes)
+    few = dataset(tmp_path / "few", (20, 20), boxes=[[2, 2, 18, 18]])
+    cut = cut_datasets({"train": given, "test": few}, tmp_path / "out", tile=20, overlap=0)
+    assert cut.damage == {"train": Damage(before=8, lost=2, in_parts=4)}
+    assert cut.objects["train"] == 2 * (1 + 2 + 1)
+    assert cut.lines()[1:] == [
+        "  train: 8 tiles, 8 objects",
+        "    of 8 objects 2 are lost, since no tile shows half of them, and 4 are cut in every tile and shrink to a "
+        "part; a larger --tile or --overlap keeps more",
+        "  test: 1 tiles, 1 objects",
+    ]
+    assert cut_datasets({"train": given}, tmp_path / "larger", tile=40).damage == {}
+
+
+def test_objects_that_the_strip_cuts_are_not_lost(tmp_path: Path) -> None:
+    """Each counts in the part where most of it lies; crowd never does."""
+    given = dataset(tmp_path / "in", (20, 50), boxes=[[2, 2, 12, 12], [28, 2, 38, 12], [24, 2, 34, 12], [5, 0, 45, 20]])
+    record = given.images[0]
+    given = replace(given, images=(replace(record, crowd=np.array([False, False, False, True])),))
+    assert cut_datasets({"train": given}, tmp_path / "out", tile=30, hold_back=20).damage == {}
+    smaller = cut_datasets({"train": given}, tmp_path / "smaller", tile=8, overlap=0.75, hold_back=20).damage
+    assert smaller == {"val": Damage(before=1, in_parts=1), "train": Damage(before=2, lost=1, in_parts=1)}
+
+
+def test_tiles_that_leave_no_object_are_refused(tmp_path: Path) -> None:
+    splits = {name: dataset(tmp_path / name, (40, 30), boxes=[[2, 3, 28, 29]]) for name in ("train", "val")}
+    with pytest.raises(UserError, match=r"out is not written: tiles of 10 pixels show half of none of the 2 objects"):
+        cut_datasets(splits, tmp_path / "out", tile=10)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["train", "val"]
+    splits["val"] = dataset(tmp_path / "val", (40, 30))
+    cut = cut_datasets(splits, tmp_path / "out", tile=10)
+    assert cut.damage["train"] == Damage(before=1, lost=1)
+    nothing = {"train": dataset(tmp_path / "train", (40, 30), boxes=[])}
+    assert cut_datasets(nothing, tmp_path / "background", tile=10).damage == {}
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     st.integers(30, 90), st.integers(30, 90), st.integers(10, 40), st.sampled_from([0.0, 0.25, 0.5]),
@@ -94,7 +135,7 @@ def test_the_strip_held_back_shares_no_pixel_with_the_rest(
     tmp_path_factory: pytest.TempPathFactory, height: int, width: int, tile: int, overlap: float, strip: int
 ) -> None:
     folder = tmp_path_factory.mktemp("cut")
-    given = dataset(folder / "in", (height, width), (width, height), boxes=[[0, 0, 30, 30]])
+    given = dataset(folder / "in", (height, width), (width, height), boxes=[[0, 0, 30, 30], [0, 0, 5, 5]])
     cut = cut_datasets({"train": given}, folder / "out", tile=tile, overlap=overlap, hold_back=strip)
     covered = {}
     for split in ("train", "val"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,15 @@ def test_what_cannot_be_opened(tmp_path: Path) -> None:
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(UserError, match=str(tmp_path / "file")):
             RunFolder(path).open(resume=False, overwrite=False)
+
+
+def test_a_folder_that_may_not_be_written_is_refused_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the data are read; asked of the folder that there is, for root may write everywhere."""
+    asked: list[Path] = []
+    monkeypatch.setattr(os, "access", lambda path, _: asked.append(path))
+    with pytest.raises(UserError, match=f"{tmp_path} may not be written to"):
+        RunFolder(tmp_path / "a" / "b").require_fit(resume=False, overwrite=False)
+    assert asked == [tmp_path]
 
 
 def test_settings_are_read_back_as_they_were(tmp_path: Path) -> None:

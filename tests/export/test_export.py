@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -235,12 +236,72 @@ def test_what_cannot_be_exported_is_refused(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [("--data nosuch --precision fp16", "nosuch"),
+     ("--data half --precision fp16", "there is no split 'val'"),
+     ("--data cats", "the model does not know the class 'horse'"),
+     ("--out folder.onnx", "folder.onnx is a folder; name a file to write"),
+     ("--out locked/x.onnx", "x.onnx cannot be written (locked: Permission denied); choose another folder")],
+)  # fmt: skip
+def test_all_that_is_wrong_is_said_before_the_work(
+    model_folder: Path, words: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr("mimicdet.export.export.export_model", lambda *_, **__: pytest.fail("it was exported"))
+    monkeypatch.chdir(tmp_path)
+    for name in ("folder.onnx", "locked"):
+        Path(name).mkdir()
+    if "half" in words:
+        save_coco(tmp_path / "half")
+        Path("half/val.json").unlink()
+    if "cats" in words:
+        save_coco(tmp_path / "cats")
+        for split in ("train", "val"):
+            file = tmp_path / f"cats/{split}.json"
+            file.write_text(file.read_text().replace('"cat"', '"horse"'))
+    if "locked" in words:  # in place of permissions, which root has all the same
+        monkeypatch.setattr("tempfile.TemporaryFile", _refuse)
+    before = sorted(tmp_path.rglob("*"))
+    out = [] if "--out" in words else ["--out", "x.onnx"]
+    assert main(["export", str(model_folder), "--format", "onnx", *words.split(), *out]) == 2
+    assert message in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def _refuse(**_: object) -> None:
+    raise PermissionError(13, "Permission denied")
+
+
+def test_a_signal_leaves_nothing(model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a batch system ends a command: the temporary folder goes with it."""
+    folders = []
+
+    def write(network: object, file: Path, divisor: int) -> None:
+        folders.append(file.parent.name)
+        file.write_bytes(b"half")
+        signal.raise_signal(signal.SIGTERM)
+
+    def die(*_: object) -> None:  # what SIGTERM does where nobody handles it, less the death of the tests
+        pytest.fail("ended without tidying up")
+
+    before = signal.signal(signal.SIGTERM, die)
+    monkeypatch.setattr("mimicdet.export.export.write_torch", write)
+    try:
+        assert main(["export", str(model_folder), "--format", "torch", "--out", str(tmp_path / "x.pt2")]) == 130
+        assert signal.getsignal(signal.SIGTERM) is die
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert folders[0].startswith(".export-")
+    assert not any(tmp_path.iterdir())
+
+
 def test_missing_packages_are_named(
     model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(PACKAGES, "onnx", ("onnx", "no_such_package"))
     assert main(["export", str(model_folder), "--format", "onnx", "--out", str(tmp_path / "x.onnx")]) == 2
-    assert "exporting to onnx needs no_such_package: pip install 'mimicdet[export]'" in capsys.readouterr().err
+    assert "exporting to onnx needs no_such_package: pip install no_such_package, or choose" in capsys.readouterr().err
 
 
 WITHOUT_TORCH = """

@@ -55,20 +55,33 @@ def test_jobs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("title: Teaching\n", "", "study.yaml: title: field required"),
+        ("title: Teaching\n", "", "study.yaml: 'title' is missing"),
         ("baseline: alone", "baseline: none", "baseline 'none' is none of the runs: alone, "),
         ("run:big one", "run:bigger", "run '\\+ RM': the teacher 'bigger' is none of the runs"),
         ("name: big one", "name: alone", "two runs are called 'alone'"),
         ("name: big one", "name: rm!", "two runs' folders would be called 'rm'"),
         ("train.epochs: 3", "train.epoch: 3", "unknown setting 'train.epoch' in .*run 'alone'; did you mean 'train.ep"),
         ("train.epochs: 3", "train.epochs: -3", "setting 'train.epochs' in .*run 'alone' is -3"),
-        ("preset: small_gfl", "preset: smal_gfl", "there is no preset 'smal_gfl'"),
-        ("seeds: [0, 1]", "seeds: []", "seeds: tuple should have at least 1 item"),
+        ("preset: small_gfl", "preset: smal_gfl", "no preset 'smal_gfl' in .*, run 'alone'; did you mean 'small_g"),
+        ("preset: small_gfl", "preset: my.yaml", "no preset 'my.yaml' in .*, run 'alone'; did you mean 'small'"),
+        ("seeds: [0, 1]", "seeds: []", "'seeds' is \\[\\]; it should be a list of whole numbers such as"),
         ("seeds: [0, 1]", "seeds: [0, 1, 0]", "study.yaml: seeds hold 0 twice"),
         ("seeds: [7]", "seeds: [7, 7]", "the seeds of 'big one' hold 7 twice"),
-        ("seeds: [7]", "seeds: []", "runs.2.seeds: tuple should have at least 1 item"),
+        ("seeds: [7]", "seeds: []", "'seeds' of run 'big one' is \\[\\]; it should be a list"),
         ('["run:big one"]', '"run:big one"', "distill.teachers must be a list"),
-        ("seeds: [7]", "sedes: [7]", "runs.2.sedes: extra inputs are not permitted"),
+        ("seeds: [7]", "sedes: [7]", "study.yaml: unknown key 'sedes' of run 'big one'; did you mean 'seeds'"),
+        ("baseline: alone", "baselin: alone", "study.yaml: unknown key 'baselin'; did you mean 'baseline'"),
+        ("title: Teaching", "tittle: Teaching", "unknown key 'tittle'; did you mean 'title'"),
+        ("data: here", "xyzzy: here", "unknown key 'xyzzy'; there are title, about, data, "),
+        ("data: here", "optim.lr: 1", "unknown key 'optim.lr'; settings go below 'set', such as set: {train"),
+        ("seeds: [7]", "train: {epochs: 7}", "unknown key 'train' of run 'big one'; settings go below 'set'"),
+        ("seeds: [0, 1]", "seeds: 3", "study.yaml: 'seeds' is 3; it should be a list of whole numbers such as"),
+        ("seeds: [0, 1]", "seeds: [0, a]", """'seeds' is \\[0, "a"\\]; "a" in it should be a valid integer"""),
+        ("title: Teaching", "title: 5", "'title' is 5; it should be a valid string"),
+        ("set: {train.epochs: 5}", "set: 5", "'set' of run 'big one' is 5; it should hold settings, such as set: {tr"),
+        ("name: alone\n", "preset: small\n", "'name' of run 1 is missing"),
+        ("name: alone\n", "name: ''\n", """'name' of run 1 is ""; it should be a name"""),
+        ("- name: alone\n", "- alone\n", 'run 1 is "alone"; it should be .name: NAME'),
         ("{train.epochs: 5}", '{task: distill, distill.teachers: ["run:+ RM"]}', "teach each other in a circle"),
     ],
 )  # fmt: skip
@@ -77,6 +90,23 @@ def test_faults_are_explained(tmp_path: Path, old: str, new: str, message: str) 
     file = write(tmp_path, GOOD.replace(old, new))
     with pytest.raises(UserError, match=message):
         plan(read_study(file), file, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "study.yaml is empty: it should have lines such as 'title: "),
+        ("# title: later", "study.yaml is empty"),
+        ("- name: alone", "study.yaml holds no study: it should have lines such as 'title: "),
+        ("title: T\nruns: []", "study.yaml: 'runs' is \\[\\]; it should be a list of at least one run, "),
+        ("title: T\nruns:", "study.yaml: 'runs' is empty; it should be a list of at least one run, "),
+        ("title: T\nruns: {name: " + 200 * "a" + "}", "'runs' is .{80}\\.\\.\\.; it should be a list"),
+        ("title: T", "study.yaml: 'runs' is missing; add 'runs: ...'"),
+    ],
+)
+def test_files_that_are_no_study(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        read_study(write(tmp_path, text))
 
 
 def test_no_such_file(tmp_path: Path) -> None:

@@ -12,14 +12,6 @@ from mimicdet.errors import UserError
 from mimicdet.study.outcome import RESULT, Data, conditions, is_finished
 from mimicdet.study.plan import Job
 from mimicdet.study.reuse import take_over
-from tests.engine.toy import toy_data
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
-    folder = tmp_path_factory.mktemp("toy")
-    train, val = toy_data(folder / "train", images=3), toy_data(folder / "val", images=2)
-    return Data(folder, "train", "val", train, val)
 
 
 def job(folder: Path, run: str, *, seed: int = 0, lr: float = 0.01, teachers: tuple[str, ...] = ()) -> Job:
@@ -35,7 +27,8 @@ def finish(job: Job, data: Data) -> Job:
     (job.folder / "model-last/checkpoints").mkdir(parents=True)  # of that name, but none of a run
     (job.folder / "checkpoints/last.pt").write_bytes(b"large")
     (job.folder / "detections.json").write_text("[]")
-    (job.folder / RESULT).write_text(json.dumps({**conditions(job, data), "seconds": 7}))
+    outcome = {"metrics": {"AP": 0.3, "AP50": 0.5, "AP75": 0.2}, "seconds": 7, "teacher_ap": None, "machine": "this"}
+    (job.folder / RESULT).write_text(json.dumps({**conditions(job, data), **outcome}))
     return job
 
 

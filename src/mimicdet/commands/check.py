@@ -38,9 +38,10 @@ class Check:
     """VOC coordinates count pixels from 1 (the original PASCAL VOC) instead of 0."""
 
     def run(self) -> int:
-        from mimicdet.commands.json_file import write_json
+        from mimicdet.commands.json_file import require_own_file, write_json
         from mimicdet.data.check import check_dataset
 
+        require_own_file(self.json, self.data)
         report = check_dataset(
             self.data,
             splits=self.split or None,

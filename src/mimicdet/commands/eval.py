@@ -41,6 +41,8 @@ class Eval:
     """Share of a tile that it has in common with its neighbour, at least."""
     limit: Annotated[int | None, optional("N", int, default="100")] = None
     """Detections of an image that are kept and count; 100 is COCO's rule, images with more objects need more."""
+    max_faulty_boxes: Annotated[float, arg(metavar="SHARE")] = 0.05
+    """A larger share of faulty boxes than this is an error."""
     voc_one_based: bool = False
     """VOC coordinates count pixels from 1 (the original PASCAL VOC) instead of 0."""
     device: Annotated[str | None, optional("NAME", str)] = None
@@ -48,14 +50,17 @@ class Eval:
     inference: InferenceOptions = field(default_factory=InferenceOptions)
 
     def run(self) -> int:
-        from mimicdet.commands.json_file import write_json
+        from mimicdet.commands.json_file import require_own_file, write_json
         from mimicdet.data.match import match_classes
         from mimicdet.data.splits import load_dataset
         from mimicdet.errors import UserError
 
         if self.limit is not None and self.limit <= 10:
             raise UserError(f"mimicdet eval: --limit must be more than 10, not {self.limit}")
-        dataset = load_dataset(self.data, self.split, voc_one_based=self.voc_one_based)
+        require_own_file(self.json, self.data, self.model)
+        dataset = load_dataset(
+            self.data, self.split, max_faulty_boxes=self.max_faulty_boxes, voc_one_based=self.voc_one_based
+        )
         # torch and all: not before the data are found to be good
         from mimicdet.engine.coco_metrics import COCO_LIMITS, coco_metrics
         from mimicdet.predict import Detector, predict_dataset

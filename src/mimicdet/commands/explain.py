@@ -55,6 +55,10 @@ class Explain:
     """Alignment: draw these images instead, by their files' names."""
     objects: Annotated[int | None, optional("N", int, default=str(OBJECTS))] = None
     """Alignment: objects of an image that are drawn, from the smallest to the largest."""
+    max_faulty_boxes: Annotated[float, arg(metavar="SHARE")] = 0.05
+    """A larger share of faulty boxes than this is an error."""
+    voc_one_based: bool = False
+    """VOC coordinates count pixels from 1 (the original PASCAL VOC) instead of 0."""
     device: Annotated[str | None, optional("NAME", str)] = None
     """Such as cpu or cuda:1; the first GPU by default, where there is one."""
 
@@ -70,7 +74,9 @@ class Explain:
                 raise UserError(f"mimicdet explain gap has no --{name}, which belongs to alignment")
             if value is not None and least is not None and value < least:
                 raise UserError(f"mimicdet explain: --{name} must be {least} or more, not {value}")
-        dataset = load_dataset(self.data, self.split)
+        dataset = load_dataset(
+            self.data, self.split, max_faulty_boxes=self.max_faulty_boxes, voc_one_based=self.voc_one_based
+        )
         text, files = self._gap(dataset) if self.what == "gap" else self._alignment(dataset)
         print(f"{text}\n\n{self.out}: {files}")
         return 0

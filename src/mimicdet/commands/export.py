@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mimicdet.config import InferenceSettings
+    from mimicdet.data.dataset import DetectionDataset
 
 MOST_PHOTOGRAPHS = 16
 CALIBRATION_IMAGES = 64
@@ -43,7 +44,7 @@ class Export:
     model: Annotated[Path, Positional, arg(metavar="MODEL")]
     """Model folder, such as `model` in a run folder."""
     format: Annotated[Literal["onnx", "openvino", "torch"], arg(help_behavior_hint="")]
-    """Of the file. ONNX and OpenVINO need `pip install 'mimicdet[export]'`."""
+    """Of the file. ONNX and OpenVINO need packages of the extra `export`, and say which."""
     out: Annotated[Path | None, optional("FILE", Path, default="MODEL.onnx, .xml or .pt2")] = None
     """File to write; a description is written beside it as JSON, and for ONNX a program that runs it without torch."""
     outputs: Literal["detections", "raw"] = "detections"
@@ -54,9 +55,14 @@ class Export:
     """Of the weights and what is computed with them, for ONNX; below float32 the AP on `--data` is what counts."""
     data: Annotated[Path | None, optional("DATA", Path)] = None
     """Data set to measure AP on before and after (split `val`); int8 is calibrated on its split `train`."""
+    max_faulty_boxes: Annotated[float, arg(metavar="SHARE")] = 0.05
+    """A larger share of faulty boxes in --data than this is an error."""
+    voc_one_based: bool = False
+    """VOC coordinates count pixels from 1 (the original PASCAL VOC) instead of 0."""
     inference: InferenceOptions = field(default_factory=InferenceOptions)
 
     def run(self) -> int:
+        from mimicdet.commands.output_file import require_writable
         from mimicdet.errors import UserError
         from mimicdet.export.description import SUFFIXES
         from mimicdet.export.write import require
@@ -71,8 +77,12 @@ class Export:
                 raise UserError(f"--precision {self.precision} needs --format onnx, not {self.format}")
             if self.data is None:
                 raise UserError(f"--precision {self.precision} needs --data, to measure what it costs")
+        require_writable(file)
         require(self.format)
+        measured_on = self._split("val")
         from mimicdet.build import load_model
+        from mimicdet.data.match import match_classes
+        from mimicdet.engine.stop import stop_on_signals
         from mimicdet.export.export import export_model
         from mimicdet.models.two_stage import TwoStage
         from mimicdet.report.table import table
@@ -83,22 +93,34 @@ class Export:
         inference = self.inference.applied_to(loaded.inference, self.model)
         # At positions in any case: the detections are the same, and the dense form is what is slow
         inference = inference.model_copy(update={"s_head": "positions"})
+        if measured_on is not None:
+            measured_on = match_classes(measured_on, loaded.categories)
         calibration = self._calibration(inference, loaded.model.divisor) if self.precision == "int8" else None
+        photographs = self._photographs()
         print(f"exporting {self.model} to {file}", flush=True)
-        differences = export_model(
-            loaded.model, file, format=self.format, outputs=self.outputs, inference=inference.model_dump(mode="json"),
-            categories=loaded.categories, photographs=self._photographs(), precision=self.precision,
-            calibration=calibration,
-        )  # fmt: skip
+        with stop_on_signals() as stop, stop.at_once():  # SIGTERM too shall leave no temporary folder
+            differences = export_model(
+                loaded.model, file, format=self.format, outputs=self.outputs,
+                inference=inference.model_dump(mode="json"), categories=loaded.categories, photographs=photographs,
+                precision=self.precision, calibration=calibration,
+            )  # fmt: skip
         rows = [
             [f"{d.batch} x {d.height} x {d.width}", str(d.rows), str(d.unmatched), f"{d.boxes:.2g}", f"{d.scores:.2g}"]
             for d in differences
         ]
         print(table(["compared with the model", "rows", "without counterpart", "boxes (px)", "scores"], rows))
-        if self.data is not None:
-            self._measure(file)
+        if measured_on is not None:
+            self._measure(file, measured_on)
         print(f"\n{file} takes {INPUT_HELP}; {file.name}.json says how images are prepared")
         return 0
+
+    def _split(self, name: str) -> DetectionDataset | None:
+        """Of the data set, where one is given."""
+        from mimicdet.data.splits import load_dataset
+
+        if self.data is None:
+            return None
+        return load_dataset(self.data, name, max_faulty_boxes=self.max_faulty_boxes, voc_one_based=self.voc_one_based)
 
     def _photographs(self) -> Sequence[np.ndarray]:
         from mimicdet.data.decode import read_image
@@ -114,11 +136,11 @@ class Export:
         """Training images one by one, resized as for prediction."""
         from mimicdet.data.batch import pad_to_batch
         from mimicdet.data.decode import read_image
-        from mimicdet.data.splits import load_dataset
         from mimicdet.data.transform import resize_for_inference
 
-        assert self.data is not None
-        images = load_dataset(self.data, "train").images
+        dataset = self._split("train")
+        assert dataset is not None
+        images = dataset.images
         step = -(-len(images) // CALIBRATION_IMAGES)
 
         def batches() -> Iterator[tuple[Tensor, Tensor]]:
@@ -130,21 +152,16 @@ class Export:
 
         return batches()
 
-    def _measure(self, file: Path) -> None:
-        """AP of the model and of the file on the data's validation split."""
-        from mimicdet.data.match import match_classes
-        from mimicdet.data.splits import load_dataset
+    def _measure(self, file: Path, dataset: DetectionDataset) -> None:
+        """AP of the model and of the file on the data's validation split, which has the model's classes."""
         from mimicdet.engine.coco_metrics import coco_metrics
         from mimicdet.predict import Detector, predict_dataset
         from mimicdet.report.table import metrics_table
 
-        assert self.data is not None
-        dataset = load_dataset(self.data, "val")
         results = {}
         for name, path in (("model", self.model), (f"{file.name} ({self.precision})", file)):
             detector = Detector.from_pretrained(path, "cpu")
             detector.inference = self.inference.applied_to(detector.inference, path)
-            matched = match_classes(dataset, detector.categories)
-            found = predict_dataset(detector, matched, progress=sys.stderr.isatty())
-            results[name] = coco_metrics(matched.to_coco(), found).to_json()
+            found = predict_dataset(detector, dataset, progress=sys.stderr.isatty())
+            results[name] = coco_metrics(dataset.to_coco(), found).to_json()
         print(f"\nAP on 'val' of {self.data}:\n\n{metrics_table(results)}")

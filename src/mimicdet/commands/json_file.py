@@ -10,6 +10,17 @@ from mimicdet.errors import UserError
 from mimicdet.files import replace_file
 
 
+def require_own_file(file: Path | None, *inputs: Path) -> None:
+    """UserError where ``--json`` names a folder, or a file that is there already and one of the inputs or in one."""
+    if file is None or not file.exists():
+        return
+    if file.is_dir():
+        raise UserError(f"{file} is a folder; --json needs a file, which is written")
+    for path in inputs:
+        if file.resolve().is_relative_to(path.resolve()):
+            raise UserError(f"{file} belongs to {path}, which is read; --json would overwrite it: name another file")
+
+
 def write_json(file: Path, content: Any) -> None:
     """Writes ``content`` whole or not at all, making folders as needed; NaN becomes null, as JSON has none."""
     text = json.dumps(_without_nan(content), indent=2, allow_nan=False) + "\n"

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
 from mimicdet.commands.optional import optional
+
+if TYPE_CHECKING:
+    from mimicdet.study.plan import Job
 
 EXAMPLES = """\
 mimicdet study studies/table1_aquarium_cpu.yaml --data aquarium     trains what is missing, then writes the table
@@ -68,7 +72,8 @@ class Study:
         splits = None
         if self.data or not self.table:  # a table is made of what its runs have left
             folder = self._there(folder)
-            splits = tuple(load_dataset(folder, split) for split in (study.train, study.val))
+            reading = _how_to_read(self.file, everything)
+            splits = tuple(load_dataset(folder, split, **reading) for split in (study.train, study.val))
         from mimicdet.engine.processes import started_by_torchrun  # torch and all
         from mimicdet.study.difference import differences_of
         from mimicdet.study.execute import execute
@@ -114,3 +119,16 @@ class Study:
                 "studies' data are)"
             )
         return folder
+
+
+def _how_to_read(file: Path, jobs: Sequence[Job]) -> dict[str, Any]:
+    """What the runs' settings say of reading the data they are compared on."""
+    from mimicdet.errors import UserError
+
+    settings = [job.settings.data for job in jobs]
+    if len({one.voc_one_based for one in settings}) > 1:
+        raise UserError(f"{file}: data.voc_one_based must be the same for all runs, which share their data")
+    return {
+        "max_faulty_boxes": max(one.max_faulty_boxes for one in settings),
+        "voc_one_based": settings[0].voc_one_based,
+    }

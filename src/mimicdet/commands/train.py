@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 EXAMPLES = """\
 mimicdet train cells --out runs/cells --preset small
 mimicdet train cells --out runs/cells --preset small --resume          go on after an interruption
-mimicdet train cells --out runs/big --preset small --model.backbone resnet50 --optim.lr 1e-4
+mimicdet train cells --out runs/big --preset small --model.backbone resnet50 --model.weights imagenet
 mimicdet train cells --out runs/ms --data.shorter_side 640 720 800     lists take several values
 mimicdet train cells --out runs/again --config runs/cells/settings.yaml
 mimicdet train --preset small --help                                   the preset's values as defaults
@@ -106,10 +106,13 @@ class Train:
                 voc_one_based=self.settings.data.voc_one_based,
             )
 
+        train_data, val_data = load(self.split), load(val) if val else None
+        if main_process and val_data is not None:
+            _tell_of_shared_images(train_data, val_data)
         result = train(
             settings=self.settings,
-            train_data=load(self.split),
-            val_data=load(val) if val else None,
+            train_data=train_data,
+            val_data=val_data,
             out=self.out,
             resume=self.resume,
             overwrite=self.overwrite,
@@ -135,6 +138,15 @@ class Train:
         report.raise_errors()
         if val is None:
             print(f"{self.data} has no validation split: the last weights are kept, none are called best")
+
+
+def _tell_of_shared_images(train_data: DetectionDataset, val_data: DetectionDataset) -> None:
+    shared = {record.file for record in train_data.images} & {record.file for record in val_data.images}
+    if shared:
+        print(
+            f"{len(shared)} of the {len(val_data)} images of '{val_data.split}' are trained on too: the AP on it, and "
+            "the weights that are best by it, say little about other images"
+        )
 
 
 def _take_teachers(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

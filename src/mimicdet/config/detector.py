@@ -78,7 +78,10 @@ class ModelSettings(Section):
     def _fits_the_family(self) -> ModelSettings:
         for name in unread_of_model(self.family):
             if getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(f"model.{name} has no meaning for model.family '{self.family}'; leave it out")
+                raise ValueError(
+                    f"model.{name} has no meaning for model.family '{self.family}'; leave it out, or take a preset of "
+                    "that family (mimicdet presets)"
+                )
         if self.family in ONE_STAGE and self.head_groups and self.pyramid_channels % self.head_groups:
             raise ValueError(
                 f"model.head_groups {self.head_groups} must divide model.pyramid_channels {self.pyramid_channels}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from mimicdet.config.section import Count, Fraction, Natural, NotNegative, Positive, Section
 
@@ -38,6 +38,13 @@ class DataSettings(Section):
     workers: Natural = 2
     """Processes that read images; the result never depends on it."""
 
+    @field_validator("scale_jitter")
+    @classmethod
+    def _is_a_range(cls, factors: tuple[float, float]) -> tuple[float, float]:
+        if factors[0] > factors[1]:
+            raise ValueError(f"should have the smaller factor first: {factors[1]:g} {factors[0]:g}")
+        return factors
+
 
 class OptimSettings(Section):
     """Optimiser and learning-rate schedule."""
@@ -60,7 +67,7 @@ class OptimSettings(Section):
     schedule: Literal["step", "cosine", "constant"] = "step"
     """How the learning rate falls after warm-up: in steps at `milestones`, as half a cosine to zero, or not at all."""
     milestones: tuple[Positive, ...] = (8.0, 11.0)
-    """Epochs after which a step schedule multiplies the learning rate by `gamma`."""
+    """Epochs after which a step schedule multiplies the learning rate by `gamma`, ascending."""
     gamma: Positive = 0.1
     """Factor of each step of a step schedule."""
     warmup_steps: Natural = 1000
@@ -74,6 +81,13 @@ class OptimSettings(Section):
     their positive anchors together."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay of an exponential moving average of the weights, which is then evaluated and shipped; 0 is off."""
+
+    @field_validator("milestones")
+    @classmethod
+    def _ascends(cls, epochs: tuple[float, ...]) -> tuple[float, ...]:
+        if list(epochs) != sorted(set(epochs)):
+            raise ValueError(f"should ascend: {' '.join(f'{epoch:g}' for epoch in sorted(set(epochs)))}")
+        return epochs
 
 
 class TrainSettings(Section):
@@ -99,7 +113,7 @@ class TrainSettings(Section):
     """Images drawn with predictions when training ends."""
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ()
     """Experiment trackers to log to besides metrics.jsonl; each needs its package installed."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Two runs with the same seed, data and settings are the same run."""
 
 

@@ -58,7 +58,10 @@ class Settings(Section):
         for name in sorted(meaningless(family)):
             section, _, key = name.rpartition(".")
             if section != "model" and getattr(getattr(self, section), key) != _default(getattr(self, section), key):
-                raise ValueError(f"{name} has no meaning for model.family '{family}'; leave it out")
+                raise ValueError(
+                    f"{name} has no meaning for model.family '{family}'; leave it out, or take a preset of that family "
+                    "(mimicdet presets)"
+                )
         if family == "retinanet" and self.one_stage.negative_iou > self.one_stage.positive_iou:
             raise ValueError(
                 f"one_stage.negative_iou {self.one_stage.negative_iou} must not be above one_stage.positive_iou "

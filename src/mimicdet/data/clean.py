@@ -199,7 +199,8 @@ def _limit_faulty(raw: RawSplit, verdict: np.ndarray, log: FaultLog, most: float
             raw.source.annotations,
             "",
             f"{faulty} of the {len(verdict)} boxes of split {raw.source.split} are faulty ({listed}; for example "
-            f"{item}), more than the allowed share of {most:.3g}; mend them, or raise --data.max_faulty_boxes",
+            f"{item}), more than the allowed share of {most:.3g}; mend them, or allow more by "
+            "--max_faulty_boxes (in training --data.max_faulty_boxes)",
         )
 
 

@@ -14,7 +14,7 @@ import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -36,13 +36,38 @@ class Cut:
 
     out: Path
     tiles: dict[str, int]
-    objects: dict[str, int]
+    objects: dict[str, int]  # once for every tile in which they count
+    damage: dict[str, Damage] = field(default_factory=dict)  # of splits whose objects are not all whole in some tile
 
     def lines(self) -> list[str]:
         """The same for people to read."""
-        return [f"{self.out}: COCO"] + [
-            f"  {split}: {tiles} tiles, {self.objects[split]} objects" for split, tiles in self.tiles.items()
+        lines = [f"{self.out}: COCO"]
+        for split, tiles in self.tiles.items():
+            lines.append(f"  {split}: {tiles} tiles, {self.objects[split]} objects")
+            if split in self.damage:
+                lines.append(f"    {self.damage[split].sentence()}")
+        return lines
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What cutting does to a split's objects, crowd apart."""
+
+    before: int
+    lost: int = 0  # no tile shows VISIBLE of them: they are nowhere more than crowd
+    in_parts: int = 0  # some tile shows VISIBLE of them, none the whole: they shrink to what is seen
+
+    def __add__(self, other: Damage) -> Damage:
+        return Damage(self.before + other.before, self.lost + other.lost, self.in_parts + other.in_parts)
+
+    def sentence(self) -> str:
+        """The numbers and the way out."""
+        found = [
+            f"{self.lost} are lost, since no tile shows half of them" if self.lost else "",
+            f"{self.in_parts} are cut in every tile and shrink to a part" if self.in_parts else "",
         ]
+        numbers = ", and ".join(filter(None, found))
+        return f"of {self.before} objects {numbers}; a larger --tile or --overlap keeps more"
 
 
 def cut_datasets(
@@ -69,8 +94,8 @@ def cut_datasets(
     a smaller rest is marked as crowd, which training and evaluation pass over. Tiles are 8-bit RGB PNG files.
 
     Raises:
-        UserError: values out of range, images not longer than what is held back, an ``out`` that is not empty, an
-            image that cannot be read, a full disk.
+        UserError: values out of range, images not longer than what is held back, tiles so small that no object is
+            left, an ``out`` that is not empty, an image that cannot be read, a full disk.
     """
     out = Path(out)
     if tile < 1:
@@ -87,6 +112,13 @@ def cut_datasets(
         parts = [_divided(record, tile, overlap, hold_back) for record in datasets["train"].images]
         windows |= {"train": [part[0] for part in parts], "val": [part[1] for part in parts]}
         sources["val"] = replace(datasets["train"], split="val")
+    damage = {split: _damage(dataset, windows[split]) for split, dataset in sources.items()}
+    whole = sum(damage.values(), Damage(0))
+    if whole.before and whole.lost == whole.before:
+        raise UserError(
+            f"{out} is not written: tiles of {tile} pixels show half of none of the {whole.before} objects, so that "
+            "nothing would be left to train on; give a larger --tile or --overlap"
+        )
     written: dict[str, DetectionDataset] = {}
     with _new_folder(out) as folder:
         for split, dataset in sources.items():
@@ -95,6 +127,7 @@ def cut_datasets(
         out=out,
         tiles={split: len(dataset) for split, dataset in written.items()},
         objects={split: sum(int((~r.crowd).sum()) for r in dataset.images) for split, dataset in written.items()},
+        damage={split: found for split, found in damage.items() if found.lost or found.in_parts},
     )
 
 
@@ -118,6 +151,31 @@ def _divided(record: ImageRecord, tile: int, overlap: float, hold_back: int) -> 
     return tile_windows(*rest, tile, overlap), [
         (x1 + dx, y1 + dy, x2 + dx, y2 + dy) for x1, y1, x2, y2 in tile_windows(*strip, tile, overlap)
     ]
+
+
+def _damage(dataset: DetectionDataset, windows: list[list[Window]]) -> Damage:
+    """What cutting a split's images into their windows does to its objects.
+
+    Of an image of which a strip is held back, the objects that lie in the windows' part for the most part.
+    """
+    total = Damage(0)
+    for record, places in zip(dataset.images, windows, strict=True):
+        corners = np.array(places)
+        there = _visible(record, (*corners[:, :2].min(axis=0), *corners[:, 2:].max(axis=0)))
+        best = np.max([_visible(record, window) for window in places], axis=0)  # (M,)
+        counts = ~record.crowd & (there >= VISIBLE)
+        lost = counts & (best < VISIBLE)
+        # Not those that the strip's edge cuts: no other tile would change that
+        in_parts = counts & ~lost & (best < there)
+        total += Damage(int(counts.sum()), int(lost.sum()), int(in_parts.sum()))
+    return total
+
+
+def _visible(record: ImageRecord, window: Window) -> np.ndarray:
+    """Share (M,) of each of an image's boxes that lies in a window; exactly 1 where all of it does."""
+    x1, y1, x2, y2 = window
+    boxes = np.clip(record.boxes, [x1, y1, x1, y1], [x2, y2, x2, y2])  # without area where nothing is seen
+    return (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) / (record.boxes[:, 2:] - record.boxes[:, :2]).prod(axis=1)
 
 
 def _write_split(
@@ -145,8 +203,7 @@ def _cropped(record: ImageRecord, window: Window, *, image_id: int, file: Path) 
     """What of an image's M objects lies in a window, in the window's pixels."""
     x1, y1, x2, y2 = window
     boxes = np.clip(record.boxes, [x1, y1, x1, y1], [x2, y2, x2, y2])
-    sides = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)  # (M,) visible area of each box
-    visible = sides / (record.boxes[:, 2:] - record.boxes[:, :2]).prod(axis=1)
+    visible = _visible(record, window)
     inside = visible > 0
     return ImageRecord(
         id=image_id,

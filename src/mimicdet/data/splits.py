@@ -59,6 +59,8 @@ def read_split(
 
     ``decode`` reads the images' pixels too, not only their headers; ``progress`` shows a bar.
     """
+    if not 0 <= max_faulty_boxes <= 1:
+        raise UserError(f"max_faulty_boxes is a share from 0 to 1, not {max_faulty_boxes}")
     log = FaultLog()
     source = sources.splits[split]
     try:

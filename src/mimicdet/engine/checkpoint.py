@@ -168,8 +168,8 @@ def require_same_run(
         ) from None
     epochs_may_change = settings.optim.schedule != "cosine"
     differences = [
-        f"{name} was {_shown(before)} and is {_shown(now)}"
-        for name, before, now in _differing(saved, settings)
+        difference
+        for name, difference in differing_settings(saved, settings).items()
         if name not in MAY_CHANGE and not (name == "train.epochs" and epochs_may_change)
     ]
     for what in ("classes", "images"):
@@ -199,6 +199,11 @@ def require_same_teachers(state: Mapping[str, Any], *, teachers: Sequence[tuple[
                 f"{file} was trained with other weights of the teacher {name}, which has changed since; put the old "
                 "ones back to --resume, or start a new run in another folder or with --overwrite"
             )
+
+
+def differing_settings(before: Settings, now: Settings) -> dict[str, str]:
+    """``train.epochs was 1 and is 2`` of every setting that differs, by its dotted name."""
+    return {name: f"{name} was {_shown(old)} and is {_shown(new)}" for name, old, new in _differing(before, now)}
 
 
 def _differing(before: Settings, now: Settings) -> Iterator[tuple[str, Any, Any]]:

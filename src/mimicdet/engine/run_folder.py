@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +78,7 @@ class RunFolder:
 
         Raises:
             UserError: it holds a run and neither flag says what to do with it, or both do; there is no run to resume;
-                it holds something else than a run.
+                it holds something else than a run; it may not be written to.
         """
         if resume and overwrite:
             raise UserError("--resume continues a run and --overwrite replaces it: give one of them")
@@ -93,6 +94,9 @@ class RunFolder:
             raise UserError(f"{self.path} holds no run to resume; start it without --resume")
         elif self.path.is_dir() and any(self.path.iterdir()):
             raise UserError(f"{self.path} is not empty and holds no run; choose another folder for this one")
+        there = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+            raise UserError(f"{self.path} cannot be made, for {there} may not be written to; choose another folder")
 
     def open(self, *, resume: bool, overwrite: bool) -> None:
         """Makes the folder ready for a run; on one process only.

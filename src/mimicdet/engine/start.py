@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -96,13 +97,13 @@ def start_run(
             ``RunFolder.open``); its checkpoints are broken or of another run; backbone weights that are not to be had.
     """
     _require_sensible(settings, train_data, val_data)
-    on_main(accelerator, lambda: folder.open(resume=resume, overwrite=overwrite))
+    on_main(accelerator, lambda: folder.require_fit(resume=resume, overwrite=overwrite))
+    _require_lasting_teachers(settings, folder, overwrite=overwrite)
     data = fingerprint(train_data)
-    file, notice = on_main(accelerator, lambda: newest_checkpoint(folder.checkpoints))
+    file, notice = on_main(accelerator, lambda: newest_checkpoint(folder.checkpoints)) if resume else (None, None)
     saved = load_checkpoint(file) if file is not None else None
     if saved is not None and file is not None:
         require_same_run(saved, settings=settings, data=data, processes=accelerator.num_processes, file=file)
-    on_main(accelerator, lambda: folder.write_settings(settings))
 
     torch.manual_seed(settings.train.seed)
     task = build(settings, class_names=train_data.class_names, pretrained=saved is None)
@@ -127,6 +128,10 @@ def start_run(
                 f"{settings.train.epochs}"
             )
     steps_per_epoch = len(_batches(accelerator, settings, train_data, 0)) // settings.optim.accumulate
+    transform = _transform(settings)
+    # Not before all is built: what cannot start neither replaces a run nor leaves one
+    on_main(accelerator, lambda: folder.open(resume=resume, overwrite=overwrite))
+    on_main(accelerator, lambda: folder.write_settings(settings))
     run = Run(
         accelerator=accelerator,
         settings=settings,
@@ -140,7 +145,7 @@ def start_run(
         ),
         loader=TrainLoader(
             train_data,
-            _transform(settings),
+            transform,
             seed=settings.train.seed,
             workers=settings.data.workers,
             pin_memory=accelerator.device.type == "cuda",
@@ -185,6 +190,15 @@ def _require_sensible(settings: Settings, train_data: DetectionDataset, val_data
             )
     if settings.train.eval_teacher and settings.task != "mimic":
         raise UserError(f"train.eval_teacher needs a T-head, and task '{settings.task}' has none; leave it out")
+
+
+def _require_lasting_teachers(settings: Settings, folder: RunFolder, *, overwrite: bool) -> None:
+    """UserError where --overwrite would remove a teacher with the old run."""
+    for teacher in settings.distill.teachers:
+        if overwrite and Path(teacher).resolve().is_relative_to(folder.path.resolve()):
+            raise UserError(
+                f"distill.teachers: {teacher} is part of the run that --overwrite would replace; choose another --out"
+            )
 
 
 def _batches(accelerator: Accelerator, settings: Settings, train_data: DetectionDataset, epoch: int) -> list[list[int]]:

@@ -27,6 +27,12 @@ VIEWS = {
     "all": ((False, False), (True, False), (False, True), (True, True)),
 }
 """Whether each view of the image is mirrored left-right, and top-bottom."""
+SETTINGS = ("flips", "longer_side", "max_detections", "nms_iou", "score_threshold", "shorter_side")
+"""Of inference; in the description."""
+
+
+class UnusableFileError(Exception):
+    """A file is missing or damaged. The message is one sentence: the file, what is wrong, the way out."""
 
 
 class OnnxDetector:
@@ -36,20 +42,41 @@ class OnnxDetector:
         file: the .onnx file; its description, with .json appended to the name, lies beside it.
         threads: to compute with; 0 leaves it to onnxruntime.
         providers: onnxruntime's names of the devices to run on, best first.
+
+    Raises:
+        UnusableFileError: one of the two files is missing or damaged.
     """
 
     def __init__(
         self, file: str | Path, *, threads: int = 0, providers: tuple[str, ...] = ("CPUExecutionProvider",)
     ) -> None:
-        about = json.loads(Path(f"{file}.json").read_text(encoding="utf-8"))
-        self.inference: dict[str, Any] = about["inference"]
-        self.divisor: int = about["divisor"]
-        self.has_suppression: bool = about["outputs"] == "detections"
-        self.ids = np.array([category["id"] for category in about["categories"]])
-        self.names = [category["name"] for category in about["categories"]]
+        if not Path(file).is_file():
+            raise UnusableFileError(f"{file}: there is no such file; name one that `mimicdet export` wrote")
+        self._describe(Path(f"{file}.json"))
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        self.session = onnxruntime.InferenceSession(str(file), options, providers=list(providers))
+        options.log_severity_level = 3  # errors only
+        try:
+            self.session = onnxruntime.InferenceSession(str(file), options, providers=list(providers))
+        except Exception as error:  # onnxruntime has many
+            raise UnusableFileError(f"{file} cannot be loaded ({_reason(error)}); export the model again") from error
+
+    def _describe(self, beside: Path) -> None:
+        """Takes over what the description says."""
+        try:
+            about = json.loads(beside.read_text(encoding="utf-8"))
+            self.inference: dict[str, Any] = {name: about["inference"][name] for name in SETTINGS}
+            self.divisor: int = about["divisor"]
+            self.has_suppression: bool = about["outputs"] == "detections"
+            self.ids = np.array([category["id"] for category in about["categories"]])
+            self.names = [category["name"] for category in about["categories"]]
+        except FileNotFoundError as error:
+            raise UnusableFileError(
+                f"{beside}: there is no such file, which `mimicdet export` writes; keep the two together"
+            ) from error
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            why = f"it lacks {error}" if isinstance(error, KeyError) else _reason(error)
+            raise UnusableFileError(f"{beside} is damaged ({why}); export the model again") from error
 
     def __call__(self, image: str | Path | Image.Image | np.ndarray) -> dict[str, Any]:
         """What is found in one image, best score first.
@@ -60,6 +87,9 @@ class OnnxDetector:
         Returns:
             boxes (N, 4) float64 x1 y1 x2 y2 in pixels of the upright image; scores (N,) float32 in 0..1; labels (N,)
             the data set's own category ids; names, N of them.
+
+        Raises:
+            UnusableFileError: the file is missing, damaged or no image.
         """
         pixels = _pixels(image)
         height, width = pixels.shape[:2]
@@ -133,8 +163,23 @@ def _pixels(image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(f"an array must be (h, w, 3) uint8, not {image.shape} {image.dtype}")
         return image
-    opened = image if isinstance(image, Image.Image) else Image.open(image)
-    return np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
+    if isinstance(image, Image.Image):
+        return _upright(image)
+    try:
+        with Image.open(image) as opened:
+            return _upright(opened)
+    except Exception as error:  # whatever a damaged file provokes in Pillow
+        raise UnusableFileError(f"{image} cannot be read ({_reason(error)}); name a photograph") from error
+
+
+def _upright(image: Image.Image) -> np.ndarray:
+    return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+
+
+def _reason(error: Exception) -> str:
+    """One line."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return str(text).splitlines()[0]
 
 
 def _iou(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
@@ -148,6 +193,15 @@ def main(arguments: list[str]) -> int:
     if len(arguments) < 2:
         print(__doc__)
         return 2
+    try:
+        return run(arguments)
+    except UnusableFileError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def run(arguments: list[str]) -> int:
+    """Prints what is found in each photograph; the model comes first."""
     detector = OnnxDetector(arguments[0])
     for file in arguments[1:]:
         found = detector(file)

@@ -30,7 +30,7 @@ def load(file: Path, format: Format, *, threads: int | None = None) -> Run:
     try:
         return loaders[format](file, threads or _threads())
     except ImportError as error:
-        raise UserError(f"{file}: {error.name} is needed to run it; pip install 'mimicdet[export]'") from error
+        raise UserError(f"{file}: {error.name} is needed to run it: pip install {error.name}") from error
     except UserError:
         raise
     except Exception as error:  # each runtime has its own

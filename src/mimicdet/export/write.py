@@ -31,7 +31,7 @@ PACKAGES: dict[Format, tuple[str, ...]] = {
     "openvino": ("onnx", "onnxscript", "openvino"),
     "torch": (),
 }
-"""What is needed to write and compare each format, all of it in `pip install mimicdet[export]`."""
+"""What is needed to write and compare each format, by the names that pip knows; the extra `export` has all."""
 
 
 def require(format: Format) -> None:
@@ -41,7 +41,7 @@ def require(format: Format) -> None:
     missing = [name for name in PACKAGES[format] if find_spec(name) is None]
     if missing:
         raise UserError(
-            f"exporting to {format} needs {' and '.join(missing)}: pip install 'mimicdet[export]', "
+            f"exporting to {format} needs {' and '.join(missing)}: pip install {' '.join(missing)}, "
             f"or choose --format torch, which needs nothing more"
         )
 

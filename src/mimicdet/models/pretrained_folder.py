@@ -6,7 +6,9 @@ detections; ``model.safetensors`` holds the weights, without a T-head.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +104,9 @@ def read_description(folder: str | Path) -> ModelDescription:
             categories=tuple(Category(id=int(c["id"]), name=str(c["name"])) for c in raw["categories"]),
             extra=dict(raw.get("extra", {})),
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror}); correct its permissions") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file} is broken ({type(error).__name__}: {error}); save the model again") from error
 
 
@@ -113,6 +117,8 @@ def load_weights(folder: str | Path, model: nn.Module) -> None:
         UserError: the file is broken or holds other entries.
     """
     file = Path(folder) / WEIGHTS_FILE
+    if file.is_file() and not os.access(file, os.R_OK):  # else told as if it were not there
+        raise UserError(f"{file} cannot be read ({os.strerror(errno.EACCES)}); correct its permissions")
     try:
         state = safetensors.torch.load_file(file)
     except Exception as error:

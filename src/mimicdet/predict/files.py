@@ -83,7 +83,7 @@ def predict_files(
 
     Raises:
         UserError: a source that is not there, an image that the data set does not have, an output that cannot be
-            written, and what ``Detector.stream`` raises.
+            written or would overwrite an image, and what ``Detector.stream`` raises.
     """
     files, ids = _numbered(sources, dataset, pictures)
     if dataset is not None:
@@ -91,6 +91,8 @@ def predict_files(
     categories = detector.categories if dataset is None else dataset.categories
     names = _picture_names(files, pictures) if pictures is not None else {}
     if json_file is not None:
+        if json_file.resolve() in {file.resolve() for file in files}:
+            raise UserError(f"{json_file} is an image to detect in; results would overwrite it: name another file")
         make_folder(json_file.parent)  # now, not when all the work is done
     truth = {} if dataset is None else {record.id: record for record in dataset.images}
     failures: list[str] = []

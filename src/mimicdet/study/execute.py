@@ -164,6 +164,8 @@ def _finish(job: Job, seats: _Seats, data: Data, reuse: bool) -> str | None:
         replace_file(settings, dump_settings(job.settings).encode())
         folder = RunFolder(job.folder)
         where = ["--data", str(data.folder), "--split", data.val]
+        where += ["--max_faulty_boxes", str(job.settings.data.max_faulty_boxes)]
+        where += ["--voc_one_based"] if job.settings.data.voc_one_based else []
         words = ["train", str(data.folder), "--config", str(settings), "--out", str(job.folder)]
         words += ["--split", data.train, "--val", data.val]
         words += ["--resume"] if folder.holds_a_run else []

@@ -16,16 +16,25 @@ import torch
 
 from mimicdet.data.dataset import DetectionDataset
 from mimicdet.data.fingerprint import fingerprint
+from mimicdet.engine.checkpoint import differing_settings
 from mimicdet.engine.coco_metrics import coco_metrics
 from mimicdet.engine.metrics_file import read_metrics
 from mimicdet.engine.run_folder import RunFolder
 from mimicdet.errors import UserError
 from mimicdet.files import replace_file
-from mimicdet.settings_file import dump_settings, parse_settings
+from mimicdet.settings_file import dump_settings, parse_settings, shown
 from mimicdet.study.judged import Judged, judge
 from mimicdet.study.plan import Job
 
 RESULT, DETECTIONS, JUDGED = "result.json", "detections.json", "judged.npz"
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "settings": (str,), "data": (str,), "metrics": (dict,), "seconds": (int, float),
+    "teacher_ap": (int, float, type(None)), "machine": (str,),
+}  # fmt: skip
+"""What a ``result.json`` holds."""
+_METRICS = ("AP", "AP50", "AP75")
+"""Those of its metrics that a table shows."""
 
 
 @dataclass(frozen=True)
@@ -115,23 +124,26 @@ def check_agreement(outcomes: Sequence[Outcome], train: str, val: str) -> None:
 def read_result(file: Path) -> dict[str, Any]:
     """A ``result.json``; UserError where it is damaged."""
     try:
-        result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return _checked(json.loads(file.read_text(encoding="utf-8")))
     except ValueError as error:
         raise UserError(
             f"{file} is damaged ({error}); remove it, or its folder if that has no checkpoints, and run its study again"
         ) from error
-    return result
 
 
 def what_differs(result: Mapping[str, Any], job: Job, data: Data | None) -> str | None:
-    """``settings`` or ``data``, where a result is of others than the job's; settings it lacks had their defaults."""
+    """``other data than ...`` or ``other settings than ... (which)``, where a result is not of the job's.
+
+    Settings that it lacks had their defaults.
+    """
     if data is not None and result["data"] != data.fingerprint:
-        return "data"
+        return "other data than the study has now"
     try:
-        settings = [parse_settings(text, RESULT) for text in (_without_folder(job, result["settings"]), _settings(job))]
-    except UserError:  # a setting that is no more
-        return "settings"
-    return None if settings[0] == settings[1] else "settings"
+        saved = parse_settings(_without_folder(job, result["settings"]), RESULT)
+    except UserError as error:  # a setting that is no more
+        return f"other settings than the study has now ({error})"
+    differences = differing_settings(saved, parse_settings(_settings(job), RESULT)).values()
+    return f"other settings than the study has now ({'; '.join(differences)})" if differences else None
 
 
 def _result(job: Job, data: Data | None) -> dict[str, Any] | None:
@@ -141,9 +153,23 @@ def _result(job: Job, data: Data | None) -> dict[str, Any] | None:
     result = read_result(file)
     if (what := what_differs(result, job, data)) is not None:
         raise UserError(
-            f"{job.folder} holds '{job.name}' with other {what} than the study has now; remove the folder to train it "
-            "anew, or give another --out"
+            f"{job.folder} holds '{job.name}' with {what}; remove the folder to train it anew, or give another --out"
         )
+    return result
+
+
+def _checked(result: Any) -> dict[str, Any]:
+    """What a ``result.json`` holds; ValueError saying which part is missing or of a wrong kind."""
+    if not isinstance(result, dict):
+        raise ValueError("it holds no 'key: value' pairs")
+    for key, kinds in _KINDS.items():
+        if key not in result:
+            raise ValueError(f"it has no '{key}'")
+        if not isinstance(result[key], kinds):
+            raise ValueError(f"its '{key}' is {shown(result[key])}")
+    for name in _METRICS:
+        if not isinstance(result["metrics"].get(name), (int, float)):
+            raise ValueError(f"its 'metrics' have no number '{name}'")
     return result
 
 

@@ -24,17 +24,42 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from mimicdet.config import Settings
 from mimicdet.errors import UserError
-from mimicdet.settings_file import Layer, check_key, parse_yaml, preset_file, read_layer, resolve
+from mimicdet.settings_file import (
+    FIELDS,
+    SECTIONS,
+    Layer,
+    check_key,
+    expectation,
+    nearest,
+    parse_yaml,
+    preset_file,
+    read_layer,
+    resolve,
+    shown,
+)
 
 TEACHER_RUN = "run:"
+
+_SET = "set: {train.epochs: 12}"
+_FORMS = {
+    "name": "it should be a name in letters",
+    "seeds": "it should be a list of whole numbers such as [0, 1, 2]",
+    "runs": "it should be a list of at least one run, each beginning with '- name: NAME'",
+    "set": f"it should hold settings, such as {_SET}",
+}
+"""What the values of keys should be where pydantic speaks of tuples and objects."""
+_LONGEST = 80
+"""Characters of a value that a message shows."""
 
 
 class PlannedRun(BaseModel):
@@ -93,12 +118,15 @@ def read_study(file: Path) -> Study:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: the study cannot be read ({error}); give a YAML file") from error
     content = parse_yaml(text, str(file))
+    if not isinstance(content, dict):
+        what = "is empty" if content is None else "holds no study"
+        raise UserError(
+            f"{file} {what}: it should have lines such as 'title: WHAT IT SHOWS' and 'runs:' with runs below"
+        )
     try:
         study = Study.model_validate_json(json.dumps(content, default=str))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise UserError(f"{file}: {where}: {first['msg'][0].lower()}{first['msg'][1:]}") from error
+        raise UserError(f"{file}: {_explain(_first(error), content)}") from error
     names = [run.name for run in study.runs]
     if twice := {name for name in names if names.count(name) > 1}:
         raise UserError(f"{file}: two runs are called '{min(twice)}'; give each a name of its own")
@@ -126,8 +154,8 @@ def plan(study: Study, file: Path, out: Path) -> list[Job]:
     by_name = {run.name: run for run in study.runs}
     for run in study.runs:
         preset = run.preset or study.preset
-        layers = [read_layer(preset_file(preset))] if preset else []
         where = f"in {file}, run '{run.name}'"
+        layers = [read_layer(preset_file(preset, where))] if preset else []
         for values in (study.set, run.set):
             for key in values:
                 check_key(key, where)
@@ -148,6 +176,46 @@ def plan(study: Study, file: Path, out: Path) -> list[Job]:
 def folder_of(out: Path, run: str, seed: int) -> Path:
     """Where a run's training with a seed lies."""
     return out / _slug(run) / f"seed{seed}"
+
+
+def _first(error: ValidationError) -> ErrorDetails:
+    """Of pydantic's findings: an unknown key, which may be why another is missing, or else the first one."""
+    findings = error.errors(include_url=False)
+    return next((finding for finding in findings if finding["type"] == "extra_forbidden"), findings[0])
+
+
+def _explain(finding: ErrorDetails, content: dict[str, Any]) -> str:
+    """What pydantic found in a study, in one sentence without the file."""
+    path, values, where = list(finding["loc"]), content, ""
+    keys = list(Study.model_fields)
+    if path[0] == "runs" and len(path) > 1:
+        run = content["runs"][path[1]]
+        if len(path) == 2:
+            return f"run {int(path[1]) + 1} is {_short(run)}; it should be 'name: NAME' with its other keys below it"
+        name = run.get("name")
+        named = f"'{name}'" if isinstance(name, str) and name else str(int(path[1]) + 1)
+        path, values, where = path[2:], run, f" of run {named}"
+        keys = list(PlannedRun.model_fields)
+    key = str(path[0])
+    if finding["type"] == "extra_forbidden":
+        return f"unknown key '{key}'{where}; {_key_hint(key, keys)}"
+    if finding["type"] == "missing":
+        return f"'{key}'{where} is missing; add '{key}: ...'"
+    expected = _FORMS.get(key) if len(path) == 1 else None
+    return f"'{key}'{where} is {_short(values[key])}; {expected or expectation(finding, of_item=len(path) > 1)}"
+
+
+def _key_hint(wrong: str, keys: Sequence[str]) -> str:
+    """What to write instead of an unknown key."""
+    if wrong in FIELDS or wrong in SECTIONS:
+        return f"settings go below 'set', such as {_SET}"
+    near = nearest(wrong, keys)
+    return f"did you mean '{near}'?" if near else f"there are {', '.join(keys)}"
+
+
+def _short(value: Any) -> str:
+    text = shown(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def _teacher(

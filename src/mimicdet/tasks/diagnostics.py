@@ -89,7 +89,7 @@ def mimic_diagnostics(
     Args:
         level: (N,) index into the levels' ``numbers``.
     """
-    found = {}
+    found: dict[str, Tensor] = {}
     for path, cosine in cosines.items():
         found |= {f"diag/cosine_{path}": cosine.mean(), f"diag/cosine_{path}_positives": _mean(cosine, positive)}
         sums, counts = cosine.new_zeros(2, len(numbers)).index_add(
