@@ -45,7 +45,6 @@ class Bench:
 
     def run(self) -> int:
         from mimicdet.commands.json_file import require_own_file, write_json
-        from mimicdet.commands.output_file import require_writable
         from mimicdet.errors import UserError
 
         if not self.models:
@@ -54,9 +53,7 @@ class Bench:
             if (value := getattr(self, name)) is not None and value < 1:
                 raise UserError(f"mimicdet bench: --{name} must be at least 1, not {value}")
         size = _size(self.size)
-        if self.json is not None:
-            require_own_file(self.json, *self.models)
-            require_writable(self.json)
+        require_own_file(self.json, *self.models)
         import torch
 
         from mimicdet.bench.timing import Timing, alternate, ratio

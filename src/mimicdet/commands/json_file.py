@@ -6,18 +6,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mimicdet.commands.output_file import require_writable
 from mimicdet.errors import UserError
 from mimicdet.files import replace_file
 
 
 def require_own_file(file: Path | None, *inputs: Path) -> None:
-    """UserError where ``--json`` names a folder, or a file that is there already and one of the inputs or in one."""
-    if file is None or not file.exists():
+    """UserError where ``--json`` names what cannot be written, or a file that is one of the inputs or in one."""
+    if file is None:
         return
-    if file.is_dir():
-        raise UserError(f"{file} is a folder; --json needs a file, which is written")
+    require_writable(file)
     for path in inputs:
-        if file.resolve().is_relative_to(path.resolve()):
+        if file.exists() and file.resolve().is_relative_to(path.resolve()):
             raise UserError(f"{file} belongs to {path}, which is read; --json would overwrite it: name another file")
 
 
