@@ -7,6 +7,7 @@ import itertools
 
 from PIL import Image
 
+from mimicdet.study.difference import Difference
 from mimicdet.study.pictures import Row, _looks, picture_of_ap, picture_of_speed
 
 
@@ -23,3 +24,16 @@ def test_runs_without_times_are_left_out() -> None:
         with Image.open(io.BytesIO(content)) as picture:
             assert picture.width > 900
     assert picture_of_speed("Many", rows) == picture_of_speed("Many", rows[1:])
+
+
+def test_differences_from_the_baseline_are_drawn_beside() -> None:
+    """And the interval is in the picture: a run of one seed has no other sign of how little it may be worth."""
+
+    def drawn(interval: tuple[float, float] | None) -> bytes:
+        difference = Difference(seeds=(0,), by_seed=(1.0,), interval=interval) if interval else None
+        rows = [Row("before", (10.0,), None, True), Row("after", (11.0,), None, False, difference)]
+        return picture_of_ap("Two", rows)
+
+    widths = [Image.open(io.BytesIO(drawn(interval))).width for interval in (None, (-0.5, 2.5))]
+    assert widths[0] < widths[1]
+    assert drawn((-0.5, 2.5)) != drawn((0.5, 1.5))

@@ -1,4 +1,4 @@
-"""The pictures of a study's table: AP of every run and seed, and AP against time."""
+"""The pictures of a study's table: AP of every run and seed, what it gains on the baseline, and AP against time."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ import statistics
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from mimicdet.study.difference import Difference
 
 _COLORS = {True: "#999999", False: "#0072B2"}  # the baseline, the others
 _HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -23,14 +26,23 @@ class Row(NamedTuple):
     ap: tuple[float, ...]  # in points, of each seed
     milliseconds: float | None
     is_baseline: bool
+    difference: Difference | None = None  # from the baseline
 
 
 def picture_of_ap(title: str, rows: Sequence[Row]) -> bytes:
-    """A PNG: a mark at each run's mean, a dot for each seed; no bars, for the axis does not begin at 0."""
-    figure = Figure(figsize=(8, 0.5 * len(rows) + 1.4), layout="constrained")
+    """A PNG: a mark at each run's mean, a dot for each seed; no bars, for the axis does not begin at 0.
+
+    Beside it, where there is a baseline, how far each lies from it, with the interval over images.
+    """
+    compared = any(row.difference for row in rows)
+    figure = Figure(figsize=(11 if compared else 8, 0.5 * len(rows) + 1.4), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots()
     places = list(range(len(rows)))[::-1]
+    if compared:
+        axes, beside = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+        _draw_differences(beside, places, rows)
+    else:
+        axes = figure.subplots()
     for place, row in zip(places, rows, strict=True):
         mean, color = statistics.mean(row.ap), _COLORS[row.is_baseline]
         if row.is_baseline:
@@ -40,9 +52,20 @@ def picture_of_ap(title: str, rows: Sequence[Row]) -> bytes:
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.set_yticks(places, [row.name for row in rows])
     axes.set_xlim(*_limits([value for row in rows for value in row.ap]))
-    axes.set_xlabel("AP in points: mean (mark) and each seed (dot); dashed: the baseline")
-    axes.set_title(title)
+    axes.set_xlabel("AP in points: mean (mark) and each seed (dot)")
+    figure.suptitle(title)
     return _png(figure)
+
+
+def _draw_differences(axes: Axes, places: Sequence[int], rows: Sequence[Row]) -> None:
+    axes.axvline(0, color=_COLORS[True], linestyle="--", linewidth=1, zorder=0)
+    for place, row in zip(places, rows, strict=True):
+        if row.difference is not None:
+            axes.plot(row.difference.interval, [place] * 2, "-", color=_COLORS[False], linewidth=2.5)
+            axes.plot([row.difference.mean], [place], "|", color=_COLORS[False], markersize=12, markeredgewidth=3)
+            axes.plot(row.difference.by_seed, [place] * len(row.difference.seeds), "o", color="#222222", markersize=4)
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel("difference from the baseline: mean,\n95 % over images (line), each seed (dot)")
 
 
 def picture_of_speed(title: str, rows: Sequence[Row]) -> bytes:

@@ -102,7 +102,9 @@ def write_results(
     replace_file(out / "table.md", markdown.encode())
     replace_file(out / "table.csv", _csv(lines, timed=timed).encode())
     replace_file(out / DIFFERENCES, _csv_of_differences(differences).encode())
-    drawn = [Row(o.name, o.ap, o.speed.median if o.speed else None, o.name == study.baseline) for o in lines]
+    drawn = [
+        Row(o.name, o.ap, o.speed.median if o.speed else None, o.name == study.baseline, o.difference) for o in lines
+    ]
     replace_file(out / "table.png", picture_of_ap(study.title, drawn))
     if timed:
         replace_file(out / SPEED_PICTURE, picture_of_speed(study.title, drawn))
