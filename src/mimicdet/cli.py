@@ -211,7 +211,8 @@ def _option_names(command: Any, prefix: str = "--") -> list[str]:
     names = []
     for option in fields(command):
         if is_dataclass(hints[option.name]):
-            names += _option_names(hints[option.name], f"{prefix}{option.name}.")
+            prefixed = getattr(hints[option.name], "PREFIXED", True)
+            names += _option_names(hints[option.name], f"{prefix}{option.name}." if prefixed else prefix)
         elif option.name != "settings":
             names.append(f"{prefix}{option.name}")
     return names

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from mimicdet.commands.data_options import DataOptions, Reading
 from mimicdet.commands.optional import optional
 
 EXAMPLES = """\
@@ -32,10 +33,7 @@ class Check:
     """Write counts by kind of fault, and a fingerprint of each split, to this file."""
     images: bool = True
     """Decode every image to find truncated ones."""
-    max_faulty_boxes: Annotated[float, arg(metavar="SHARE")] = 0.05
-    """A larger share of faulty boxes than this is an error."""
-    voc_one_based: bool = False
-    """VOC coordinates count pixels from 1 (the original PASCAL VOC) instead of 0."""
+    reading: Reading = field(default_factory=DataOptions)
 
     def run(self) -> int:
         from mimicdet.commands.json_file import require_own_file, write_json
@@ -45,8 +43,8 @@ class Check:
         report = check_dataset(
             self.data,
             splits=self.split or None,
-            max_faulty_boxes=self.max_faulty_boxes,
-            voc_one_based=self.voc_one_based,
+            max_faulty_boxes=self.reading.max_faulty_boxes,
+            voc_one_based=self.reading.voc_one_based,
             verify_images=self.images,
         )
         if self.json is not None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
+
+from mimicdet.commands.data_options import DataOptions, Reading
 
 EXAMPLES = """\
 mimicdet convert cells cells_yolo --to yolo
@@ -24,16 +26,17 @@ class Convert:
     """Folder to write; it must be new or empty."""
     to: Literal["coco", "voc", "yolo"]
     """Format to write."""
-    max_faulty_boxes: Annotated[float, arg(metavar="SHARE")] = 0.05
-    """A larger share of faulty boxes than this is an error."""
-    voc_one_based: bool = False
-    """VOC coordinates that are read count pixels from 1 instead of 0."""
+    reading: Reading = field(default_factory=DataOptions)
 
     def run(self) -> int:
         from mimicdet.data.convert import convert_dataset
 
         conversion = convert_dataset(
-            self.data, self.out, to=self.to, max_faulty_boxes=self.max_faulty_boxes, voc_one_based=self.voc_one_based
+            self.data,
+            self.out,
+            to=self.to,
+            max_faulty_boxes=self.reading.max_faulty_boxes,
+            voc_one_based=self.reading.voc_one_based,
         )
         print("\n".join(conversion.lines()))
         return 0

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import Positional, arg
+
+from mimicdet.commands.data_options import DataOptions, Reading
 
 EXAMPLES = """\
 mimicdet cut forest tiles --tile 400
@@ -32,21 +34,13 @@ class Cut:
     """Share of a tile that it has in common with its neighbour, at least."""
     hold_back: Annotated[int, arg(metavar="PIXELS")] = 0
     """Make a split `val` of so many pixels at the end of the longer side of each image of `train`."""
-    max_faulty_boxes: Annotated[float, arg(metavar="SHARE")] = 0.05
-    """A larger share of faulty boxes than this is an error."""
-    voc_one_based: bool = False
-    """VOC coordinates count pixels from 1 (the original PASCAL VOC) instead of 0."""
+    reading: Reading = field(default_factory=DataOptions)
 
     def run(self) -> int:
         from mimicdet.data.cut import cut_datasets
-        from mimicdet.data.splits import available_splits, load_dataset
+        from mimicdet.data.splits import available_splits
 
-        datasets = {
-            split: load_dataset(
-                self.data, split, max_faulty_boxes=self.max_faulty_boxes, voc_one_based=self.voc_one_based
-            )
-            for split in available_splits(self.data)
-        }
+        datasets = {split: self.reading.load(self.data, split) for split in available_splits(self.data)}
         cut = cut_datasets(
             datasets,
             self.out,

@@ -9,6 +9,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from mimicdet.commands.data_options import DataOptions, Reading
 from mimicdet.commands.inference_options import InferenceOptions
 from mimicdet.commands.optional import optional
 
@@ -41,26 +42,20 @@ class Eval:
     """Share of a tile that it has in common with its neighbour, at least."""
     limit: Annotated[int | None, optional("N", int, default="100")] = None
     """Detections of an image that are kept and count; 100 is COCO's rule, images with more objects need more."""
-    max_faulty_boxes: Annotated[float, arg(metavar="SHARE")] = 0.05
-    """A larger share of faulty boxes than this is an error."""
-    voc_one_based: bool = False
-    """VOC coordinates count pixels from 1 (the original PASCAL VOC) instead of 0."""
     device: Annotated[str | None, optional("NAME", str)] = None
     """Such as cpu or cuda:1; the first GPU by default, where there is one."""
+    reading: Reading = field(default_factory=DataOptions)
     inference: InferenceOptions = field(default_factory=InferenceOptions)
 
     def run(self) -> int:
         from mimicdet.commands.json_file import require_own_file, write_json
         from mimicdet.data.match import match_classes
-        from mimicdet.data.splits import load_dataset
         from mimicdet.errors import UserError
 
         if self.limit is not None and self.limit <= 10:
             raise UserError(f"mimicdet eval: --limit must be more than 10, not {self.limit}")
         require_own_file(self.json, self.data, self.model)
-        dataset = load_dataset(
-            self.data, self.split, max_faulty_boxes=self.max_faulty_boxes, voc_one_based=self.voc_one_based
-        )
+        dataset = self.reading.load(self.data, self.split)
         # torch and all: not before the data are found to be good
         from mimicdet.engine.coco_metrics import COCO_LIMITS, coco_metrics
         from mimicdet.predict import Detector, predict_dataset

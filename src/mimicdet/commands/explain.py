@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from mimicdet.commands.data_options import DataOptions, Reading
 from mimicdet.commands.optional import optional
 
 if TYPE_CHECKING:
@@ -55,15 +56,11 @@ class Explain:
     """Alignment: draw these images instead, by their files' names."""
     objects: Annotated[int | None, optional("N", int, default=str(OBJECTS))] = None
     """Alignment: objects of an image that are drawn, from the smallest to the largest."""
-    max_faulty_boxes: Annotated[float, arg(metavar="SHARE")] = 0.05
-    """A larger share of faulty boxes than this is an error."""
-    voc_one_based: bool = False
-    """VOC coordinates count pixels from 1 (the original PASCAL VOC) instead of 0."""
     device: Annotated[str | None, optional("NAME", str)] = None
     """Such as cpu or cuda:1; the first GPU by default, where there is one."""
+    reading: Reading = field(default_factory=DataOptions)
 
     def run(self) -> int:
-        from mimicdet.data.splits import load_dataset
         from mimicdet.errors import UserError
 
         if self.images and self.pictures is not None:
@@ -74,9 +71,7 @@ class Explain:
                 raise UserError(f"mimicdet explain gap has no --{name}, which belongs to alignment")
             if value is not None and least is not None and value < least:
                 raise UserError(f"mimicdet explain: --{name} must be {least} or more, not {value}")
-        dataset = load_dataset(
-            self.data, self.split, max_faulty_boxes=self.max_faulty_boxes, voc_one_based=self.voc_one_based
-        )
+        dataset = self.reading.load(self.data, self.split)
         text, files = self._gap(dataset) if self.what == "gap" else self._alignment(dataset)
         print(f"{text}\n\n{self.out}: {files}")
         return 0

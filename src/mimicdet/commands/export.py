@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from mimicdet.commands.data_options import DataOptions, Reading
 from mimicdet.commands.inference_options import InferenceOptions
 from mimicdet.commands.optional import optional
 
@@ -55,10 +56,7 @@ class Export:
     """Of the weights and what is computed with them, for ONNX; below float32 the AP on `--data` is what counts."""
     data: Annotated[Path | None, optional("DATA", Path)] = None
     """Data set to measure AP on before and after (split `val`); int8 is calibrated on its split `train`."""
-    max_faulty_boxes: Annotated[float, arg(metavar="SHARE")] = 0.05
-    """A larger share of faulty boxes in --data than this is an error."""
-    voc_one_based: bool = False
-    """VOC coordinates count pixels from 1 (the original PASCAL VOC) instead of 0."""
+    reading: Reading = field(default_factory=DataOptions)
     inference: InferenceOptions = field(default_factory=InferenceOptions)
 
     def run(self) -> int:
@@ -116,11 +114,10 @@ class Export:
 
     def _split(self, name: str) -> DetectionDataset | None:
         """Of the data set, where one is given."""
-        from mimicdet.data.splits import load_dataset
 
         if self.data is None:
             return None
-        return load_dataset(self.data, name, max_faulty_boxes=self.max_faulty_boxes, voc_one_based=self.voc_one_based)
+        return self.reading.load(self.data, name)
 
     def _photographs(self) -> Sequence[np.ndarray]:
         from mimicdet.data.decode import read_image

@@ -9,6 +9,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from mimicdet.commands.data_options import DataOptions, Reading
 from mimicdet.commands.inference_options import InferenceOptions
 from mimicdet.commands.optional import optional
 
@@ -42,17 +43,13 @@ class Predict:
     """Data set whose image and category ids the results carry; its objects are drawn too, dashed."""
     split: Annotated[str, arg(metavar="NAME")] = "val"
     """Split of that data set; all its images are taken where no SOURCES are named."""
-    max_faulty_boxes: Annotated[float, arg(metavar="SHARE")] = 0.05
-    """A larger share of faulty boxes than this is an error."""
-    voc_one_based: bool = False
-    """VOC coordinates count pixels from 1 (the original PASCAL VOC) instead of 0."""
     device: Annotated[str | None, optional("NAME", str)] = None
     """Such as cpu or cuda:1; the first GPU by default, where there is one."""
+    reading: Reading = field(default_factory=DataOptions)
     inference: InferenceOptions = field(default_factory=InferenceOptions)
 
     def run(self) -> int:
         from mimicdet.commands.json_file import require_own_file
-        from mimicdet.data.splits import load_dataset
         from mimicdet.errors import UserError
 
         if not self.sources and self.data is None:
@@ -62,9 +59,7 @@ class Predict:
         require_own_file(self.json, self.model, *([self.data] if self.data else []))
         dataset = None
         if self.data is not None:
-            dataset = load_dataset(
-                self.data, self.split, max_faulty_boxes=self.max_faulty_boxes, voc_one_based=self.voc_one_based
-            )
+            dataset = self.reading.load(self.data, self.split)
         from mimicdet.predict import Detector, predict_files  # torch and all: not before the data are found to be good
 
         detector = Detector.from_pretrained(self.model, self.device)
