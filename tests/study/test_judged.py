@@ -90,6 +90,11 @@ def test_images_pair_by_their_names_whatever_their_ids() -> None:
         np.testing.assert_array_equal(np.sort(a.image), np.sort(b.image))
     drawn_once = np.eye(one.images, dtype=np.int64)
     assert [one.ap(times) for times in drawn_once] == [same.ap(times) for times in drawn_once]
+    assert one.pairs_with(same)
+    backwards = {**truth, "images": [i | {"file_name": f"{99 - k}.jpg"} for k, i in enumerate(truth["images"])]}
+    assert not one.pairs_with(judge(backwards, found))
+    more = {**truth, "images": [*truth["images"], {"id": 5000, "file_name": "empty.jpg"}]}
+    assert not one.pairs_with(judge(more, found))
 
 
 def test_a_hundred_detections_of_a_class_count() -> None:

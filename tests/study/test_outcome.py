@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from mimicdet.errors import UserError
-from mimicdet.study.outcome import RESULT, Data, is_finished, read_result
+from mimicdet.study.judged import judge
+from mimicdet.study.outcome import RESULT, Data, Outcome, check_agreement, is_finished, read_result
+from tests.study.test_judged import draw
 from tests.study.test_reuse import finish, job
 
 GOOD: dict[str, Any] = {
@@ -64,3 +66,16 @@ def test_settings_that_are_no_more_are_named(tmp_path: Path, data: Data) -> None
     file.write_text(file.read_text().replace("head_init: he", "head_finish: 3"))
     with pytest.raises(UserError, match=r"other settings .* \(unknown setting 'model.head_finish' in result.json; "):
         is_finished(finished, data)
+
+
+def test_results_that_number_the_images_differently_are_not_paired(tmp_path: Path) -> None:
+    """As two copies of the package could, of which one is older: the intervals would be those of unpaired images."""
+    truth, found = draw(3)
+    backwards = {**truth, "images": [i | {"file_name": f"{99 - k}.jpg"} for k, i in enumerate(truth["images"])]}
+    one, other = (
+        Outcome(job(tmp_path / "a", name), {}, judge(images, found), 1.0, None, "this", "train 1 -> val 2")
+        for name, images in (("one", truth), ("other", backwards))
+    )
+    check_agreement([one, one], "train", "val")
+    with pytest.raises(UserError, match=r"a/one/seed0/judged.npz and .*a/other/seed0/judged.npz number the images dif"):
+        check_agreement([one, one, other], "train", "val")

@@ -46,6 +46,11 @@ class Judged:
         values = [value for one in self.classes if (value := _ap(one, times)) is not None]
         return float(np.mean(values)) if values else -1.0
 
+    def pairs_with(self, other: Judged) -> bool:
+        """Whether both number the same images alike: only then does a choice of images mean the same to both."""
+        mine, theirs = (sorted(tuple(one.objects) for one in judged.classes) for judged in (self, other))
+        return self.images == other.images and mine == theirs
+
     def save(self, file: Path) -> None:
         """Writes a compressed NumPy archive; UserError where that is impossible."""
         written = io.BytesIO()

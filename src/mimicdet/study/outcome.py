@@ -106,7 +106,7 @@ def conditions(job: Job, data: Data) -> dict[str, str]:
 
 
 def check_agreement(outcomes: Sequence[Outcome], train: str, val: str) -> None:
-    """UserError unless all outcomes are of the same data and of the splits with these names."""
+    """UserError unless all outcomes are of the same data, numbered alike, and of the splits with these names."""
     first, *others = outcomes
     if other := next((o for o in others if o.data != first.data), None):
         raise UserError(
@@ -118,6 +118,12 @@ def check_agreement(outcomes: Sequence[Outcome], train: str, val: str) -> None:
         raise UserError(
             f"{first.job.folder} was trained on '{splits[0]}' and measured on '{splits[-1]}', the study names "
             f"'{train}' and '{val}'; remove the folder to train it anew, or give another --out"
+        )
+    if other := next((o for o in others if not first.judged.pairs_with(o.judged)), None):
+        raise UserError(
+            f"{first.job.folder / JUDGED} and {other.job.folder / JUDGED} number the images differently, so that no "
+            "difference could be paired image by image; remove result.json beside one of them, or its folder if it has "
+            "no checkpoints, and run the study again"
         )
 
 
