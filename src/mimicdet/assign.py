@@ -122,6 +122,8 @@ def _first_survivors(boxes: Tensor, scores: Tensor, nms_iou: float, count: int) 
     Its cost grows with the square of their number; on most images twice ``count`` already hold enough survivors.
     """
     best = scores.argsort(descending=True, stable=True)
+    if nms_iou >= 1:  # suppresses nothing
+        return best[:count]
     for candidates in (best[: 2 * count], best):
         kept = candidates[nms(boxes[candidates], scores[candidates], nms_iou)[:count]]
         if len(kept) == count or len(candidates) == len(best):

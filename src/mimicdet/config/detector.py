@@ -131,7 +131,7 @@ class AssignSettings(Section):
     ensure_match: bool = True
     """Objects too small to hold an anchor centre in that rectangle get the nearest one inside the object, if any."""
     proposal_nms: Fraction = 0.8
-    """IoU threshold of the class-agnostic NMS that makes proposals of the adjusted boxes."""
+    """IoU threshold of the class-agnostic NMS that makes proposals of the adjusted boxes; 1: all stay, as in use."""
     proposals: Count = 2000
     """Proposals kept for an image."""
     positive_iou: Annotated[float, Field(gt=0, le=1)] = 0.6
