@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,10 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> DetectionDataset:
     for record in dataset.images:
         pixels = rng.integers(0, 255, (record.height, record.width, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(record.file)
+    (dataset.root / "val.json").write_text(json.dumps(dataset.to_coco()))
+    (dataset.root / "val").mkdir(exist_ok=True)
+    for record in dataset.images:
+        (dataset.root / "val" / record.file.name).write_bytes(record.file.read_bytes())
     return dataset
 
 
@@ -150,12 +155,6 @@ def test_drawn_objects_are_of_all_sizes_and_found_by_all(dataset: DetectionDatas
 
 
 def test_the_command(dataset: DetectionDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import json
-
-    (dataset.root / "val.json").write_text(json.dumps(dataset.to_coco()))
-    (dataset.root / "val").mkdir(exist_ok=True)
-    for record in dataset.images:
-        (dataset.root / "val" / record.file.name).write_bytes(record.file.read_bytes())
     for name, options in (("with", {}), ("without", {"alignment": "conv", "offsets": "learned"})):
         make_detector(**options).save_pretrained(tmp_path / name / "model")
     words = ["explain", "alignment", str(tmp_path / "with/model"), "--against", str(tmp_path / "without/model"),
