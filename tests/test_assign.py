@@ -221,13 +221,16 @@ def test_order_of_objects_and_images_does_not_matter(data: st.DataObject, ensure
 
 # --- proposals -------------------------------------------------------------------------------------------------------
 
-SMALL_BOXES = st.tuples(*[st.integers(0, 40)] * 2, *[st.integers(0, 24)] * 2).map(
-    lambda b: (b[0], b[1], b[0] + b[2], b[1] + b[3])
-)
 
-CLOSE_BOXES = st.tuples(*[st.integers(0, 2)] * 2, *[st.integers(18, 20)] * 2).map(
-    lambda b: (b[0], b[1], b[0] + b[2], b[1] + b[3])
-)  # most pairs have an IoU of 0.7 to 1
+def corners(box: Box) -> Box:
+    """Of a box given by its first corner and its sides."""
+    x, y, width, height = box
+    return x, y, x + width, y + height
+
+
+SMALL_BOXES = st.tuples(*[st.integers(0, 40)] * 2, *[st.integers(0, 24)] * 2).map(corners)
+CLOSE_BOXES = st.tuples(*[st.integers(0, 2)] * 2, *[st.integers(18, 20)] * 2).map(corners)
+"""Most pairs have an IoU of 0.7 to 1."""
 
 
 def intersection(a: Box, b: Box) -> int:

@@ -21,7 +21,7 @@ class DataOptions:
     max_faulty_boxes: Annotated[float, arg(metavar="SHARE")] = 0.05
     """A larger share of faulty boxes than this is an error."""
     voc_one_based: bool = False
-    """VOC coordinates count pixels from 1 (the original PASCAL VOC) instead of 0."""
+    """VOC coordinates that are read count pixels from 1 (the original PASCAL VOC) instead of 0."""
 
     def load(self, data: Path, split: str) -> DetectionDataset:
         """A split of the data set, as ``load_dataset`` reads it; UserError as there."""
