@@ -14,10 +14,13 @@ from __future__ import annotations
 
 import csv
 import re
+import statistics
 import sys
 from pathlib import Path
 
 import yaml
+
+from mimicdet.study.result import HOW_TO_READ
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -35,7 +38,8 @@ def page() -> str:
     there = {file.parent.name for file in RESULTS.glob("*/table.md")}
     if there - set(named):
         raise SystemExit(f"{RESULTS / 'page.yaml'} has no section for {', '.join(sorted(there - set(named)))}")
-    parts = [(RESULTS / "introduction.md").read_text(encoding="utf-8"), _in_short(layout["questions"], there)]
+    introduction = (RESULTS / "introduction.md").read_text(encoding="utf-8")
+    parts = [introduction.replace("{HOW_TO_READ}", HOW_TO_READ), _in_short(layout["questions"], there)]
     for section in layout["sections"]:
         parts.append(f"## {section['title']}\n")
         parts += [_study(name) for name in section["studies"] if name in there]
@@ -46,7 +50,8 @@ def _in_short(questions: list[dict[str, str]], there: set[str]) -> str:
     """One line per question whose runs are trained."""
     lines = [
         "## In short", "",
-        "Differences are over the seeds that both have, AP over all; *sought* is what was set as goal beforehand.", "",
+        "AP and differences are over the seeds that both runs have, which are named where one has more; *sought* is "
+        "what was set as goal beforehand.", "",
         "| question | AP | against | difference [95 %] | by seed | sought | table |", "|:--|:--|:--|:--|:--|:--|:--|",
     ]  # fmt: skip
     for question in questions:
@@ -67,7 +72,12 @@ def _compared(name: str, run: str, against: str) -> list[str] | None:
     """The AP of both, how far they lie apart in the seeds of both, and in each."""
     if (found := _differences(name).get((run, against))) is None:
         return None
-    ap = _printed(name, "AP")
+    ap, lines, shared = _printed(name, "AP"), _csv(name), found["seeds"].split()
+    for one in (run, against):
+        by_own_seed = dict(zip(lines[one]["seeds"].split(), map(float, lines[one]["ap"].split()), strict=True))
+        if len(by_own_seed) > len(shared):
+            mean = statistics.mean(by_own_seed[seed] for seed in shared)
+            ap[one] = f"{mean:.1f} (seed{'s' * (len(shared) > 1)} {', '.join(shared)})"
     difference, low, high = (f"{float(found[key]):+.1f}" for key in ("difference", "low", "high"))
     by_seed = " ".join(f"{float(value):+.1f}" for value in found["by_seed"].split())
     return [f"{run}: {ap[run]}", f"{against}: {ap[against]}", f"{difference} [{low}, {high}]", by_seed]
@@ -75,14 +85,19 @@ def _compared(name: str, run: str, against: str) -> list[str] | None:
 
 def _kept(name: str, run: str) -> list[str] | None:
     """The S-head's AP, its T-head's, what share of it that is, and in each seed."""
-    with (RESULTS / name / "table.csv").open(encoding="utf-8") as opened:
-        lines = {line["name"]: line for line in csv.DictReader(opened)}
+    lines = _csv(name)
     if run not in lines:
         return None
     ap, of_teacher = ([float(value) for value in lines[run][key].split()] for key in ("ap", "teacher_ap"))
     by_seed = " ".join(f"{100 * own / other:.0f} %" for own, other in zip(ap, of_teacher, strict=True))
     printed, share = _printed(name, "T-head AP (kept)")[run].removesuffix(")").split(" (")
     return [f"{run}: {_printed(name, 'AP')[run]}", f"its T-head: {printed}", f"{share} of it", by_seed]
+
+
+def _csv(name: str) -> dict[str, dict[str, str]]:
+    """Run -> the line of table.csv."""
+    with (RESULTS / name / "table.csv").open(encoding="utf-8") as opened:
+        return {line["name"]: line for line in csv.DictReader(opened)}
 
 
 def _differences(name: str) -> dict[tuple[str, str], dict[str, str]]:
@@ -109,9 +124,10 @@ def _anchor(title: str) -> str:
 
 
 def _study(name: str) -> str:
-    """One study's table, a heading deeper than it was written, and its notes."""
+    """One study's table, a heading deeper than it was written, and its notes; how to read it stands above them all."""
     file = RESULTS / name / "table.md"
-    text = re.sub(r"\((table|speed)\.png\)", rf"(results/{name}/\1.png)", file.read_text(encoding="utf-8"))
+    text = file.read_text(encoding="utf-8").replace(f"{HOW_TO_READ}\n\n", "")
+    text = re.sub(r"\((table|speed)\.png\)", rf"(results/{name}/\1.png)", text)
     notes = file.with_name("notes.md")
     return f"#{text}" + ("\n" + notes.read_text(encoding="utf-8") if notes.is_file() else "")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -33,8 +35,23 @@ def test_the_answers_in_short_are_printed_as_in_the_tables() -> None:
     for cell in (cell.strip() for answer in answers for cell in answer):
         if cell.startswith("its T-head: "):
             assert f" {cell.removeprefix('its T-head: ')} (" in rest, cell
+        elif " (seed" in cell:
+            run, ap, seeds = re.fullmatch(r"(.*): (.*) \(seeds? (.*)\)", cell).groups()  # type: ignore[union-attr]
+            assert any(float(ap) == pytest.approx(mean, abs=0.051) for mean in means(run, seeds.split(", "))), cell
         else:
             assert tuple(cell.rsplit(": ", 1)) in rows, cell
+
+
+def means(run: str, seeds: list[str]) -> list[float]:
+    """AP of a run over some of its seeds, in each study that has it with more."""
+    found = []
+    for folder in TABLES:
+        with (folder / "table.csv").open() as file:
+            for line in csv.DictReader(file):
+                ap = dict(zip(line["seeds"].split(), map(float, line["ap"].split()), strict=True))
+                if line["name"] == run and set(seeds) < set(ap):
+                    found.append(statistics.mean(ap[seed] for seed in seeds))
+    return found
 
 
 @pytest.mark.parametrize("folder", TABLES, ids=lambda folder: folder.name)

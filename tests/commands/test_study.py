@@ -192,6 +192,21 @@ def test_a_study_beside_takes_over_what_is_finished(
     assert "the same by another name" in (tmp_path / "runs/second/table.md").read_text()
 
 
+def test_the_plan_trains_nothing_and_needs_no_data(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("subprocess.Popen", lambda *_, **__: pytest.fail("nothing is to be trained"))
+    file = tmp_path / "toy.yaml"  # beside which there are no data
+    shutil.copy(finished / "toy.yaml", file)
+    assert main(["study", str(file), "--out", str(finished / "out"), "--plan"]) == 0
+    assert capsys.readouterr().out.endswith("4 of 4 trainings are finished\n")
+    assert main(["study", str(file), "--out", str(tmp_path / "out"), "--plan", "--only", "alone"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.endswith("0 of 2 trainings are finished\n")
+    assert shown.count("to be trained") == 2
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 def test_failures_are_told_and_the_rest_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], finished: Path
@@ -215,6 +230,7 @@ def test_failures_are_told_and_the_rest_goes_on(
     [
         (["--only", "none"], "has no run 'none'; it has teacher, alone, taught"),
         (["--parallel", "0"], "must be 1 or more"),
+        (["--plan", "--table"], "--plan and --table exclude each other"),
         (["--data", "nowhere"], "nowhere, which --data names, is not there; give --data FOLDER (docs/data.md says"),
     ],
 )

@@ -101,6 +101,33 @@ def test_the_cores_are_shared_unless_the_user_says_otherwise(
     assert (tmp_path / "log").read_text().strip() == expected
 
 
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [(None, ["0", "1", "0"]), ("3,5", ["3", "5", "3"]), ("GPU-a,GPU-b", ["GPU-a", "GPU-b", "GPU-a"])],
+)
+def test_each_training_has_a_gpu_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, visible: str | None, expected: list[str]
+) -> None:
+    """Of those that this process may use; a third training beside two GPUs shares the first."""
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    given: dict[int, str] = {}
+    real = subprocess.Popen
+
+    def start(_: Any, *, env: dict[str, str], **options: Any) -> Any:
+        given[len(given)] = env["CUDA_VISIBLE_DEVICES"]
+        return real([sys.executable, "-c", ""], **options)
+
+    monkeypatch.setattr("subprocess.Popen", start)
+    seats = module._Seats(3)
+    with (tmp_path / "log").open("w") as log:
+        for seat in [seats.take() for _ in range(3)]:
+            assert seats.run(seat, ["train"], log) == 0
+    assert list(given.values()) == expected
+
+
 def test_a_failed_teacher_has_no_students(run: Any) -> None:
     trainings = Trainings(fails=("teacher, seed 0",))
     jobs = [job("teacher"), job("student", 0, "teacher"), job("its student", 0, "student"), job("alone")]

@@ -6,6 +6,7 @@ import csv
 import itertools
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -149,3 +150,8 @@ def test_every_machine_is_named_once(lines: list[Line], write: Write, tmp_path: 
 
 def test_one_seed_needs_no_column(lines: list[Line], write: Write) -> None:
     assert "by seed" not in write([lines[2]])[0]
+
+
+def test_which_seeds_a_row_has(write: Callable[[list[Line]], list[dict[str, str]]], lines: list[Line]) -> None:
+    for seeds, shown in (((0, 1, 2), "0-2"), ((2,), "2"), ((5, 0, 1), "0-1, 5"), ((0, 2), "0, 2")):
+        assert write([replace(lines[0], seeds=seeds)])[0]["seeds"] == shown

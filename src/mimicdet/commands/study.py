@@ -19,6 +19,7 @@ EXAMPLES = """\
 mimicdet study studies/table1_aquarium_cpu.yaml --data aquarium     trains what is missing, then writes the table
 mimicdet study my_study.yaml --out runs/my_study --parallel 2       two trainings at a time
 mimicdet study my_study.yaml --only "student alone" "+ RM"          some of its runs
+mimicdet study my_study.yaml --plan                                 what is finished and what is to be done, no training
 mimicdet study my_study.yaml --table                                the table of what is finished, no training
 """
 
@@ -48,6 +49,8 @@ class Study:
     of other runs."""
     samples: Annotated[int, arg(metavar="N")] = 1000
     """Resamplings of the images for the intervals."""
+    plan: bool = False
+    """Train nothing: list all runs, what is finished, and about how long the rest will take. Needs no data either."""
     table: bool = False
     """Train nothing: write the table of what is finished. Without --data no data are needed."""
 
@@ -58,6 +61,8 @@ class Study:
 
         if self.parallel < 1 or self.samples < 1:
             raise UserError("mimicdet study: --parallel and --samples must be 1 or more")
+        if self.plan and self.table:
+            raise UserError("mimicdet study: --plan and --table exclude each other")
         study = read_study(self.file)
         out = self.out or Path("runs") / self.file.stem
         jobs = everything = plan(study, self.file, out)
@@ -70,7 +75,7 @@ class Study:
             jobs = [job for job in jobs if job.run in wanted]
         folder = self.data or (self.file.parent / study.data if study.data else None)
         splits = None
-        if self.data or not self.table:  # a table is made of what its runs have left
+        if self.data or not (self.table or self.plan):  # these are made of what the runs have left
             folder = self._there(folder)
             reading = _how_to_read(self.file, everything)
             splits = tuple(load_dataset(folder, split, **reading) for split in (study.train, study.val))
@@ -78,12 +83,16 @@ class Study:
         from mimicdet.study.difference import differences_of
         from mimicdet.study.execute import execute
         from mimicdet.study.outcome import Data, check_agreement, read_outcome
+        from mimicdet.study.progress import progress_of, progress_table
         from mimicdet.study.result import lines_of, write_results
         from mimicdet.study.speed import measure_speeds, read_speeds
 
         if started_by_torchrun():
             raise UserError("mimicdet study starts its trainings itself: without torchrun, with --parallel GPUS")
         data = Data(folder, study.train, study.val, *splits) if folder and splits else None
+        if self.plan:
+            print(progress_table(progress_of(jobs, data, reuse=self.reuse), parallel=self.parallel))
+            return 0
         failures: list[str] = []
         if data and not self.table:
             failures = execute(jobs, data, parallel=self.parallel, reuse=self.reuse)

@@ -23,6 +23,7 @@ from mimicdet.commands.predict import Predict
 from mimicdet.commands.train import Train
 from mimicdet.demo.trees import TREES, unpack_trees
 from mimicdet.errors import UserError
+from mimicdet.machine import cpu_name
 from mimicdet.models.pypi_weights import PACKAGED, packaged_weights
 from mimicdet.pypi import fetch
 from mimicdet.settings_file import Layer, load_settings
@@ -144,16 +145,7 @@ def _machine() -> dict[str, Any]:
     import torch
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"system": platform.platform(), "cpu": _cpu_name(), "cores": os.cpu_count(), "gpu": gpu}
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+    return {"system": platform.platform(), "cpu": cpu_name(), "cores": os.cpu_count(), "gpu": gpu}
 
 
 def _versions() -> dict[str, str]:

@@ -22,6 +22,7 @@ from mimicdet.engine.metrics_file import read_metrics
 from mimicdet.engine.run_folder import RunFolder
 from mimicdet.errors import UserError
 from mimicdet.files import replace_file
+from mimicdet.machine import cpu_name
 from mimicdet.settings_file import dump_settings, parse_settings, shown
 from mimicdet.study.judged import Judged, judge
 from mimicdet.study.plan import Job
@@ -66,8 +67,8 @@ class Outcome:
     data: str  # fingerprint of what it was trained and measured on
 
 
-def is_finished(job: Job, data: Data) -> bool:
-    """Whether a job has an outcome; UserError as :func:`read_outcome`."""
+def is_finished(job: Job, data: Data | None) -> bool:
+    """Whether a job has an outcome; data and UserError as :func:`read_outcome`."""
     return _result(job, data) is not None
 
 
@@ -181,8 +182,9 @@ def _checked(result: Any) -> dict[str, Any]:
 
 def _machine() -> str:
     """Device, Python and libraries; of a CPU also the instructions that PyTorch uses, which decide what it rounds."""
-    names = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "timm"))
-    device = f"{os.cpu_count()} CPU cores ({torch.backends.cpu.get_cpu_capability()})"
+    names = ", ".join(f"{name} {version(name)}" for name in ("mimicdet", "torch", "torchvision", "timm"))
+    kind = ", ".join(filter(None, [cpu_name(), torch.backends.cpu.get_cpu_capability()]))
+    device = f"{os.cpu_count()} CPU cores ({kind})"
     if torch.cuda.is_available():
         device = torch.cuda.get_device_name()
     return f"{device}, Python {platform.python_version()}, {names}"

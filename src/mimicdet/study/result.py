@@ -20,6 +20,12 @@ from mimicdet.study.speed import Speed
 _DASH = "-"
 SPEED_PICTURE = "speed.png"
 DIFFERENCES = "differences.csv"
+HOW_TO_READ = (
+    "AP is that of the last weights, as mean and standard deviation over the seeds. Differences are over the seeds "
+    "that a row has in common with the baseline, with the 95 % interval of a paired bootstrap over images; what other "
+    "seeds would give is not in it, so see each seed's difference. Minutes are of one training."
+)
+"""Stands above every table."""
 
 
 @dataclass(frozen=True)
@@ -87,14 +93,9 @@ def write_results(
     header, rows = _cells(study, lines)
     machines = "; ".join(sorted({machine for line in lines for machine in line.machines}))
     hours = sum(sum(line.seconds) for line in lines) / 3600
-    about += (
-        f" on {machines}; {hours:.1f} hours of training. Last weights; mean and standard deviation over seeds; "
-        "differences over the seeds that a row has in common with the baseline, with the 95 % interval of a paired "
-        "bootstrap over images. What other seeds would give is not in it; see each seed's difference."
-        f"{_missing(study, lines)}{_how_fast(lines)}"
-    )
+    about += f" on {machines}; {hours:.1f} hours of training.{_missing(study, lines)}{_how_fast(lines)}"
     text = f"{study.about.strip()}\n\n" if study.about else ""
-    markdown = f"## {study.title}\n\n{text}{about}\n\n![{study.title}](table.png)\n\n"
+    markdown = f"## {study.title}\n\n{text}{about}\n\n{HOW_TO_READ}\n\n![{study.title}](table.png)\n\n"
     timed = any(line.speed for line in lines)
     if timed:
         markdown += f"![AP and milliseconds]({SPEED_PICTURE})\n\n"
@@ -175,13 +176,24 @@ def _cells(study: Study, lines: Sequence[Line]) -> tuple[list[str], list[list[st
             by_seed = " ".join(f"{value:+.1f}" for value in difference.by_seed)
         cells = [line.name, _spread(line.ap), change]
         cells += [by_seed] if has_seeds else []
-        cells += [_spread(line.ap50), _spread(line.ap75), str(len(line.seeds))]
+        cells += [_spread(line.ap50), _spread(line.ap75), _ranges(line.seeds)]
         cells += [f"{statistics.mean(line.seconds) / 60:.1f}"]
         cells += [_time(line.speed, of_baseline)] if has_speed else []
         cells += [_of_teacher(line)] if has_teacher else []
         cells += [line.published or _DASH] if has_published else []
         rows.append(cells)
     return header, rows
+
+
+def _ranges(seeds: Sequence[int]) -> str:
+    """Such as ``0-2, 5``."""
+    ranges: list[list[int]] = []
+    for seed in sorted(seeds):
+        if ranges and seed == ranges[-1][-1] + 1:
+            ranges[-1] = [ranges[-1][0], seed]
+        else:
+            ranges.append([seed])
+    return ", ".join("-".join(map(str, one)) for one in ranges)
 
 
 def _how_fast(lines: Sequence[Line]) -> str:

@@ -13,13 +13,21 @@ from mimicdet.study.speed import SPEED
 
 
 def take_over(job: Job, data: Data) -> Path | None:
-    """Copies what another study has finished with a job's very settings, seed and data; the folder it comes from.
-
-    The other study's folder must lie beside this one's. A job with teachers is never taken over, for equal settings do
-    not mean equal teachers; one that has begun here goes on.
+    """Copies what :func:`finished_beside` finds; the folder it comes from.
 
     Raises:
         UserError: the copy cannot be written.
+    """
+    if (source := finished_beside(job, data)) is not None:
+        _copy(source, job.folder)
+    return source
+
+
+def finished_beside(job: Job, data: Data | None) -> Path | None:
+    """Where another study has finished a job's very settings and seed, on the same data; ``data`` None: on whatever.
+
+    The other study's folder must lie beside this one's. A job with teachers is never taken over, for equal settings do
+    not mean equal teachers; one that has begun here goes on.
     """
     if job.settings.distill.teachers or job.folder.exists():
         return None
@@ -27,7 +35,6 @@ def take_over(job: Job, data: Data) -> Path | None:
     for file in sorted(study.parent.glob(f"*/*/seed{job.seed}/{RESULT}")):
         source = file.parent
         if source.parent.parent != study and what_differs(read_result(file), job, data) is None:
-            _copy(source, job.folder)
             return source
     return None
 
