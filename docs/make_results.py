@@ -17,6 +17,7 @@ import re
 import statistics
 import sys
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -39,11 +40,38 @@ def page() -> str:
     if there - set(named):
         raise SystemExit(f"{RESULTS / 'page.yaml'} has no section for {', '.join(sorted(there - set(named)))}")
     introduction = (RESULTS / "introduction.md").read_text(encoding="utf-8")
-    parts = [introduction.replace("{HOW_TO_READ}", HOW_TO_READ), _in_short(layout["questions"], there)]
+    parts = [introduction.replace("{HOW_TO_READ}", HOW_TO_READ).replace("{GOALS}", _goals(layout["goals"], there))]
+    parts.append(_in_short(layout["questions"], there))
     for section in layout["sections"]:
         parts.append(f"## {section['title']}\n")
         parts += [_study(name) for name in section["studies"] if name in there]
     return "\n".join(parts)
+
+
+def _goals(goals: dict[str, Any], there: set[str]) -> str:
+    """Of each way to build the S-head, how near it comes to each goal."""
+    studies = (goals["mimicking"], goals["rivals"])
+    if not there.issuperset(studies):
+        return ""
+    lines = [
+        f"| {' | '.join(['S-head', 'AP', *goals['sought']])} |",
+        f"|:--{'|--:' * (1 + len(goals['sought']))}|",
+    ]
+    for row in goals["rows"]:
+        given = _compared(goals["mimicking"], row["run"], row["without"])
+        kept = _kept(goals["mimicking"], row["run"])
+        beside = _compared(goals["rivals"], row["beside"], goals["rival"])
+        if given and kept and beside:  # trained
+            ap = _printed(goals["mimicking"], "AP")[row["run"]]
+            cells = [row["name"], ap, _with_seeds(given), kept[2].removesuffix(" of it"), _with_seeds(beside)]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _with_seeds(compared: list[str]) -> str:
+    """A difference, and how many seeds it is of where they are few."""
+    seeds = len(compared[3].split())
+    return compared[2] + ("" if seeds > 2 else f", {seeds} seed{'s' * (seeds > 1)}")
 
 
 def _in_short(questions: list[dict[str, str]], there: set[str]) -> str:
