@@ -18,6 +18,7 @@ EVERYONE = {"errors", "files"}  # may be imported by all
 MAY_IMPORT = {
     "errors": set(),
     "files": set(),
+    "machine": set(),
     "pypi": {"files"},
     "config": set(),
     "settings_file": {"config"},
@@ -35,7 +36,7 @@ MAY_IMPORT = {
     "bench": {"ops", "data", "models", "tasks"},
     "report": {"ops", "data", "models"},
     "export": {"data", "models"},
-    "study": {"config", "settings_file", "data", "report", "engine", "bench", "predict"},
+    "study": {"config", "settings_file", "machine", "data", "report", "engine", "bench", "predict"},
     "explain": {"ops", "data", "models", "tasks", "predict", "engine", "report"},
     "predict": {"config", "ops", "data", "models", "bench", "build", "export", "report"},
     "engine": {
