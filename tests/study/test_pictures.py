@@ -8,7 +8,7 @@ import itertools
 from PIL import Image
 
 from mimicdet.study.difference import Difference
-from mimicdet.study.pictures import Row, _looks, picture_of_ap, picture_of_speed
+from mimicdet.study.pictures import Row, _looks, figure_of_ap, picture_of_ap, picture_of_speed
 
 
 def test_no_two_runs_look_alike() -> None:
@@ -37,3 +37,16 @@ def test_differences_from_the_baseline_are_drawn_beside() -> None:
     widths = [Image.open(io.BytesIO(drawn(interval))).width for interval in (None, (-0.5, 2.5))]
     assert widths[0] < widths[1]
     assert drawn((-0.5, 2.5)) != drawn((0.5, 1.5))
+
+
+def test_long_names_leave_the_axes_their_room() -> None:
+    """No word runs out of the picture, or into another."""
+    name = "64 channels, 5x5 on P3, no suppression, the S-head learns four times as fast, mimicking"
+    difference = Difference(seeds=(0,), by_seed=(1.0,), interval=(-0.5, 2.5))
+    rows = [Row(name, (10.0,), None, True), *(Row(f"{name} {i}", (11.0,), None, False, difference) for i in range(9))]
+    figure = figure_of_ap("Long names", rows)
+    figure.canvas.draw()
+    labels = [axes.xaxis.label.get_window_extent() for axes in figure.axes]
+    assert all(figure.bbox.x0 <= label.x0 and label.x1 <= figure.bbox.x1 for label in labels)
+    assert labels[0].x1 < labels[1].x0
+    assert all(axes.bbox.width > 0.2 * figure.bbox.width for axes in figure.axes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import statistics
+import textwrap
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -16,6 +17,8 @@ from mimicdet.study.difference import Difference
 
 _COLORS = {True: "#999999", False: "#0072B2"}  # the baseline, the others
 _HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_LONGEST_LINE = 40
+"""Characters of a run's name in a line; a longer one would leave the axes no room."""
 _FORMS = ("s", "D", "^", "v", "P", "X", "*", "p")
 
 
@@ -34,8 +37,13 @@ def picture_of_ap(title: str, rows: Sequence[Row]) -> bytes:
 
     Beside it, where there is a baseline, how far each lies from it, with the interval over images.
     """
+    return _png(figure_of_ap(title, rows))
+
+
+def figure_of_ap(title: str, rows: Sequence[Row]) -> Figure:
+    """As :func:`picture_of_ap`."""
     compared = any(row.difference for row in rows)
-    figure = Figure(figsize=(11 if compared else 8, 0.5 * len(rows) + 1.4), layout="constrained")
+    figure = Figure(figsize=(12 if compared else 8, 0.5 * len(rows) + 1.4), layout="constrained")
     FigureCanvasAgg(figure)
     places = list(range(len(rows)))[::-1]
     if compared:
@@ -50,11 +58,11 @@ def picture_of_ap(title: str, rows: Sequence[Row]) -> bytes:
         axes.plot([mean], [place], "|", color=color, markersize=22, markeredgewidth=4)
         axes.plot(row.ap, [place] * len(row.ap), "o", color="#222222", markersize=4)
     axes.set_ylim(-0.6, len(rows) - 0.4)
-    axes.set_yticks(places, [row.name for row in rows])
+    axes.set_yticks(places, [textwrap.fill(row.name, _LONGEST_LINE) for row in rows])
     axes.set_xlim(*_limits([value for row in rows for value in row.ap]))
-    axes.set_xlabel("AP in points: mean (mark) and each seed (dot)")
+    axes.set_xlabel("AP in points:\nmean (mark), each seed (dot)")
     figure.suptitle(title)
-    return _png(figure)
+    return figure
 
 
 def _draw_differences(axes: Axes, places: Sequence[int], rows: Sequence[Row]) -> None:
@@ -65,7 +73,7 @@ def _draw_differences(axes: Axes, places: Sequence[int], rows: Sequence[Row]) ->
             axes.plot([row.difference.mean], [place], "|", color=_COLORS[False], markersize=12, markeredgewidth=3)
             axes.plot(row.difference.by_seed, [place] * len(row.difference.seeds), "o", color="#222222", markersize=4)
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel("difference from the baseline: mean,\n95 % over images (line), each seed (dot)")
+    axes.set_xlabel("difference from the baseline: mean,\n95 % over images (line),\neach seed (dot)")
 
 
 def picture_of_speed(title: str, rows: Sequence[Row]) -> bytes:
