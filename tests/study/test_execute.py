@@ -113,11 +113,11 @@ def test_each_training_has_a_gpu_of_its_own(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    given: dict[int, str] = {}
+    given: list[str] = []
     real = subprocess.Popen
 
     def start(_: Any, *, env: dict[str, str], **options: Any) -> Any:
-        given[len(given)] = env["CUDA_VISIBLE_DEVICES"]
+        given.append(env["CUDA_VISIBLE_DEVICES"])
         return real([sys.executable, "-c", ""], **options)
 
     monkeypatch.setattr("subprocess.Popen", start)
@@ -125,7 +125,7 @@ def test_each_training_has_a_gpu_of_its_own(
     with (tmp_path / "log").open("w") as log:
         for seat in [seats.take() for _ in range(3)]:
             assert seats.run(seat, ["train"], log) == 0
-    assert list(given.values()) == expected
+    assert given == expected
 
 
 def test_a_failed_teacher_has_no_students(run: Any) -> None:

@@ -152,6 +152,6 @@ def test_one_seed_needs_no_column(lines: list[Line], write: Write) -> None:
     assert "by seed" not in write([lines[2]])[0]
 
 
-def test_which_seeds_a_row_has(write: Callable[[list[Line]], list[dict[str, str]]], lines: list[Line]) -> None:
+def test_which_seeds_a_row_has(lines: list[Line], write: Write) -> None:
     for seeds, shown in (((0, 1, 2), "0-2"), ((2,), "2"), ((5, 0, 1), "0-1, 5"), ((0, 2), "0, 2")):
         assert write([replace(lines[0], seeds=seeds)])[0]["seeds"] == shown
