@@ -6,7 +6,7 @@ copies what `mimicdet study` wrote into those folders to docs/results, and write
 page alone. `--check` says whether it is up to date.
 
 Of each run two small files are kept, its figures and what became of each of its detections, and the times of its model
-where the study has them. They are enough for
+where the study has them. These are enough for
 `mimicdet study studies/NAME.yaml --out docs/results/NAME --table`, which makes the table with its intervals again.
 """
 
@@ -28,7 +28,7 @@ RESULTS = HERE / "results"
 STUDIES = HERE.parent / "studies"
 TABLES = ("table.md", "table.csv", "table.png", "differences.csv")
 EVIDENCE = ("result.json", "judged.npz")
-SPEEDS = ("speed.png", "*/seed*/speed.json")
+MORE = ("diagnostics.csv", "speed.png", "*/seed*/speed.json")
 """Where a study has them."""
 
 
@@ -165,8 +165,8 @@ def keep(folder: Path) -> None:
     if not (STUDIES / f"{folder.name}.yaml").is_file():
         raise SystemExit(f"{folder}: there is no studies/{folder.name}.yaml; name the folder as its study")
     evidence = [file.with_name(name) for file in folder.glob(f"*/seed*/{EVIDENCE[0]}") for name in EVIDENCE]
-    speeds = [file for pattern in SPEEDS for file in folder.glob(pattern)]
-    for source in [*(folder / name for name in TABLES), *evidence, *speeds]:
+    more = [file for pattern in MORE for file in folder.glob(pattern)]
+    for source in [*(folder / name for name in TABLES), *evidence, *more]:
         target = RESULTS / folder.name / source.relative_to(folder)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(source.read_bytes())

@@ -63,6 +63,10 @@ def test_the_table(finished: Path) -> None:
     assert float(lines["taught"]["ap"]) == pytest.approx(100 * result["metrics"]["AP"], abs=0.01)
     assert lines["taught"]["difference"]
     assert lines["alone"]["difference"] == ""
+    with (finished / "out/diagnostics.csv").open() as file:
+        (line,) = (line for line in csv.DictReader(file) if line["run"] == "taught")
+    assert line["seed"] == "0"
+    assert float(line["teacher_score_lead"]) == pytest.approx(result["diagnostics"]["teacher_score_lead"], rel=1e-3)
 
 
 def test_finished_runs_are_skipped_and_changed_ones_refused(
@@ -152,7 +156,7 @@ def test_the_table_needs_neither_data_nor_weights_nor_detections(
     file.write_text((finished / "toy.yaml").read_text().replace('"cells"', '"nowhere/cells"'))
     words = ["study", str(file), "--out", str(tmp_path / "out"), "--samples", "20", "--table"]
     assert main(words) == 0
-    for name in ("table.csv", "table.md", "differences.csv"):
+    for name in ("table.csv", "table.md", "differences.csv", "diagnostics.csv"):
         written = (tmp_path / "out" / name).read_text().replace(str(file), str(finished / "toy.yaml"))
         assert written == (finished / "out" / name).read_text()
     capsys.readouterr()

@@ -17,7 +17,8 @@ from mimicdet.report.curves import _panels, _running_mean, draw_curves
 TRAIN = {
     "kind": "train", "step": 20, "epoch": 0.5, "lr": 0.01, "loss": 3.0, "s_boxes": 1.0, "mimic_boxes": 0.4,
     "diag/recall_50": 0.7, "diag/cosine_box": -0.1, "diag/anchor_positives_p3": 12.0, "diag/proposals": 900.0,
-    "diag/offset_length": 1.2, "diag/learned_offset_p3": 0.2, "diag/something_new": 5.0, "grad_norm": 4.0,
+    "diag/offset_length": 1.2, "diag/offset_length_p3": 1.1, "diag/learned_offset_p3": 0.2, "diag/something_new": 5.0,
+    "grad_norm": 4.0,
     "grad_norm/backbone": 2.0,
     "seconds": 3.0, "skipped_steps": 0,
 }  # fmt: skip

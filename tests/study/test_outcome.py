@@ -23,6 +23,9 @@ GOOD: dict[str, Any] = {
 def test_a_good_result_is_read(tmp_path: Path) -> None:
     (tmp_path / RESULT).write_text(json.dumps(GOOD))
     assert read_result(tmp_path / RESULT) == GOOD
+    newer = GOOD | {"diagnostics": {"recall_50": 0.7}}
+    (tmp_path / RESULT).write_text(json.dumps(newer))
+    assert read_result(tmp_path / RESULT) == newer
 
 
 @pytest.mark.parametrize(
@@ -36,6 +39,8 @@ def test_a_good_result_is_read(tmp_path: Path) -> None:
         (GOOD | {"seconds": None}, "its 'seconds' is empty"),
         (GOOD | {"metrics": {}}, "its 'metrics' have no number 'AP'"),
         (GOOD | {"metrics": {"AP": 0.3, "AP50": None, "AP75": 0.2}}, "its 'metrics' have no number 'AP50'"),
+        (GOOD | {"diagnostics": [0.7]}, "its 'diagnostics' are not numbers by name"),
+        (GOOD | {"diagnostics": {"recall_50": None}}, "its 'diagnostics' are not numbers by name"),
     ],
 )
 def test_a_damaged_result_is_no_traceback(tmp_path: Path, content: Any, why: str) -> None:

@@ -59,8 +59,8 @@ def test_taps_of_the_chosen_positives(offsets: Any) -> None:
     found = diagnose(detector, batch)
     prepared = prepare(detector, batch, ASSIGN)
     sums = student_sums(detector, batch, prepared, ASSIGN)
-    shares, lengths = [], []
-    learned: dict[int, list[float]] = {number: [] for number in range(3, 8)}
+    shares: list[float] = []
+    lengths, learned = ({number: list[float]() for number in range(3, 8)} for _ in range(2))
     for i, r in sums.chosen.tolist():
         if prepared.targets.match[i, r] >= 0:
             position = int(prepared.proposals.positions[i, r])
@@ -68,24 +68,25 @@ def test_taps_of_the_chosen_positives(offsets: Any) -> None:
             deltas = prepared.refined.deltas[i, position : position + 1].detach()
             length, inside = detector.s_head.tap_statistics(deltas, finest=finest)
             shares.append(float(inside.detach()))
-            lengths.append(float(length.detach()))
+            number = 3 + int(prepared.refined.grid.level[position])
+            lengths[number].append(float(length.detach()))
             if offsets != "box_grid":
                 whole = detector.s_head.guided_offsets(deltas, finest=finest, kernel_size=3 if finest else 5)
                 fixed = box_grid_offsets(deltas, 3 if finest else 5) if offsets != "learned" else 0
                 taps = (whole - fixed).detach().reshape(-1, 2).tolist()
-                number = 3 + int(prepared.refined.grid.level[position])
                 learned[number].append(sum(math.hypot(y, x) for y, x in taps) / len(taps))
     assert len(shares) > 5
-    for number, values in learned.items():
-        name = f"diag/learned_offset_p{number}"
-        if values:
-            assert found[name] == pytest.approx(sum(values) / len(values), rel=1e-3, abs=1e-6)
-        else:
-            assert offsets == "box_grid" or math.isnan(found[name])
+    for name, by_level in (("learned_offset", learned), ("offset_length", lengths)):
+        for number, values in by_level.items():
+            if values:
+                mean = sum(values) / len(values)
+                assert found[f"diag/{name}_p{number}"] == pytest.approx(mean, rel=1e-3, abs=1e-6)
+            elif (name, offsets) != ("learned_offset", "box_grid"):
+                assert math.isnan(found[f"diag/{name}_p{number}"])
     assert ("diag/learned_offset_p3" in found) == (offsets != "box_grid")
     assert offsets == "box_grid" or sum(map(bool, learned.values())) > 1
     assert found["diag/taps_in_box"] == pytest.approx(sum(shares) / len(shares))
-    assert found["diag/offset_length"] == pytest.approx(sum(lengths) / len(lengths))
+    assert found["diag/offset_length"] == pytest.approx(sum(map(sum, lengths.values())) / len(shares))
     if offsets == "box_grid":
         assert found["diag/taps_in_box"] == 1
 
@@ -95,6 +96,7 @@ def test_only_a_guided_layer_has_taps_to_speak_of(alignment: Any) -> None:
     found = diagnose(tiny_detector(alignment=alignment), tiny_batch())
     assert "diag/taps_in_box" not in found
     assert "diag/offset_length" not in found
+    assert "diag/offset_length_p3" not in found
     assert "diag/learned_offset_p3" not in found
 
 

@@ -31,7 +31,8 @@ class Study:
     The file names runs by preset, settings and seeds. A run that is finished, in this study or in one whose folder lies
     beside it, is not trained again; an interrupted one goes on. The folder gets table.md, table.csv and table.png: mean
     and spread over the seeds, and differences from the baseline with an interval over the images; those of each two
-    runs are in differences.csv. Where the file says 'speed: true', also the time of an image, and speed.png.
+    runs are in differences.csv. What the logs say of the last epoch (recall of the proposals, cosines, where the S-head
+    looks) is in diagnostics.csv. Where the file says 'speed: true', also the time of an image, and speed.png.
     """
 
     file: Annotated[Path, Positional, arg(metavar="FILE")]
@@ -84,7 +85,7 @@ class Study:
         from mimicdet.study.execute import execute
         from mimicdet.study.outcome import Data, check_agreement, read_outcome
         from mimicdet.study.progress import progress_of, progress_table
-        from mimicdet.study.result import lines_of, write_results
+        from mimicdet.study.result import lines_of, write_diagnostics, write_results
         from mimicdet.study.speed import measure_speeds, read_speeds
 
         if started_by_torchrun():
@@ -108,6 +109,7 @@ class Study:
             differences = differences_of(outcomes, samples=self.samples)
             lines = lines_of(study, outcomes, differences, read_speeds(everything) if study.speed else {})
             shown = write_results(study, lines, differences, about, out)
+            write_diagnostics(outcomes, out)
             print(f"\n{shown}\n\n{out / 'table.md'}, .csv and .png")
         else:
             print("no run is finished yet")

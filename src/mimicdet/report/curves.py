@@ -94,8 +94,11 @@ def _panels(records: Iterable[dict[str, Any]]) -> list[_Panel]:
         rest[:] = [name for name in rest if name not in chosen]
         return chosen
 
-    def by_level(path: str) -> tuple[str, ...]:
-        return take(*(f"cosine_{path}_p{number}" for number in range(2, 8)))
+    def by_level(name: str) -> tuple[str, ...]:
+        return take(*(f"{name}_p{number}" for number in range(2, 8)))
+
+    def cosines(title: str, names: tuple[str, ...]) -> _Panel:
+        return _Panel(f"cosine of S-head and T-head{title}", "train", names, "diag/", limits=(-0.2, 1))
 
     losses = sorted((n for n in train if "/" not in n and n not in _BOOKKEEPING), key=lambda n: n != "loss")
     accuracy = tuple(n for n in ("AP", "AP50", "AP75", "teacher/AP", "teacher/AP50", "teacher/AP75") if n in evaluated)
@@ -104,10 +107,11 @@ def _panels(records: Iterable[dict[str, Any]]) -> list[_Panel]:
         _Panel("accuracy on the evaluation images", "eval", accuracy, limits=(0, 1)),
         _Panel("learning rate", "train", tuple(n for n in train if n == "lr"), smooth=False),
         _Panel("recall of proposals, at IoU in percent", "train", take("recall"), "diag/", limits=(0, 1)),
-        _Panel("cosine of S-head and T-head, classes, by level", "train", by_level("class"), "diag/", limits=(-0.2, 1)),
-        _Panel("cosine of S-head and T-head, boxes, by level", "train", by_level("box"), "diag/", limits=(-0.2, 1)),
-        _Panel("cosine of S-head and T-head", "train", take("cosine"), "diag/", limits=(-0.2, 1)),
+        cosines(", classes, by level", by_level("cosine_class")),
+        cosines(", boxes, by level", by_level("cosine_box")),
+        cosines("", take("cosine")),
         _Panel("positives and proposals of an image", "train", take("anchor_positives", "proposal"), "diag/", log=True),
+        _Panel("length of the S-head's offsets by level, in cells", "train", by_level("offset_length"), "diag/"),
         _Panel("taps: share in the box, offset in cells", "train", take("taps", "offset"), "diag/", limits=(0, 1)),
         _Panel("offsets the S-head has learned, in cells", "train", take("learned_offset"), "diag/"),
         _Panel("other diagnostics", "train", tuple(rest), "diag/"),
@@ -151,13 +155,14 @@ def _draw(axes: Axes, panel: _Panel, records: Sequence[dict[str, Any]]) -> None:
 
 
 def _style(panel: _Panel, i: int) -> dict[str, Any]:
-    """Line and colour of the panel's i-th curve; the T-head's are dashed in the colour of the S-head's."""
+    """Line and colour of the panel's i-th curve; the T-head's are dashed, its points hollow, in the S-head's colour."""
     name = panel.names[i]
     if name == panel.bold:
         return {"color": "black", "linewidth": 2.2}
     student = name.removeprefix("teacher/")
     if student != name and student in panel.names:
-        return {"color": _COLORS[panel.names.index(student) % len(_COLORS)], "linestyle": "--", "linewidth": 1.4}
+        color = _COLORS[panel.names.index(student) % len(_COLORS)]
+        return {"color": color, "linestyle": "--", "linewidth": 1.4, "markerfacecolor": "white"}
     return {"color": _COLORS[i % len(_COLORS)], "linestyle": _STYLES[i // len(_COLORS) % 3], "linewidth": 1.4}
 
 

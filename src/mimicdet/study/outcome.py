@@ -6,7 +6,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +24,7 @@ from mimicdet.errors import UserError
 from mimicdet.files import replace_file
 from mimicdet.machine import cpu_name
 from mimicdet.settings_file import dump_settings, parse_settings, shown
+from mimicdet.study.diagnostics import last_diagnostics
 from mimicdet.study.judged import Judged, judge
 from mimicdet.study.plan import Job
 
@@ -33,7 +34,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "settings": (str,), "data": (str,), "metrics": (dict,), "seconds": (int, float),
     "teacher_ap": (int, float, type(None)), "machine": (str,),
 }  # fmt: skip
-"""What a ``result.json`` holds."""
+"""What a ``result.json`` holds, besides ``diagnostics`` if its version kept them."""
 _METRICS = ("AP", "AP50", "AP75")
 """Those of its metrics that a table shows."""
 
@@ -65,6 +66,7 @@ class Outcome:
     teacher_ap: float | None  # of the T-head at the last evaluation, where it was evaluated
     machine: str  # that measured it
     data: str  # fingerprint of what it was trained and measured on
+    diagnostics: dict[str, float] = field(default_factory=dict)  # as ``last_diagnostics``; empty of an older version's
 
 
 def is_finished(job: Job, data: Data | None) -> bool:
@@ -83,7 +85,8 @@ def read_outcome(job: Job, data: Data | None) -> Outcome | None:
         return None
     judged = Judged.load(job.folder / JUDGED)
     seconds, teacher_ap, machine = result["seconds"], result["teacher_ap"], result["machine"]
-    return Outcome(job, result["metrics"], judged, seconds, teacher_ap, machine, result["data"])
+    diagnostics = result.get("diagnostics", {})
+    return Outcome(job, result["metrics"], judged, seconds, teacher_ap, machine, result["data"], diagnostics)
 
 
 def write_outcome(job: Job, data: Data) -> dict[str, Any]:
@@ -96,7 +99,7 @@ def write_outcome(job: Job, data: Data) -> dict[str, Any]:
     evaluations = [r for r in records if r["kind"] == "eval"]
     teacher = evaluations[-1].get("teacher/AP") if evaluations else None
     outcome = {"metrics": metrics, "seconds": seconds, "teacher_ap": teacher, "machine": _machine()}
-    result = {**conditions(job, data), **outcome}
+    result = {**conditions(job, data), **outcome, "diagnostics": last_diagnostics(records)}
     replace_file(job.folder / RESULT, json.dumps(result, indent=1).encode())
     return metrics
 
@@ -174,6 +177,9 @@ def _checked(result: Any) -> dict[str, Any]:
             raise ValueError(f"it has no '{key}'")
         if not isinstance(result[key], kinds):
             raise ValueError(f"its '{key}' is {shown(result[key])}")
+    diagnostics = result.get("diagnostics", {})
+    if not isinstance(diagnostics, dict) or not all(isinstance(v, int | float) for v in diagnostics.values()):
+        raise ValueError("its 'diagnostics' are not numbers by name")
     for name in _METRICS:
         if not isinstance(result["metrics"].get(name), (int, float)):
             raise ValueError(f"its 'metrics' have no number '{name}'")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mimicdet.files import replace_file
 from mimicdet.report.table import table
+from mimicdet.study.diagnostics import diagnostics_csv
 from mimicdet.study.difference import Difference
 from mimicdet.study.outcome import Outcome
 from mimicdet.study.pictures import Row, picture_of_ap, picture_of_speed
@@ -20,6 +21,7 @@ from mimicdet.study.speed import Speed
 _DASH = "-"
 SPEED_PICTURE = "speed.png"
 DIFFERENCES = "differences.csv"
+DIAGNOSTICS = "diagnostics.csv"
 HOW_TO_READ = (
     "AP is that of the last weights, as mean and standard deviation over the seeds. Differences are over the seeds "
     "that a row has in common with the baseline, with the 95 % interval of a paired bootstrap over images; what other "
@@ -110,6 +112,13 @@ def write_results(
     if timed:
         replace_file(out / SPEED_PICTURE, picture_of_speed(study.title, drawn))
     return table(header, rows)
+
+
+def write_diagnostics(outcomes: Sequence[Outcome], out: Path) -> None:
+    """Writes diagnostics.csv into ``out``: how each run's last epoch went, where any has left that."""
+    written = diagnostics_csv({(o.job.run, o.job.seed): o.diagnostics for o in outcomes})
+    if written:
+        replace_file(out / DIAGNOSTICS, written.encode())
 
 
 def _csv(lines: Sequence[Line], *, timed: bool) -> str:

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from mimicdet.assign import NO_OBJECT
 from mimicdet.data.batch import Batch
-from mimicdet.models.alignment import GuidedOffsets
 from mimicdet.models.mimicdet import MimicDet
 from mimicdet.models.s_head import SHead
 from mimicdet.tasks.student import Prepared, StudentSums
@@ -35,11 +34,7 @@ def student_diagnostics(detector: MimicDet, batch: Batch, prepared: Prepared, su
         positions = prepared.proposals.positions[image, row]
         positive = targets.match[image, row] != NO_OBJECT
         deltas, level = prepared.refined.deltas[image, positions], grid.level[positions]
-        found |= _taps(detector.s_head, deltas, level == 0, positive)
-        if detector.s_head.guided_offsets.learned:
-            found |= _learned_offsets(
-                detector.s_head.guided_offsets, deltas, level, positive, detector.pyramid.level_numbers
-            )
+        found |= _taps(detector.s_head, deltas, level, positive, detector.pyramid.level_numbers)
     return found
 
 
@@ -53,31 +48,30 @@ def positives_by_level(match: Tensor, level: Tensor, numbers: Sequence[int]) -> 
     }
 
 
-def _taps(s_head: SHead, deltas: Tensor, on_finest: Tensor, positive: Tensor) -> dict[str, Tensor]:
-    """Share of a positive's taps inside its adjusted box, and the mean length of their offsets in cells."""
-    inside_sum = length_sum = count = deltas.new_zeros(())
-    for finest, members in ((True, on_finest & positive), (False, ~on_finest & positive)):
-        offset, inside = s_head.tap_statistics(deltas, finest=finest)
-        inside_sum = inside_sum + (inside * members).sum()
-        length_sum = length_sum + (offset * members).sum()
-        count = count + members.sum()
-    return {"diag/taps_in_box": inside_sum / count, "diag/offset_length": length_sum / count}
+def _taps(s_head: SHead, deltas: Tensor, level: Tensor, positive: Tensor, numbers: Sequence[int]) -> dict[str, Tensor]:
+    """Share of a positive's taps inside its adjusted box; the mean length of its offsets in cells, also by level.
 
-
-def _learned_offsets(
-    offsets: GuidedOffsets, deltas: Tensor, level: Tensor, positive: Tensor, numbers: Sequence[int]
-) -> dict[str, Tensor]:
-    """Of each level's positives the mean length in cells of what the micro-network gives, whatever is added to it."""
-    on_finest, elsewhere = (
-        offsets.from_network(deltas, finest=finest).unflatten(-1, (-1, 2)).norm(dim=-1).mean(-1)
-        for finest in (True, False)
-    )
-    length = torch.where(level == 0, on_finest, elsewhere)
-    found = {}
-    for i, number in enumerate(numbers):
-        members = (level == i) & positive
-        found[f"diag/learned_offset_p{number}"] = (length * members).sum() / members.sum()
+    Besides, by level, the mean length of what the micro-network gives to them, where there is one.
+    """
+    on_finest = level == 0  # where the layer has taps of its own
+    at_finest, elsewhere = (s_head.tap_statistics(deltas, finest=finest) for finest in (True, False))
+    length, inside = (torch.where(on_finest, *both) for both in zip(at_finest, elsewhere, strict=True))
+    found = {"diag/taps_in_box": _mean(inside, positive), "diag/offset_length": _mean(length, positive)}
+    found |= _mean_by_level("diag/offset_length", length, level, positive, numbers)
+    if (offsets := s_head.guided_offsets).learned:
+        learned = torch.where(
+            on_finest,
+            *(
+                offsets.from_network(deltas, finest=finest).unflatten(-1, (-1, 2)).norm(dim=-1).mean(-1)
+                for finest in (True, False)
+            ),
+        )
+        found |= _mean_by_level("diag/learned_offset", learned, level, positive, numbers)
     return found
+
+
+def _mean_by_level(name: str, values: Tensor, level: Tensor, of: Tensor, numbers: Sequence[int]) -> dict[str, Tensor]:
+    return {f"{name}_p{number}": _mean(values, of & (level == i)) for i, number in enumerate(numbers)}
 
 
 @torch.no_grad()
