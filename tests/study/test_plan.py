@@ -125,10 +125,10 @@ def test_the_studies_that_come_along_can_be_planned(file: Path) -> None:
 
 
 def test_what_a_study_says_was_published_is_what_the_preset_says() -> None:
-    """Of the rivals at the paper's size."""
+    """Of the rivals at the paper's size, and of MimicDet with the preset's own backbone."""
     study = read_study(Path(__file__).parents[2] / "studies/table7_coco.yaml")
-    for run in study.runs:
+    for run in (run for run in study.runs if "model.backbone" not in run.set):
         head = preset_file(run.preset or study.preset or "").read_text(encoding="utf-8")
         expected = re.search(r"Expected: ([\d.]+ AP)", head)
         assert expected is not None
-        assert run.published == expected[1]
+        assert run.published.removesuffix(" (test-dev)") == expected[1]
