@@ -59,11 +59,11 @@ def _goals(goals: dict[str, Any], there: set[str]) -> str:
     ]
     for row in goals["rows"]:
         given = _compared(goals["mimicking"], row["run"], row["without"])
-        kept = _kept(goals["mimicking"], row["run"])
+        t_head = _t_head(goals["mimicking"], row["run"])
         beside = _compared(goals["rivals"], row["beside"], goals["rival"])
-        if given and kept and beside:  # trained
+        if given and t_head and beside:  # trained
             ap = _printed(goals["mimicking"], "AP")[row["run"]]
-            cells = [row["name"], ap, _with_seeds(given), kept[2].removesuffix(" of it"), _with_seeds(beside)]
+            cells = [row["name"], ap, _with_seeds(given), t_head[1], _with_seeds(beside)]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -113,13 +113,20 @@ def _compared(name: str, run: str, against: str) -> list[str] | None:
 
 def _kept(name: str, run: str) -> list[str] | None:
     """The S-head's AP, its T-head's, what share of it that is, and in each seed."""
-    lines = _csv(name)
-    if run not in lines:
+    if (found := _t_head(name, run)) is None:
         return None
+    lines, (printed, share) = _csv(name), found
     ap, of_teacher = ([float(value) for value in lines[run][key].split()] for key in ("ap", "teacher_ap"))
     by_seed = " ".join(f"{100 * own / other:.0f} %" for own, other in zip(ap, of_teacher, strict=True))
-    printed, share = _printed(name, "T-head AP (kept)")[run].removesuffix(")").split(" (")
     return [f"{run}: {_printed(name, 'AP')[run]}", f"its T-head: {printed}", f"{share} of it", by_seed]
+
+
+def _t_head(name: str, run: str) -> tuple[str, str] | None:
+    """The T-head's AP, and what share of it the S-head has."""
+    if (cell := _printed(name, "T-head AP (kept)").get(run)) is None:
+        return None
+    ap, share = cell.removesuffix(")").split(" (")
+    return ap, share
 
 
 def _csv(name: str) -> dict[str, dict[str, str]]:

@@ -71,7 +71,20 @@ class Outcome:
 
 def is_finished(job: Job, data: Data | None) -> bool:
     """Whether a job has an outcome; data and UserError as :func:`read_outcome`."""
-    return _result(job, data) is not None
+    return finished_result(job, data) is not None
+
+
+def finished_result(job: Job, data: Data | None) -> dict[str, Any] | None:
+    """A finished job's ``result.json`` alone; data and UserError as :func:`read_outcome`."""
+    file = job.folder / RESULT
+    if not file.is_file():
+        return None
+    result = read_result(file)
+    if (what := what_differs(result, job, data)) is not None:
+        raise UserError(
+            f"{job.folder} holds '{job.name}' with {what}; remove the folder to train it anew, or give another --out"
+        )
+    return result
 
 
 def read_outcome(job: Job, data: Data | None) -> Outcome | None:
@@ -80,7 +93,7 @@ def read_outcome(job: Job, data: Data | None) -> Outcome | None:
     Raises:
         UserError: it was finished with other settings, or on other data.
     """
-    result = _result(job, data)
+    result = finished_result(job, data)
     if result is None:
         return None
     judged = Judged.load(job.folder / JUDGED)
@@ -154,18 +167,6 @@ def what_differs(result: Mapping[str, Any], job: Job, data: Data | None) -> str 
         return f"other settings than the study has now ({error})"
     differences = differing_settings(saved, parse_settings(_settings(job), RESULT)).values()
     return f"other settings than the study has now ({'; '.join(differences)})" if differences else None
-
-
-def _result(job: Job, data: Data | None) -> dict[str, Any] | None:
-    file = job.folder / RESULT
-    if not file.is_file():
-        return None
-    result = read_result(file)
-    if (what := what_differs(result, job, data)) is not None:
-        raise UserError(
-            f"{job.folder} holds '{job.name}' with {what}; remove the folder to train it anew, or give another --out"
-        )
-    return result
 
 
 def _checked(result: Any) -> dict[str, Any]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from mimicdet.engine.metrics_file import read_metrics
 from mimicdet.engine.run_folder import RunFolder
 from mimicdet.report.table import table
-from mimicdet.study.outcome import RESULT, Data, is_finished, read_result
+from mimicdet.study.outcome import RESULT, Data, finished_result, read_result
 from mimicdet.study.plan import Job
 from mimicdet.study.reuse import finished_beside
 
@@ -47,15 +46,11 @@ def progress_table(found: Sequence[Progress], *, parallel: int) -> str:
 
 
 def _progress(job: Job, data: Data | None, reuse: bool) -> Progress:
-    if is_finished(job, data):
-        return Progress(job, "finished", _seconds(job.folder))
+    if (result := finished_result(job, data)) is not None:
+        return Progress(job, "finished", result["seconds"])
     if reuse and (source := finished_beside(job, data)) is not None:
-        return Progress(job, f"finished in {source}", _seconds(source))
+        return Progress(job, f"finished in {source}", read_result(source / RESULT)["seconds"])
     return Progress(job, _begun(job) or "to be trained", None)
-
-
-def _seconds(folder: Path) -> float:
-    return float(read_result(folder / RESULT)["seconds"])
 
 
 def _begun(job: Job) -> str | None:
