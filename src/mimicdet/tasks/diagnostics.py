@@ -54,18 +54,16 @@ def _taps(s_head: SHead, deltas: Tensor, level: Tensor, positive: Tensor, number
     Besides, by level, the mean length of what the micro-network gives to them, where there is one.
     """
     on_finest = level == 0  # where the layer has taps of its own
-    at_finest, elsewhere = (s_head.tap_statistics(deltas, finest=finest) for finest in (True, False))
-    length, inside = (torch.where(on_finest, *both) for both in zip(at_finest, elsewhere, strict=True))
+    both = (s_head.tap_statistics(deltas, finest=finest) for finest in (True, False))
+    length, inside = (torch.where(on_finest, there, elsewhere) for there, elsewhere in zip(*both, strict=True))
     found = {"diag/taps_in_box": _mean(inside, positive), "diag/offset_length": _mean(length, positive)}
     found |= _mean_by_level("diag/offset_length", length, level, positive, numbers)
     if (offsets := s_head.guided_offsets).learned:
-        learned = torch.where(
-            on_finest,
-            *(
-                offsets.from_network(deltas, finest=finest).unflatten(-1, (-1, 2)).norm(dim=-1).mean(-1)
-                for finest in (True, False)
-            ),
+        there, elsewhere = (
+            offsets.from_network(deltas, finest=finest).unflatten(-1, (-1, 2)).norm(dim=-1).mean(-1)
+            for finest in (True, False)
         )
+        learned = torch.where(on_finest, there, elsewhere)
         found |= _mean_by_level("diag/learned_offset", learned, level, positive, numbers)
     return found
 
