@@ -113,9 +113,11 @@ def _compared(name: str, run: str, against: str) -> list[str] | None:
 
 def _kept(name: str, run: str) -> list[str] | None:
     """The S-head's AP, its T-head's, what share of it that is, and in each seed."""
-    if (found := _t_head(name, run)) is None:
+    found = _t_head(name, run)
+    if found is None:
         return None
-    lines, (printed, share) = _csv(name), found
+    printed, share = found
+    lines = _csv(name)
     ap, of_teacher = ([float(value) for value in lines[run][key].split()] for key in ("ap", "teacher_ap"))
     by_seed = " ".join(f"{100 * own / other:.0f} %" for own, other in zip(ap, of_teacher, strict=True))
     return [f"{run}: {_printed(name, 'AP')[run]}", f"its T-head: {printed}", f"{share} of it", by_seed]

@@ -12,7 +12,7 @@ from PIL import Image
 
 from mimicdet.errors import UserError
 from mimicdet.report import curves
-from mimicdet.report.curves import _panels, _running_mean, draw_curves
+from mimicdet.report.curves import _panels, _running_mean, _style, draw_curves
 
 TRAIN = {
     "kind": "train", "step": 20, "epoch": 0.5, "lr": 0.01, "loss": 3.0, "s_boxes": 1.0, "mimic_boxes": 0.4,
@@ -36,6 +36,12 @@ def test_every_number_but_the_bookkeeping_has_its_place():
     assert set(drawn) == set(TRAIN) - {"kind", "step", "epoch", "seconds", "skipped_steps"} | set(EVAL) - {
         "kind", "step", "epoch", "APs"
     }  # fmt: skip
+    (own,) = (panel for panel in _panels([TRAIN, EVAL]) if "diag/offset_length_p3" in panel.names)
+    assert own.names == ("diag/offset_length_p3",), "not among the shares, which end at 1"
+    (accuracy,) = (panel for panel in _panels([TRAIN, EVAL]) if "teacher/AP" in panel.names)
+    student, teacher = (_style(accuracy, accuracy.names.index(name)) for name in ("AP", "teacher/AP"))
+    assert student["color"] == teacher["color"]
+    assert teacher["markerfacecolor"] == "white", "told apart where there is one evaluation, and so no line"
 
 
 def test_draws_a_run(tmp_path: Path):

@@ -4,7 +4,8 @@ Every record has ``kind`` ("train" or "eval"), ``step`` (optimiser steps taken) 
 A "train" record has the means of the task's losses and diagnostics since the one before, ``lr``, ``grad_norm`` and
 ``grad_norm/<module>`` of its last step, ``skipped_steps`` (so far), ``seconds`` (of training, so far),
 ``seconds_per_step``, ``data_wait`` (the share of them spent waiting for images) and, on a GPU, ``peak_memory_gib``.
-An "eval" record has COCO's numbers, those of the T-head under ``teacher/``. What is undefined is null.
+An "eval" record has COCO's numbers, those of the T-head under ``teacher/``. What is undefined is null,
+of COCO's numbers -1.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ _DIAGNOSTIC, _TEACHER = "diag/", "teacher/"
 
 
 def last_diagnostics(records: Sequence[Record]) -> dict[str, float]:
-    """Of each diagnostic the mean over the last epoch, and the T-head's numbers of the last evaluation, if any.
+    """Of each diagnostic the mean over the last epoch's records, and the T-head's numbers of the last evaluation.
 
     Args:
         records: as ``read_metrics`` gives them.
@@ -27,7 +27,8 @@ def last_diagnostics(records: Sequence[Record]) -> dict[str, float]:
     values = {name: [record[name] for record in last if record.get(name) is not None] for name in names}
     found = {name.removeprefix(_DIAGNOSTIC): statistics.fmean(seen) for name, seen in values.items() if seen}
     evaluated = [record for record in records if record["kind"] == "eval"][-1:]
-    found |= {k: v for record in evaluated for k, v in record.items() if k.startswith(_TEACHER) and _is_number(v)}
+    for record in evaluated:  # COCO says -1 of what is undefined
+        found |= {k: v for k, v in record.items() if k.startswith(_TEACHER) and v is not None and v >= 0}
     return found
 
 
@@ -43,7 +44,3 @@ def diagnostics_csv(found: Mapping[tuple[str, int], Mapping[str, float]]) -> str
         if values:
             writer.writerow([run, seed, *(f"{values[name]:.4g}" if name in values else "" for name in names)])
     return written.getvalue()
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float)

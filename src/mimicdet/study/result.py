@@ -119,6 +119,8 @@ def write_diagnostics(outcomes: Sequence[Outcome], out: Path) -> None:
     written = diagnostics_csv({(o.job.run, o.job.seed): o.diagnostics for o in outcomes})
     if written:
         replace_file(out / DIAGNOSTICS, written.encode())
+    else:
+        (out / DIAGNOSTICS).unlink(missing_ok=True)
 
 
 def _csv(lines: Sequence[Line], *, timed: bool) -> str:
