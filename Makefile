@@ -13,7 +13,7 @@ STARTED := $(shell date +%s)
 .PHONY: demo test test-slow lint clean
 
 demo: .venv/installed
-	$(BIN)/python -m mimicdet.demo --started $(STARTED)
+	$(BIN)/python -m mimicdet.lab.demo --started $(STARTED)
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"

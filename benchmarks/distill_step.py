@@ -20,13 +20,13 @@ import torch
 from rows import Row, bars, parser, print_rows, rows_of, write
 from train_step import example_batch
 
-from mimicdet.bench.timing import alternate
 from mimicdet.build import build_model
 from mimicdet.config import InferenceSettings, ModelSettings, Settings
 from mimicdet.data.dataset import Category
-from mimicdet.models.pretrained_folder import save_model
+from mimicdet.lab.bench.timing import alternate
 from mimicdet.tasks import build_task
 from mimicdet.tasks.distill import LOSSES
+from mimicdet.weights.folder import save_model
 
 NAMES = tuple(str(k) for k in range(7))
 OFF = dict.fromkeys(LOSSES, 0.0)

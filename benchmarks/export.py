@@ -25,15 +25,15 @@ from rows import Row, bars, parser, print_rows, rows_of, write
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mimicdet.bench.timing import alternate
 from mimicdet.data.dataset import Category
 from mimicdet.data.decode import read_image
 from mimicdet.export.description import SUFFIXES
 from mimicdet.export.export import export_model
 from mimicdet.export.runtimes import load
-from mimicdet.models.decode import decode
-from mimicdet.models.detect import sizes_or_none
-from mimicdet.models.fold import fold_detector
+from mimicdet.inference.decode import decode
+from mimicdet.inference.detect import sizes_or_none
+from mimicdet.inference.fold import fold_detector
+from mimicdet.lab.bench.timing import alternate
 
 FORMATS = tuple(SUFFIXES)
 

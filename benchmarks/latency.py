@@ -20,11 +20,11 @@ import torch
 from rows import Row, bars, parser, print_rows, rows_of, write
 from torch import Tensor, nn
 
-from mimicdet.bench.stages import STAGES, stages
-from mimicdet.bench.timing import alternate
-from mimicdet.models.decode import decode
-from mimicdet.models.detect import sizes_or_none
-from mimicdet.models.fold import fold_batch_norm, settle_padding
+from mimicdet.inference.decode import decode
+from mimicdet.inference.detect import sizes_or_none
+from mimicdet.inference.fold import fold_batch_norm, settle_padding
+from mimicdet.lab.bench.stages import STAGES, stages
+from mimicdet.lab.bench.timing import alternate
 
 MODES = ("eager", "treated", "compiled")
 PRECISION = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -108,7 +108,7 @@ def measure(backbone: str, height: int, width: int, batch: int, precision: str, 
 
 def _dense_head(model: Any, images: Tensor, sizes: Tensor) -> Callable[[], object]:
     refined = model.refine(images, sizes)
-    return lambda: model.predict(refined, s_head="dense")
+    return lambda: model.predict(refined, dense=True)
 
 
 def _treated(model: nn.Module, device: torch.device) -> Any:

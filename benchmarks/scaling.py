@@ -26,13 +26,13 @@ from PIL import Image
 from rows import Row, bars, parser, print_rows, rows_of, write
 from train_step import example_batch, mimic_task
 
-from mimicdet.bench.timing import Timing, alternate
 from mimicdet.data.batch import Batch
 from mimicdet.data.dataset import Category, DetectionDataset, ImageRecord
 from mimicdet.data.loader import TrainLoader, eval_loader
 from mimicdet.data.transform import TrainTransform
-from mimicdet.models.decode import decode
-from mimicdet.models.fold import fold_detector
+from mimicdet.inference.decode import decode
+from mimicdet.inference.fold import fold_detector
+from mimicdet.lab.bench.timing import Timing, alternate
 
 AREAS = ((256, 320), (384, 480), (512, 640), (768, 960))
 BATCHES = (1, 2, 4)

@@ -25,11 +25,11 @@ import torch
 from rows import Row, bars, parser, print_rows, rows_of, write
 from torch import Tensor, nn
 
-from mimicdet.bench.timing import alternate
-from mimicdet.bench.training import STEP_STAGES, step_stages
 from mimicdet.build import build_model
 from mimicdet.config import ModelSettings, Settings, TeacherSettings
 from mimicdet.data.batch import Batch, Sample, collate
+from mimicdet.lab.bench.timing import alternate
+from mimicdet.lab.bench.training import STEP_STAGES, step_stages
 from mimicdet.tasks import build_task, finest_backbone_level
 
 PRECISION = {"float32": torch.float32, "bf16": torch.bfloat16}

@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from mimicdet.study.result import HOW_TO_READ
+from mimicdet.lab.study.result import HOW_TO_READ
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"

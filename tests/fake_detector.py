@@ -63,13 +63,12 @@ class FakeDetector(nn.Module):
         self.batches: list[tuple[int, ...]] = []
 
     def forward(
-        self, images: Tensor, sizes: Tensor | None = None, *, s_head: str = "positions", top: int = 1000
+        self, images: Tensor, sizes: Tensor | None = None, *, dense: bool = False, top: int = 1000
     ) -> DenseOutput:
         if sizes is None:
             sizes = torch.tensor([images.shape[2:]] * len(images))
         assert torch.is_inference_mode_enabled()
         assert not self.training
-        assert s_head in ("positions", "dense")
         assert top >= 4
         self.batches.append(tuple(images.shape))
         b, a, k = len(images), 4, len(self.dataset.categories)

@@ -20,9 +20,9 @@ from mimicdet.models.alignment import AlignedConv
 from mimicdet.models.frozen_norm import FrozenNorm
 from mimicdet.models.grid import make_grid
 from mimicdet.models.mimicdet import MimicDet
-from mimicdet.models.pretrained_folder import save_model
 from mimicdet.models.pyramid import FinerLevel
 from mimicdet.teachers.t_head import THead
+from mimicdet.weights.folder import save_model
 from tests.tiny import enliven
 
 PAPER = ModelSettings(backbone="resnet50", weights="random", offsets="learned", head_init="gaussian")
@@ -102,7 +102,7 @@ def test_parameters_at_inference_are_34_95_million_and_the_t_heads_29_2() -> Non
 def test_multiply_adds_of_a_dense_s_head_are_144_8_giga() -> None:
     model = build(PAPER)
     with MultiplyAdds(model) as counted:
-        output = model(torch.empty(1, 3, HEIGHT, WIDTH, device="meta"), s_head="dense")
+        output = model(torch.empty(1, 3, HEIGHT, WIDTH, device="meta"), dense=True)
     assert output.objectness.shape[1] == 21_330
     assert counted.count.total() == pytest.approx(144.8e9, rel=0.01)
     assert set(counted.count) == {"backbone", "pyramid", "refinement", "s_head"}
@@ -138,9 +138,9 @@ def test_the_finest_level_for_a_teacher_costs_the_detector_nothing() -> None:
     assert 2 in taught.backbone.channels
     assert not [m for m in taught.modules() if isinstance(m, FinerLevel | THead)]
     with MultiplyAdds(alone) as one:
-        alone(torch.empty(1, 3, 64, 64, device="meta"), s_head="dense")
+        alone(torch.empty(1, 3, 64, 64, device="meta"), dense=True)
     with MultiplyAdds(taught) as other:
-        taught(torch.empty(1, 3, 64, 64, device="meta"), s_head="dense")
+        taught(torch.empty(1, 3, 64, 64, device="meta"), dense=True)
     assert one.count == other.count
 
 

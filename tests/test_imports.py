@@ -18,33 +18,32 @@ EVERYONE = {"errors", "files"}  # may be imported by all
 MAY_IMPORT = {
     "errors": set(),
     "files": set(),
-    "machine": set(),
     "pypi": {"files"},
     "config": set(),
     "settings_file": {"config"},
     "ops": set(),
     "data": {"ops"},
-    "models": {"ops", "data", "pypi"},
-    "teachers": {"ops", "data", "models"},
+    "weights": {"data", "pypi"},
+    "models": {"ops", "data", "pypi", "weights"},
+    "inference": {"config", "ops", "data", "models"},
+    "teachers": {"ops", "data", "models", "inference"},
     "assign": {"ops", "data", "models", "teachers"},
     "assign_dense": {"ops", "data", "models", "teachers", "assign"},
     "losses": {"ops", "data", "models", "teachers"},
-    "build": {"config", "data", "models"},
+    "build": {"config", "data", "models", "weights"},
     "tasks": {
-        "config", "settings_file", "ops", "data", "models", "teachers", "assign", "assign_dense", "losses", "build",
+        "config", "settings_file", "ops", "data", "weights", "models", "inference", "teachers", "assign",
+        "assign_dense", "losses", "build",
     },
-    "bench": {"ops", "data", "models", "tasks"},
     "report": {"ops", "data", "models"},
-    "export": {"data", "models"},
-    "study": {"config", "settings_file", "machine", "data", "report", "engine", "bench", "predict"},
-    "explain": {"ops", "data", "models", "tasks", "predict", "engine", "report"},
-    "predict": {"config", "ops", "data", "models", "bench", "build", "export", "report"},
+    "export": {"data", "models", "inference"},
+    "predict": {"config", "ops", "data", "weights", "models", "inference", "build", "export", "report"},
     "engine": {
-        "config", "settings_file", "ops", "data", "models", "teachers", "assign", "losses", "build", "tasks", "report",
-        "predict",
+        "config", "settings_file", "ops", "data", "weights", "models", "inference", "teachers", "assign", "losses",
+        "build", "tasks", "report", "predict",
     },
 }  # fmt: skip
-TOP = {"__init__", "__main__", "cli", "commands", "demo"}  # nobody imports these, they import what they like
+TOP = {"__init__", "__main__", "cli", "commands", "lab"}  # nobody imports these, they import what they like
 
 
 def part_of(module: str) -> str:

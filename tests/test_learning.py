@@ -15,8 +15,8 @@ from mimicdet.config import Settings
 from mimicdet.data.splits import load_dataset
 from mimicdet.engine.train import train
 from mimicdet.errors import UserError
-from mimicdet.models.pypi_weights import packaged_weights
 from mimicdet.settings_file import Layer, load_settings
+from mimicdet.weights.pypi import packaged_weights
 
 REPOSITORY = Path(__file__).parent.parent
 CELLS = REPOSITORY.parent / "shared" / "data" / "bccd_mini"

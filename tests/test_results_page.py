@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from mimicdet.study.judged import Judged
-from mimicdet.study.plan import plan, read_study
+from mimicdet.lab.study.judged import Judged
+from mimicdet.lab.study.plan import plan, read_study
 
 DOCS = Path(__file__).parent.parent / "docs"
 STUDIES = DOCS.parent / "studies"

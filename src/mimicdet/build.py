@@ -21,13 +21,13 @@ from mimicdet.models.fcos import fcos
 from mimicdet.models.gfl import gfl
 from mimicdet.models.mimicdet import MimicDet
 from mimicdet.models.one_stage import OneStage
-from mimicdet.models.pretrained_folder import DESCRIPTION_FILE, load_weights, read_description
 from mimicdet.models.pyramid import COARSEST_BACKBONE_LEVEL, Pyramid, he_init
 from mimicdet.models.refinement import Refinement
 from mimicdet.models.retinanet import retinanet
 from mimicdet.models.s_head import SHead
-from mimicdet.models.torchvision_weights import SUFFIXES, read_torchvision
 from mimicdet.models.two_stage import TwoStage, faster_rcnn
+from mimicdet.weights.folder import DESCRIPTION_FILE, load_weights, read_description
+from mimicdet.weights.torchvision import SUFFIXES, read_torchvision
 
 Detector = MimicDet | OneStage | TwoStage
 """What can be built, trained alone and shipped."""
@@ -114,11 +114,11 @@ class LoadedModel:
 
 
 def load_model(folder: str | Path, device: torch.device | str = "cpu") -> LoadedModel:
-    """Reads a folder that :func:`mimicdet.models.pretrained_folder.save_model` wrote, or torchvision's weights.
+    """Reads a folder that :func:`mimicdet.weights.folder.save_model` wrote, or torchvision's weights.
 
     Raises:
         UserError: no model folder, or one that is broken, of another family or of a newer version; a file that holds
-            no detector (see ``mimicdet.models.torchvision_weights``).
+            no detector (see ``mimicdet.weights.torchvision``).
     """
     if Path(folder).suffix in SUFFIXES and Path(folder).is_file():
         return _from_torchvision(Path(folder), device)

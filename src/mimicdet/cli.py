@@ -20,18 +20,18 @@ from typing import Any, get_type_hints
 
 from mimicdet.errors import UserError
 
-COMMANDS = {  # name -> module.Class
-    "check": "check.Check",
-    "train": "train.Train",
-    "eval": "eval.Eval",
-    "predict": "predict.Predict",
-    "export": "export.Export",
-    "explain": "explain.Explain",
-    "bench": "bench.Bench",
-    "study": "study.Study",
-    "convert": "convert.Convert",
-    "cut": "cut.Cut",
-    "presets": "presets.Presets",
+COMMANDS = {  # name -> module:Class; the laboratory's are named, not imported
+    "check": "mimicdet.commands.check:Check",
+    "train": "mimicdet.commands.train:Train",
+    "eval": "mimicdet.commands.eval:Eval",
+    "predict": "mimicdet.commands.predict:Predict",
+    "export": "mimicdet.commands.export:Export",
+    "explain": "mimicdet.lab.commands.explain:Explain",
+    "bench": "mimicdet.lab.commands.bench:Bench",
+    "study": "mimicdet.lab.commands.study:Study",
+    "convert": "mimicdet.commands.convert:Convert",
+    "cut": "mimicdet.commands.cut:Cut",
+    "presets": "mimicdet.commands.presets:Presets",
 }
 
 OVERVIEW = """\
@@ -109,8 +109,8 @@ def parse(name: str, arguments: list[str]) -> Any:
 
 
 def _command(name: str) -> Any:
-    module, _, class_name = COMMANDS[name].partition(".")
-    return getattr(importlib.import_module(f"mimicdet.commands.{module}"), class_name)
+    module, _, class_name = COMMANDS[name].partition(":")
+    return getattr(importlib.import_module(module), class_name)
 
 
 def _command_list() -> str:

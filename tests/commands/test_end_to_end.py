@@ -17,7 +17,7 @@ from PIL import Image
 from mimicdet.cli import main
 from mimicdet.data.dataset import DetectionDataset
 from mimicdet.data.splits import load_dataset
-from mimicdet.engine.coco_metrics import METRIC_NAMES, coco_metrics
+from mimicdet.inference.coco_metrics import METRIC_NAMES, coco_metrics
 from mimicdet.settings_file import dump_settings, load_settings
 from tests.engine.toy import SIDE, toy_data, toy_settings
 

@@ -23,15 +23,15 @@ from torch import Tensor
 from mimicdet.build import load_model
 from mimicdet.data.batch import Batch
 from mimicdet.data.dataset import Category, DetectionDataset
-from mimicdet.engine.coco_metrics import METRIC_NAMES, Metrics
-from mimicdet.engine.evaluate import evaluate
 from mimicdet.engine.metrics_file import read_metrics
 from mimicdet.engine.train import TrainResult, train
 from mimicdet.errors import UserError
-from mimicdet.models.pretrained_folder import read_description
+from mimicdet.inference.coco_metrics import METRIC_NAMES, Metrics
+from mimicdet.inference.evaluate import evaluate
 from mimicdet.settings_file import load_settings
 from mimicdet.tasks.mimic import MimicTask
 from mimicdet.tasks.normalise import WholeStep
+from mimicdet.weights.folder import read_description
 from tests.engine.toy import toy_data, toy_settings
 
 

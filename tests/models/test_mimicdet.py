@@ -9,7 +9,7 @@ from torch import Tensor
 from mimicdet.build import build_model
 from mimicdet.config import ModelSettings
 from mimicdet.data.batch import Batch, collate
-from mimicdet.models.decode import Detections, decode
+from mimicdet.inference.decode import Detections, decode
 from mimicdet.models.mimicdet import MimicDet
 from mimicdet.ops.boxes import decode_deltas
 from tests.tiny import SIZES, enliven, on_canvas, samples, tiny_batch, tiny_detector
@@ -17,9 +17,9 @@ from tests.tiny import SIZES, enliven, on_canvas, samples, tiny_batch, tiny_dete
 OPTIONS: dict[str, Any] = {"score_threshold": 0.05, "nms_iou": 0.6, "max_detections": 50}
 
 
-def detections(detector: MimicDet, batch: Batch, *, top: int = 1000, s_head: Any = "positions") -> list[Detections]:
+def detections(detector: MimicDet, batch: Batch, *, top: int = 1000, dense: bool = False) -> list[Detections]:
     with torch.no_grad():
-        output = detector(batch.images, batch.sizes, s_head=s_head, top=top)
+        output = detector(batch.images, batch.sizes, dense=dense, top=top)
     return decode(output, batch.sizes, top=top, **OPTIONS)
 
 
@@ -38,7 +38,7 @@ def same(found: list[Detections], expected: list[Detections], *, tolerance: floa
 @pytest.mark.parametrize("alignment", ["guided", "deformable", "conv"])
 def test_output_at_positions_is_the_dense_one_read_there(alignment: str) -> None:
     detector, batch = tiny_detector(alignment=alignment), tiny_batch()
-    dense = detector(batch.images, batch.sizes, s_head="dense")
+    dense = detector(batch.images, batch.sizes, dense=True)
     found = detector(batch.images, batch.sizes, top=40)
     a = 12 * 16 + 6 * 8 + 3 * 4 + 2 * 2 + 1
     assert dense.objectness.shape == (3, a)
@@ -80,7 +80,7 @@ def test_boxes_are_moved_twice() -> None:
     detector, batch = tiny_detector(), tiny_batch()
     refined = detector.refine(batch.images, batch.sizes)
     head = detector.s_head.dense(refined.pyramid.levels, refined.deltas, refined.grid)
-    output = detector(batch.images, batch.sizes, s_head="dense")
+    output = detector(batch.images, batch.sizes, dense=True)
     once = decode_deltas(refined.deltas, refined.grid.anchors.double(), std=(1, 1, 1, 1))
     torch.testing.assert_close(output.adjusted_boxes, once)
     torch.testing.assert_close(output.boxes, decode_deltas(head.deltas, once, std=(0.1, 0.1, 0.2, 0.2)))
@@ -119,16 +119,16 @@ def test_gradient_reaches_every_part_through_the_output() -> None:
 
 
 @pytest.mark.parametrize("alignment", ["guided", "deformable", "conv"])
-@pytest.mark.parametrize("s_head", ["positions", "dense"])
+@pytest.mark.parametrize("dense", [False, True])
 @pytest.mark.parametrize("top", [25, 1000])
-def test_a_batch_is_its_images_one_by_one_whatever_the_padding(alignment: str, s_head: str, top: int) -> None:
+def test_a_batch_is_its_images_one_by_one_whatever_the_padding(alignment: str, dense: bool, top: int) -> None:
     detector = tiny_detector(alignment=alignment)
     images = samples()
     batch = collate(images)
-    alone = [detections(detector, collate([s]), top=top, s_head=s_head)[0] for s in images]
+    alone = [detections(detector, collate([s]), top=top, dense=dense)[0] for s in images]
     assert {tuple(collate([s]).images.shape[2:]) for s in images} == {(96, 128), (64, 128), (96, 64)}
-    same(detections(detector, batch, top=top, s_head=s_head), alone)
-    same(detections(detector, on_canvas(batch, 224, 160), top=top, s_head=s_head), alone)
+    same(detections(detector, batch, top=top, dense=dense), alone)
+    same(detections(detector, on_canvas(batch, 224, 160), top=top, dense=dense), alone)
 
 
 @pytest.mark.parametrize("order", [(1, 2, 0), (2, 1, 0)])

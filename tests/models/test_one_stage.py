@@ -14,10 +14,10 @@ from torchvision.models.detection._utils import BoxLinearCoder
 from mimicdet.build import LoadedModel, build_model, load_model
 from mimicdet.config import ModelSettings
 from mimicdet.errors import UserError
+from mimicdet.inference.decode import decode
 from mimicdet.models.anchors import Anchors, square
 from mimicdet.models.box_decoders import from_deltas, from_distances, from_distributions, from_scaled_deltas
 from mimicdet.models.branches import first_part, second_part
-from mimicdet.models.decode import decode
 from mimicdet.models.one_stage import OneStage
 from tests.tiny import enliven
 
@@ -96,7 +96,7 @@ def test_torchvisions_weights_give_torchvisions_detections(published: tuple[str,
     _, theirs, loaded = published
     image = torch.rand(3, 224, 288, generator=torch.Generator().manual_seed(0))
     theirs.transform.min_size, theirs.transform.max_size = (224,), 1000
-    output = loaded.model(image[None], s_head="dense")
+    output = loaded.model(image[None], dense=True)
     threshold = float(output.scores.flatten().topk(300).values[-1])
     theirs.score_thresh, theirs.detections_per_img = threshold, 100
     wanted = theirs([image])[0]
@@ -126,7 +126,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 @torch.no_grad()
 def test_positions_are_the_best_of_the_dense_form(family: str) -> None:
     model, batch = tiny(family), images()
-    dense = model(batch, SIZES, s_head="dense")
+    dense = model(batch, SIZES, dense=True)
     some = model(batch, SIZES, top=50)
     assert some.scores.shape == (2, 50, 3)
     expected = dense.scores.amax(-1).topk(50, dim=1).indices
@@ -144,7 +144,7 @@ def test_positions_are_the_best_of_the_dense_form(family: str) -> None:
 @torch.no_grad()
 def test_nothing_is_found_on_padding(family: str) -> None:
     model = tiny(family)
-    output = model(images(), SIZES, s_head="dense")
+    output = model(images(), SIZES, dense=True)
     valid = model.maps(images(), SIZES).places.valid(SIZES)
     assert (output.scores[~valid] == 0).all()
     assert (output.scores[valid] > 0).all()
@@ -157,7 +157,7 @@ def test_nothing_is_found_on_padding(family: str) -> None:
 @torch.no_grad()
 def test_dense_maps(family: str) -> None:
     model = tiny(family)
-    maps, output = model.dense_maps(images(), SIZES), model(images(), SIZES, s_head="dense")
+    maps, output = model.dense_maps(images(), SIZES), model(images(), SIZES, dense=True)
     assert maps.level_numbers == (3, 4, 5, 6, 7)
     assert maps.per_cell == (9 if family == "retinanet" else 1)
     assert maps.logits.shape[1] == maps.per_cell * sum(f.shape[2] * f.shape[3] for f in maps.features)

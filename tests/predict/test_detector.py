@@ -304,13 +304,13 @@ def test_batch_norm_is_folded_for_detection_and_not_in_the_model(tmp_path: Path)
     detector = live_detector()
     image = torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8)
     (found,) = detector(image)
-    fast = detector._network.folded()
+    fast = detector.runner.folded()
     assert not [m for m in fast.modules() if "Norm" in type(m).__name__]
     assert [m for m in detector.model.modules() if "Norm" in type(m).__name__]
     assert fast.s_head is detector.model.s_head
-    assert detector._network.folded() is fast
+    assert detector.runner.folded() is fast
 
-    detector._network.folded = lambda: detector.model  # type: ignore[method-assign]
+    detector.runner.folded = lambda: detector.model  # type: ignore[method-assign]
     (plain,) = detector(image)
     assert len(found["scores"]) == len(plain["scores"]) > 0
     torch.testing.assert_close(found["boxes"], plain["boxes"], rtol=0, atol=1e-2)

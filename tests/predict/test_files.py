@@ -14,9 +14,9 @@ from PIL import Image
 from mimicdet.config import InferenceSettings, ModelSettings
 from mimicdet.data.dataset import Category, DetectionDataset
 from mimicdet.data.match import match_classes
-from mimicdet.engine.coco_metrics import coco_metrics
-from mimicdet.engine.evaluate import evaluate
 from mimicdet.errors import UserError
+from mimicdet.inference.coco_metrics import coco_metrics
+from mimicdet.inference.evaluate import evaluate
 from mimicdet.predict import Detector, PredictSummary, find_images, predict_dataset, predict_files
 from tests.fake_detector import CATEGORIES, FakeDetector, make_dataset
 

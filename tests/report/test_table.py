@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mimicdet.engine.coco_metrics import METRIC_NAMES, coco_metrics
+from mimicdet.inference.coco_metrics import METRIC_NAMES, coco_metrics
 from mimicdet.report.table import class_table, metrics_table, points, table
 
 

@@ -17,13 +17,13 @@ from mimicdet.config import InferenceSettings, ModelSettings, Settings
 from mimicdet.data.batch import Batch
 from mimicdet.data.dataset import Category
 from mimicdet.errors import UserError
-from mimicdet.models.pretrained_folder import save_model
 from mimicdet.settings_file import dump_settings
 from mimicdet.tasks import build_task
 from mimicdet.tasks.distill import LOSSES, DistillTask
 from mimicdet.tasks.distill_roi import _chosen
 from mimicdet.tasks.mimic import MimicTask
 from mimicdet.teachers.roi import RoiTeacher
+from mimicdet.weights.folder import save_model
 from tests.tiny import SIZES, enliven, tiny_batch, tiny_settings
 
 FAMILIES = ("mimicdet", "retinanet", "fcos", "atss", "gfl")

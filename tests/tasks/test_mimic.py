@@ -10,9 +10,9 @@ from torch import Tensor
 
 from mimicdet.config import LossSettings
 from mimicdet.data.batch import Batch, Sample, collate
-from mimicdet.models.decode import decode
+from mimicdet.inference.decode import decode
+from mimicdet.inference.flips import mirror_boxes, mirror_images
 from mimicdet.models.dense import DenseOutput
-from mimicdet.models.flips import mirror_boxes, mirror_images
 from mimicdet.models.mimicdet import HEAD_STD
 from mimicdet.models.s_head import HeadOutput
 from mimicdet.ops.boxes import decode_deltas
@@ -364,7 +364,7 @@ def test_a_step_under_bfloat16_autocast(sections: dict[str, Any]) -> None:
     batch = tiny_batch()
     with torch.autocast("cpu", torch.bfloat16):
         output = task(batch)
-        dense = task.detector(batch.images, batch.sizes, s_head="dense")
+        dense = task.detector(batch.images, batch.sizes, dense=True)
         found = decode(task.detector(batch.images, batch.sizes), batch.sizes)
     assert all(value.dtype == torch.float32 for value in output.values())
     assert all(field.isfinite().all() for field in dense[1:])

@@ -57,7 +57,7 @@ class Eval:
         require_own_file(self.json, self.data, self.model)
         dataset = self.reading.load(self.data, self.split)
         # torch and all: not before the data are found to be good
-        from mimicdet.engine.coco_metrics import COCO_LIMITS, coco_metrics
+        from mimicdet.inference.coco_metrics import COCO_LIMITS, coco_metrics
         from mimicdet.predict import Detector, predict_dataset
         from mimicdet.report.table import class_table, metrics_table
 

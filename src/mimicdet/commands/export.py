@@ -90,7 +90,7 @@ class Export:
             raise UserError(f"{self.model} is a Faster R-CNN, which has no exported form; export a one-stage detector")
         inference = self.inference.applied_to(loaded.inference, self.model)
         # At positions in any case: the detections are the same, and the dense form is what is slow
-        inference = inference.model_copy(update={"s_head": "positions"})
+        inference = inference.model_copy(update={"dense": False})
         if measured_on is not None:
             measured_on = match_classes(measured_on, loaded.categories)
         calibration = self._calibration(inference, loaded.model.divisor) if self.precision == "int8" else None
@@ -151,7 +151,7 @@ class Export:
 
     def _measure(self, file: Path, dataset: DetectionDataset) -> None:
         """AP of the model and of the file on the data's validation split, which has the model's classes."""
-        from mimicdet.engine.coco_metrics import coco_metrics
+        from mimicdet.inference.coco_metrics import coco_metrics
         from mimicdet.predict import Detector, predict_dataset
         from mimicdet.report.table import metrics_table
 

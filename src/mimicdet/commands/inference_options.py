@@ -13,7 +13,12 @@ from mimicdet.commands.optional import optional
 if TYPE_CHECKING:
     from mimicdet.config import InferenceSettings
 
-SHead = Literal["positions", "dense"]
+
+def switch(word: str) -> bool:
+    """True or false, from a word of the command line."""
+    if word.lower() not in ("true", "false"):
+        raise ValueError(f"{word} is neither true nor false")
+    return word.lower() == "true"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,10 +29,8 @@ class InferenceOptions:
     """Shorter side that images are resized to."""
     longer_side: Annotated[int | None, optional("PIXELS", int)] = None
     """Longer side at most; the shorter one shrinks along."""
-    s_head: Annotated[Literal["positions", "dense"] | None, arg(metavar="{positions,dense}", help_behavior_hint="")] = (
-        None
-    )
-    """Compute the S-head at the best positions only, or everywhere."""
+    dense: Annotated[bool | None, optional("{true,false}", switch)] = None
+    """Compute the S-head everywhere instead of at the best positions only."""
     positions: Annotated[int | None, optional("N", int)] = None
     """Positions of an image that the S-head looks at."""
     score_threshold: Annotated[float | None, optional("SCORE", float)] = None

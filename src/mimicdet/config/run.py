@@ -124,8 +124,8 @@ class InferenceSettings(Section):
     """Shorter side after resizing, in pixels."""
     longer_side: Count = 1333
     """Longer side at most; the shorter one shrinks along."""
-    s_head: Literal["positions", "dense"] = "positions"
-    """Compute the S-head at the best positions only, or everywhere; the detections are the same."""
+    dense: bool = False
+    """Compute MimicDet's S-head everywhere instead of at the best positions only; the detections are the same."""
     positions: Count = 1000
     """Positions of an image, best refinement score first, that the S-head looks at."""
     score_threshold: Fraction = 0.005

@@ -11,10 +11,10 @@ import torch
 from mimicdet.config import Settings
 from mimicdet.data.batch import Batch
 from mimicdet.data.dataset import DetectionDataset, ImageRecord
-from mimicdet.engine.coco_metrics import Metrics
-from mimicdet.engine.evaluate import evaluate_with
 from mimicdet.errors import UserError
-from mimicdet.models.decode import Detections
+from mimicdet.inference.coco_metrics import Metrics
+from mimicdet.inference.decode import Detections
+from mimicdet.inference.evaluate import evaluate_with
 from mimicdet.teachers.frozen import FrozenTeacher
 from mimicdet.teachers.match_maps import UNKNOWN
 from mimicdet.teachers.roi import RoiTeacher

@@ -10,11 +10,11 @@ import numpy as np
 from mimicdet.build import load_model
 from mimicdet.data.dataset import DetectionDataset
 from mimicdet.data.decode import read_image
-from mimicdet.engine.evaluate import detect_dataset
 from mimicdet.engine.processes import on_main
 from mimicdet.engine.start import Run
 from mimicdet.files import replace_file
-from mimicdet.models.detect import detect
+from mimicdet.inference.detect import detect
+from mimicdet.inference.evaluate import detect_dataset
 from mimicdet.report.curves import draw_curves
 from mimicdet.report.draw import draw_boxes
 
@@ -47,7 +47,7 @@ def _detections(run: Run, dataset: DetectionDataset) -> list[dict]:
     inference = loaded.inference
     return detect_dataset(
         lambda batch: detect(
-            loaded.model, batch.images, batch.sizes, s_head=inference.s_head, positions=inference.positions,
+            loaded.model, batch.images, batch.sizes, dense=inference.dense, positions=inference.positions,
             score_threshold=max(SHOWN, inference.score_threshold), nms_iou=inference.nms_iou,
             max_detections=inference.max_detections, flips=inference.flips,
         ),

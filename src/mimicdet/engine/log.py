@@ -12,13 +12,13 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from mimicdet.config import Settings
-from mimicdet.engine.coco_metrics import METRIC_NAMES, Metrics
 from mimicdet.engine.interval import Stopwatch
 from mimicdet.engine.metrics_file import MetricsFile, Record
 from mimicdet.engine.processes import on_main
 from mimicdet.engine.run_folder import RunFolder
 from mimicdet.engine.state import RunState
 from mimicdet.engine.step import StepResult
+from mimicdet.inference.coco_metrics import METRIC_NAMES, Metrics
 
 GIB = 2**30
 

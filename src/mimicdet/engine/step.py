@@ -17,7 +17,7 @@ from mimicdet.data.batch import Batch
 from mimicdet.engine.finite import agree
 from mimicdet.engine.optim import set_lr
 from mimicdet.errors import UserError
-from mimicdet.models.detect import lacks_memory
+from mimicdet.inference.detect import lacks_memory
 from mimicdet.tasks.normalise import WholeStep
 
 

@@ -7,13 +7,13 @@ from functools import partial
 
 from torch import nn
 
-from mimicdet.engine.coco_metrics import METRIC_NAMES
-from mimicdet.engine.evaluate import evaluate, evaluate_with, evaluation_mode
 from mimicdet.engine.metrics_file import Record
 from mimicdet.engine.processes import on_main, share_buffers
 from mimicdet.engine.start import Run
-from mimicdet.models.pretrained_folder import save_model
+from mimicdet.inference.coco_metrics import METRIC_NAMES
+from mimicdet.inference.evaluate import evaluate, evaluate_with, evaluation_mode
 from mimicdet.tasks.mimic import MimicTask
+from mimicdet.weights.folder import save_model
 
 
 def validate(run: Run) -> Record | None:

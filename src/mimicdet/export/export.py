@@ -27,7 +27,7 @@ from mimicdet.export.runtimes import load
 from mimicdet.export.suppress import suppress_as_one_operator, suppress_by_torchvision
 from mimicdet.export.write import write_onnx, write_openvino, write_torch
 from mimicdet.files import replace_file
-from mimicdet.models.fold import fold_detector
+from mimicdet.inference.fold import fold_detector
 from mimicdet.models.mimicdet import MimicDet
 from mimicdet.models.one_stage import OneStage
 

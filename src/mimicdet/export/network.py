@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mimicdet.export.suppress import Suppress
-from mimicdet.models.decode import boxes_and_scores
+from mimicdet.inference.decode import boxes_and_scores
 
 NO_LABEL = -1
 """Class index of the rows that fill up an image's detections."""

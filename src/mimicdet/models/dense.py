@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class DenseOutput(NamedTuple):
-    """Predictions of MimicDet on a padded batch; ``mimicdet.models.decode`` makes detections of it.
+    """Predictions of MimicDet on a padded batch; ``mimicdet.inference.decode`` makes detections of it.
 
     All boxes are x1 y1 x2 y2 in pixels of the padded, resized input, not clipped.
     """

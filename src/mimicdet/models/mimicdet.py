@@ -8,7 +8,7 @@ B images, H W the padded canvas, A positions, R positions read, K classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +64,7 @@ class MimicDet(nn.Module):
         images: Tensor,
         sizes: Tensor | None = None,
         *,
-        s_head: Literal["positions", "dense"] = "positions",
+        dense: bool = False,
         top: int = 1000,
     ) -> DenseOutput:
         """Predictions for a padded batch.
@@ -72,18 +72,16 @@ class MimicDet(nn.Module):
         Args:
             images: (B, 3, H, W) RGB, uint8 or float in 0..1; H and W multiples of 32.
             sizes: (B, 2) int64, height and width of each image inside the canvas; None: the whole canvas.
-            s_head: compute the S-head at the ``top`` positions by refinement score, or everywhere.
+            dense: compute the S-head everywhere; else at the ``top`` positions by refinement score.
             top: R, at most A.
         """
-        return self.predict(self.refine(images, sizes), s_head=s_head, top=top)
+        return self.predict(self.refine(images, sizes), dense=dense, top=top)
 
-    def predict(
-        self, refined: Refined, *, s_head: Literal["positions", "dense"] = "positions", top: int = 1000
-    ) -> DenseOutput:
+    def predict(self, refined: Refined, *, dense: bool = False, top: int = 1000) -> DenseOutput:
         """The S-head on what :meth:`refine` gives; arguments as for :meth:`forward`."""
         objectness = refined.objectness.masked_fill(~refined.valid, float("-inf"))
         b, a = objectness.shape
-        if s_head == "dense":
+        if dense:
             positions = torch.arange(a, device=objectness.device).expand(b, a)
             head = self.s_head.dense(refined.pyramid.levels, refined.deltas, refined.grid)
         else:
@@ -104,7 +102,7 @@ class MimicDet(nn.Module):
 
     def dense_maps_of(self, refined: Refined) -> DenseMaps:
         """The same from what :meth:`refine` gives. A class's logit is the log-odds of its softmax score."""
-        output = self.predict(refined, s_head="dense")
+        output = self.predict(refined, dense=True)
         return DenseMaps(
             features=refined.pyramid.levels,
             level_numbers=self.pyramid.level_numbers,

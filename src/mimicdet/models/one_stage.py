@@ -81,7 +81,7 @@ class OneStage(nn.Module):
         images: Tensor,
         sizes: Tensor | None = None,
         *,
-        s_head: Literal["positions", "dense"] = "positions",
+        dense: bool = False,
         top: int = 1000,
     ) -> ScoredOutput:
         """Predictions for a padded batch.
@@ -89,14 +89,13 @@ class OneStage(nn.Module):
         Args:
             images: (B, 3, H, W) RGB, uint8 or float in 0..1; H and W multiples of 32.
             sizes: (B, 2) int64, height and width of each image inside the canvas; None: the whole canvas.
-            s_head: boxes of the ``top`` anchors whose best class scores highest, or of all; the name is MimicDet's, for
-                one call serves all detectors.
+            dense: boxes of all anchors; else of the ``top`` ones whose best class scores highest.
             top: R, at most A.
         """
         maps = self.maps(images, sizes)
         scores = self.scores(maps)
         b, a, k = scores.shape
-        if s_head == "dense":
+        if dense:
             positions = torch.arange(a, device=scores.device).expand(b, a)
             box_outputs = maps.head.box_outputs
         else:

@@ -9,7 +9,7 @@ B images, H W the padded canvas, N proposals of an image, K classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -65,7 +65,7 @@ class TwoStage(nn.Module):
         images: Tensor,
         sizes: Tensor | None = None,
         *,
-        s_head: Literal["positions", "dense"] = "positions",
+        dense: bool = False,
         top: int = 1000,
     ) -> ScoredOutput:
         """Predictions for a padded batch; a row is a proposal moved for one class, whose score alone is not 0.
@@ -73,7 +73,7 @@ class TwoStage(nn.Module):
         Args:
             images: (B, 3, H, W) RGB, uint8 or float in 0..1; H and W multiples of 32.
             sizes: (B, 2) int64, height and width of each image inside the canvas; None: the whole canvas.
-            s_head: the ``top`` rows of the highest scores, or all; the name is MimicDet's, for one call serves all.
+            dense: all rows; else the ``top`` ones of the highest scores.
             top: R, at most.
         """
         levels, image_list = self._levels(images, sizes)
@@ -83,7 +83,7 @@ class TwoStage(nn.Module):
         counts = [len(p) for p in proposals]
         scores = logits.softmax(-1)[:, 1:]
         pairs = max(counts) * self.num_classes
-        rows = pairs if s_head == "dense" else min(pairs, top)
+        rows = pairs if dense else min(pairs, top)
         outputs = [
             _best(scores_i, boxes_i, rows)
             for scores_i, boxes_i in zip(scores.split(counts), boxes.split(counts), strict=True)

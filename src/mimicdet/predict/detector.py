@@ -6,7 +6,7 @@ N detections of an image.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypedDict
@@ -22,13 +22,13 @@ from mimicdet.data.tiles import merge_tile_detections, tile_windows
 from mimicdet.data.transform import resize_for_inference
 from mimicdet.errors import UserError
 from mimicdet.export.description import SUFFIXES
-from mimicdet.models.decode import Detections
-from mimicdet.models.detect import to_original_pixels
-from mimicdet.models.device import move_to
-from mimicdet.models.pretrained_folder import save_model
+from mimicdet.inference.decode import Detections
+from mimicdet.inference.detect import to_original_pixels
+from mimicdet.inference.device import move_to
+from mimicdet.inference.folded import FoldedModel
 from mimicdet.predict.exported import ExportedModel
-from mimicdet.predict.folded import FoldedModel
 from mimicdet.predict.inputs import ImageLike, each_image, to_pixels
+from mimicdet.weights.folder import save_model
 
 EXPORTED = tuple(SUFFIXES.values())
 """What the name of an exported file ends with."""
@@ -64,7 +64,9 @@ class Detector:
         inference: InferenceSettings,
     ) -> None:
         self._model = model
-        self._network = model if isinstance(model, ExportedModel) else FoldedModel(model.eval())
+        self.runner: FoldedModel | ExportedModel = (
+            model if isinstance(model, ExportedModel) else FoldedModel(model.eval())
+        )
         self.categories = tuple(categories)
         self.settings = settings
         self.inference = inference
@@ -114,7 +116,7 @@ class Detector:
 
     def to(self, device: torch.device | str) -> Detector:
         """Moves the model; returns the detector itself. Raises UserError when it cannot run there."""
-        self._network.to(device)
+        self.runner.to(device)
         return self
 
     @property
@@ -124,7 +126,7 @@ class Detector:
 
     @property
     def device(self) -> torch.device:
-        return self._network.device
+        return self.runner.device
 
     @property
     def classes(self) -> dict[int, str]:
@@ -214,21 +216,12 @@ class Detector:
             for start in range(0, len(chunk), batch_size):
                 members = order[start : start + batch_size]
                 for i, detections in zip(
-                    members, self._network.detect([resized[i] for i in members], inference), strict=True
+                    members, self.runner.detect([resized[i] for i in members], inference), strict=True
                 ):
                     size = (resized[i].shape[1], resized[i].shape[2])
                     boxes = to_original_pixels(detections.boxes.cpu(), size, chunk[i].shape[:2])
                     found[i] = Detections(boxes, detections.scores.cpu(), detections.labels.cpu())
             yield from (found[i] for i in range(len(chunk)))
-
-    def batch_detector(self, images: Sequence[Tensor]) -> Callable[[], list[Detections]]:
-        """Detection in resized images (3, h, w) uint8, with the settings as they are, as a unit of work to be timed."""
-        inference = self.inference
-        return lambda: self._network.detect(images, inference)
-
-    def stages(self, images: Sequence[Tensor]) -> dict[str, Callable[[], object]]:
-        """The parts of that work, see ``mimicdet.bench.stages``; none where the model has others or is one file."""
-        return self._network.stages(images, self.inference)
 
     def _result(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> Detection:
         classes = labels.tolist()

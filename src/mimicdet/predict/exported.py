@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,11 @@ from mimicdet.errors import UserError
 from mimicdet.export.description import ExportDescription, read_export_description
 from mimicdet.export.network import NO_LABEL
 from mimicdet.export.runtimes import Run, load
-from mimicdet.models.decode import Detections, detections_of_image
-from mimicdet.models.detect import memory_errors_explained
-from mimicdet.models.flips import detect_in_views
+from mimicdet.inference.decode import Detections, detections_of_image
+from mimicdet.inference.detect import memory_errors_explained
+from mimicdet.inference.flips import detect_in_views
 
-FIXED = ("positions", "s_head")
+FIXED = ("positions", "dense")
 """Settings that the network was exported with."""
 FIXED_WITH_SUPPRESSION = ("nms_iou",)
 """And these, where suppression is in the file; a score threshold may only rise there, the number only fall."""
@@ -60,10 +60,6 @@ class ExportedModel:
         """An exported file runs on the CPU here; raises UserError for anything else."""
         if torch.device(device).type != "cpu":
             raise UserError(f"{self.file} is an exported model, which runs on the CPU here, not on {device}")
-
-    def stages(self, images: Sequence[Tensor], inference: InferenceSettings) -> dict[str, Callable[[], object]]:
-        """None: the file is one piece."""
-        return {}
 
     @torch.inference_mode()
     def detect(self, images: Sequence[Tensor], inference: InferenceSettings) -> list[Detections]:

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from mimicdet.assign import NO_OBJECT, sample_balanced
 from mimicdet.config import AssignSettings, LossSettings, MimicSettings
 from mimicdet.data.batch import Batch
+from mimicdet.inference.decode import Detections, decode
+from mimicdet.inference.flips import Flips, detect_in_views
 from mimicdet.losses.detection import box_loss, class_losses
 from mimicdet.losses.feature_imitation import prediction_difference
 from mimicdet.losses.mimic import class_mimic_distances, cosine_distances
 from mimicdet.losses.rank_mimic import rank_divergences, rank_loss
 from mimicdet.losses.soft_labels import class_divergences
-from mimicdet.models.decode import Detections, decode
 from mimicdet.models.dense import DenseOutput
-from mimicdet.models.flips import Flips, detect_in_views
 from mimicdet.models.grid import ANCHOR_SIDE_IN_CELLS
 from mimicdet.models.mimicdet import HEAD_STD, MimicDet, Refined
 from mimicdet.models.pyramid import FinerLevel

@@ -12,10 +12,10 @@ from mimicdet.config import Settings
 from mimicdet.data.dataset import Category
 from mimicdet.errors import UserError
 from mimicdet.models.mimicdet import MimicDet
-from mimicdet.models.pretrained_folder import DESCRIPTION_FILE, read_description
 from mimicdet.settings_file import load_settings
 from mimicdet.tasks.build_mimic import build_mimic_task, finest_backbone_level
 from mimicdet.tasks.mimic import MimicTask
+from mimicdet.weights.folder import DESCRIPTION_FILE, read_description
 
 
 class MimicRun(NamedTuple):

@@ -13,16 +13,16 @@ from torchvision.models._meta import _COCO_CATEGORIES
 from mimicdet.build import load_model
 from mimicdet.data.batch import Batch
 from mimicdet.errors import UserError
-from mimicdet.models.decode import Detections
-from mimicdet.models.detect import detect
+from mimicdet.inference.decode import Detections
+from mimicdet.inference.detect import detect
 from mimicdet.models.mimicdet import HEAD_STD
-from mimicdet.models.pretrained_folder import DESCRIPTION_FILE, read_description
-from mimicdet.models.torchvision_weights import SUFFIXES, read_state
 from mimicdet.models.two_stage import TwoStage
 from mimicdet.ops.boxes import decode_deltas
 from mimicdet.tasks.mimic import MimicTask
 from mimicdet.tasks.mimic_run import read_mimic_run
 from mimicdet.teachers.roi import FasterRcnn, RoiHead
+from mimicdet.weights.folder import DESCRIPTION_FILE, read_description
+from mimicdet.weights.torchvision import SUFFIXES, read_state
 
 _WITHOUT_EPS = "258fb6c6"
 """Torchvision runs this file's batch norm with an epsilon of 0 (its ``overwrite_eps``)."""
@@ -68,7 +68,7 @@ class TwoStageHead:
     def detect(self, images: Tensor, sizes: Tensor) -> list[Detections]:
         """See ``mimicdet.teachers.roi.RoiHead``."""
         return detect(
-            self.network, images, sizes, s_head="positions", positions=1000, score_threshold=0.005, nms_iou=0.6,
+            self.network, images, sizes, dense=False, positions=1000, score_threshold=0.005, nms_iou=0.6,
             max_detections=100,
         )  # fmt: skip
 

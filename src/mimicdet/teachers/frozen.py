@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mimicdet.errors import UserError
+from mimicdet.inference.decode import Detections
+from mimicdet.inference.detect import detect
+from mimicdet.inference.fold import fold_detector
 from mimicdet.models.anchors import Places
-from mimicdet.models.decode import Detections
 from mimicdet.models.dense import DenseMaps
-from mimicdet.models.detect import detect
-from mimicdet.models.fold import fold_detector
 from mimicdet.teachers.match_maps import UNKNOWN, TeacherMaps, known_classes, level_shift, match_levels
 from mimicdet.teachers.precision import half_precision
 
@@ -89,7 +89,7 @@ class FrozenTeacher:
         with torch.inference_mode():
             images, sizes, (down, right) = self._resized(images, sizes)
             found = detect(
-                self.on(images.device), images, sizes, s_head="positions", positions=1000, score_threshold=0.005,
+                self.on(images.device), images, sizes, dense=False, positions=1000, score_threshold=0.005,
                 nms_iou=0.6, max_detections=100,
             )  # fmt: skip
             return [d._replace(boxes=d.boxes / d.boxes.new_tensor([right, down, right, down])) for d in found]

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from mimicdet.models.decode import Detections
+from mimicdet.inference.decode import Detections
 from mimicdet.models.dense import log_odds
 from mimicdet.models.second_stage import second_stage_at
 from mimicdet.teachers.match_maps import NEVER, known_classes

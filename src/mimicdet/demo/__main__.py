@@ -1,9 +1,0 @@
-"""``python -m mimicdet.demo``."""
-
-import sys
-
-from mimicdet.cli import guarded, parse_as
-from mimicdet.demo.run import Demo
-
-if __name__ == "__main__":
-    sys.exit(guarded(lambda: parse_as(Demo, "python -m mimicdet.demo", sys.argv[1:]).run()))

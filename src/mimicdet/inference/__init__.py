@@ -1,0 +1,1 @@
+"""From a detector and images to detections, and from detections to COCO's numbers."""

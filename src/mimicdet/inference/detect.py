@@ -1,0 +1,106 @@
+"""From a padded batch to detections in the pixels of the original images.
+
+B images, H W the padded canvas, N detections of an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from mimicdet.errors import UserError
+from mimicdet.inference.decode import Detections, decode
+from mimicdet.inference.flips import Flips, detect_in_views
+from mimicdet.models.dense import DenseOutput, ScoredOutput
+
+
+class Predicts(Protocol):
+    """What is needed of a one-stage detector to make detections with it."""
+
+    def __call__(
+        self, images: Tensor, sizes: Tensor | None = None, *, dense: bool, top: int
+    ) -> DenseOutput | ScoredOutput: ...
+
+
+def detect(
+    model: Predicts | Any,
+    images: Tensor,
+    sizes: Tensor,
+    *,
+    dense: bool,
+    positions: int,
+    score_threshold: float,
+    nms_iou: float,
+    max_detections: int,
+    flips: Flips = "none",
+) -> list[Detections]:
+    """The detections of each of B images, in pixels of the resized image.
+
+    Args:
+        model: such as ``MimicDet``; in evaluation mode and on the device of ``images``.
+        images: (B, 3, H, W) uint8 RGB, or float in 0..1.
+        sizes: (B, 2) int64, height and width of each image inside the canvas.
+        dense, positions, score_threshold, nms_iou, max_detections, flips: see ``mimicdet.config.InferenceSettings``.
+
+    Raises:
+        UserError: the device's memory does not hold the batch.
+    """
+    seen = sizes_or_none(images, sizes)
+
+    def detect_once(images: Tensor) -> list[Detections]:
+        return decode(
+            model(images, seen, dense=dense, top=positions),
+            sizes,
+            score_threshold=score_threshold,
+            nms_iou=nms_iou,
+            max_detections=max_detections,
+            top=positions,
+        )
+
+    with memory_errors_explained(images):
+        return detect_in_views(detect_once, images, sizes, flips=flips, nms_iou=nms_iou, max_detections=max_detections)
+
+
+def sizes_or_none(images: Tensor, sizes: Tensor) -> Tensor | None:
+    """None where every image fills the canvas, so that a model need not keep padding at zero that is not there.
+
+    On the CPU only: elsewhere asking would wait for the device.
+    """
+    fills = sizes.device.type == "cpu" and bool((sizes == sizes.new_tensor(images.shape[2:])).all())
+    return None if fills else sizes
+
+
+def to_original_pixels(boxes: Tensor, size: tuple[int, int], original_size: tuple[int, int]) -> Tensor:
+    """Boxes (N, 4) in a resized image -> (N, 4) float64 in the original one, clipped to it.
+
+    Each axis has its own exact ratio: the resized sides are whole numbers, so that the two ratios differ a little.
+    ``size`` and ``original_size`` are height, width.
+    """
+    (height, width), (original_height, original_width) = size, original_size
+    ratio = boxes.new_tensor([original_width / width, original_height / height], dtype=torch.float64).repeat(2)
+    limit = boxes.new_tensor([original_width, original_height], dtype=torch.float64).repeat(2)
+    return (boxes.double() * ratio).clamp(min=0).minimum(limit)
+
+
+def lacks_memory(error: RuntimeError) -> bool:
+    """Whether ``error`` says that a device is out of memory; the CPU's allocator raises a plain RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+@contextmanager
+def memory_errors_explained(images: Tensor) -> Iterator[None]:
+    """Turns a lack of memory while ``images`` (B, 3, H, W) are worked on into a sentence with the way out."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not lacks_memory(error):
+            raise
+        batch, _, height, width = images.shape
+        raise UserError(
+            f"{images.device} ran out of memory on a batch of {batch} image(s) padded to {height} x {width} pixels: "
+            "lower the batch size, or the shorter and longer side that images are resized to"
+        ) from error

@@ -1,0 +1,1 @@
+"""The laboratory: studies, explanations, timings, the demo. Nobody outside imports it."""

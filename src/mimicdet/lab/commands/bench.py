@@ -1,0 +1,112 @@
+"""``mimicdet bench``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from mimicdet.commands.optional import optional
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+EXAMPLES = """\
+mimicdet bench runs/cells/model                         the whole and its stages, at the model's own image size
+mimicdet bench runs/cells/model runs/cells/model.onnx   several side by side, in alternation
+mimicdet bench runs/cells/model --size 800x1088 --batch 4 --threads 2 --json times.json
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Time a trained model, exported or not: milliseconds of one batch, and of each stage.
+
+    From pixels on the device to detections; reading and resizing images is not part of it. Several models are measured
+    in alternation, so that a machine that slows down slows all of them.
+    """
+
+    models: Annotated[tuple[Path, ...], Positional, arg(metavar="MODELS ...", help_behavior_hint="(required)")] = ()
+    """Model folders and exported files; the first one's time over each other's is given."""
+    size: Annotated[str | None, optional("HxW", str)] = None
+    """Height and width in pixels; by default the model's shorter side by four thirds of it, as far as it may be."""
+    batch: Annotated[int, arg(metavar="N")] = 1
+    """Images at once."""
+    rounds: Annotated[int, arg(metavar="N")] = 20
+    """Measurements that count."""
+    threads: Annotated[int | None, optional("N", int)] = None
+    """CPU threads."""
+    device: Annotated[str | None, optional("NAME", str)] = None
+    """Such as cpu or cuda:1; the first GPU by default, where there is one. Exported files run on the CPU."""
+    json: Annotated[Path | None, optional("FILE", Path)] = None
+    """Write the times to this file."""
+
+    def run(self) -> int:
+        from mimicdet.commands.json_file import require_own_file, write_json
+        from mimicdet.errors import UserError
+
+        if not self.models:
+            raise UserError("mimicdet bench: name model folders or exported files")
+        for name in ("batch", "rounds", "threads"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise UserError(f"mimicdet bench: --{name} must be at least 1, not {value}")
+        size = _size(self.size)
+        require_own_file(self.json, *self.models)
+        import torch
+
+        from mimicdet.lab.bench.stages import batch_detector, stages_of
+        from mimicdet.lab.bench.timing import Timing, alternate, ratio
+        from mimicdet.predict import Detector
+        from mimicdet.report.table import table
+
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        exported = any(path.is_file() for path in self.models)
+        detectors = [Detector.from_pretrained(path, "cpu" if exported else self.device) for path in self.models]
+        height, width = size or _usual_size(detectors[0].inference)
+        device = detectors[0].device
+        pixels = torch.randint(0, 256, (self.batch, 3, height, width), dtype=torch.uint8)
+        cases: dict[str, Callable[[], Any]] = {
+            str(path): batch_detector(detector, list(pixels))
+            for path, detector in zip(self.models, detectors, strict=True)
+        }
+        whole = alternate(cases, rounds=self.rounds, device=device, title="whole")
+        rows: dict[str, tuple[Timing, float]] = {
+            name: (timing, ratio(whole[str(self.models[0])], timing)) for name, timing in whole.items()
+        }
+        for path, detector in zip(self.models, detectors, strict=True):
+            if parts := stages_of(detector, list(pixels)):
+                timings = alternate(parts, rounds=self.rounds, device=device, title=f"stages of {path}")
+                total = sum(timing.median for timing in timings.values())
+                rows |= {f"{path}: {name}": (timing, timing.median / total) for name, timing in timings.items()}
+        print(f"{self.batch} x {height} x {width} pixels, {device}, {torch.get_num_threads()} threads\n")
+        cells = [[n, f"{t.median:.1f}", f"{t.low:.1f}..{t.high:.1f}", f"{r:.2f}"] for n, (t, r) in rows.items()]
+        print(table(["", "ms", "10 %..90 %", "ratio"], cells))
+        print("\nratio: the first model's time over that row's; for stages, the share of their sum")
+        if self.json is not None:
+            about = {"batch": self.batch, "height": height, "width": width, "device": str(device)}
+            times = [
+                {"name": n, "median_ms": t.median, "low_ms": t.low, "high_ms": t.high, "ratio": r}
+                for n, (t, r) in rows.items()
+            ]
+            write_json(self.json, {**about, "threads": torch.get_num_threads(), "rows": times})
+        return 0
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    from mimicdet.errors import UserError
+
+    if text is None:
+        return None
+    height, x, width = text.partition("x")
+    if not (x and height.isdigit() and width.isdigit() and int(height) and int(width)):
+        raise UserError(f"mimicdet bench: --size must be a height and a width such as 800x1088, not {text!r}")
+    return int(height), int(width)
+
+
+def _usual_size(inference: Any) -> tuple[int, int]:
+    """Of a photograph of three by four."""
+    shorter = min(inference.shorter_side, inference.longer_side)
+    return shorter, min(inference.longer_side, round(shorter * 4 / 3))

@@ -1,0 +1,101 @@
+"""``mimicdet explain``."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from mimicdet.commands.data_options import DataOptions, Reading
+from mimicdet.commands.optional import optional
+
+if TYPE_CHECKING:
+    from mimicdet.data.dataset import DetectionDataset
+
+EXAMPLES = """\
+mimicdet explain alignment runs/cells/model --data cells --out seen             pictures and a table of where it looks
+mimicdet explain alignment with/model --against without/model --data cells --out seen       two models side by side
+mimicdet explain alignment runs/cells/model --data cells --out seen --pictures 20 --objects 8
+mimicdet explain alignment runs/cells/model --data cells --out seen --images BloodImage_00007      of this image
+mimicdet explain gap runs/cells --data cells --out gap                          what its S-head loses, and by what
+"""
+
+PICTURES = OBJECTS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explain:
+    """Show what goes on inside a trained MimicDet: where its S-head looks, and what it loses against its T-head.
+
+    `alignment`: for each object the adjusted box and the points that the alignment layer reads (Figure 3 of the
+    paper), the share of the points inside the box and the IoU of their convex hull with it. The folder gets pictures
+    of some images, alignment.csv with a row for each object, and alignment.md.
+
+    `gap`: COCO's numbers of the S-head and the T-head at the same positions, and of the scores of one with the boxes
+    of the other: whether classification or localisation is behind. The folder gets gap.csv and gap.md.
+    """
+
+    what: Annotated[Literal["alignment", "gap"], Positional, arg(metavar="WHAT")]
+    """What to explain: `alignment` or `gap`."""
+    model: Annotated[Path, Positional, arg(metavar="MODEL")]
+    """Model folder, such as `model` in a run folder; for `gap` the run folder, which has the T-head too."""
+    data: Annotated[Path, arg(metavar="DATA")]
+    """Data set whose objects are looked for."""
+    out: Annotated[Path, arg(metavar="FOLDER")]
+    """Where pictures and tables go."""
+    against: Annotated[Path | None, optional("MODEL", Path)] = None
+    """Alignment: another model to compare with, such as one trained without mimicking."""
+    split: Annotated[str, arg(metavar="NAME")] = "val"
+    """Split of the data set; `a+b` pools two."""
+    pictures: Annotated[int | None, optional("N", int, default=str(PICTURES))] = None
+    """Alignment: images that are drawn, the first ones with objects that all models found."""
+    images: Annotated[tuple[str, ...], arg(metavar="NAMES ...", help_behavior_hint="")] = ()
+    """Alignment: draw these images instead, by their files' names."""
+    objects: Annotated[int | None, optional("N", int, default=str(OBJECTS))] = None
+    """Alignment: objects of an image that are drawn, from the smallest to the largest."""
+    device: Annotated[str | None, optional("NAME", str)] = None
+    """Such as cpu or cuda:1; the first GPU by default, where there is one."""
+    reading: Reading = field(default_factory=DataOptions)
+
+    def run(self) -> int:
+        from mimicdet.errors import UserError
+
+        if self.images and self.pictures is not None:
+            raise UserError("mimicdet explain: --images names the pictures, --pictures counts them; give one of both")
+        for name, least in (("pictures", 0), ("objects", 1), ("against", None), ("images", None)):
+            value = getattr(self, name)
+            if value not in (None, ()) and self.what == "gap":
+                raise UserError(f"mimicdet explain gap has no --{name}, which belongs to alignment")
+            if value is not None and least is not None and value < least:
+                raise UserError(f"mimicdet explain: --{name} must be {least} or more, not {value}")
+        dataset = self.reading.load(self.data, self.split)
+        text, files = self._gap(dataset) if self.what == "gap" else self._alignment(dataset)
+        print(f"{text}\n\n{self.out}: {files}")
+        return 0
+
+    # torch and all are imported there, not before the data are found to be good
+
+    def _alignment(self, dataset: DetectionDataset) -> tuple[str, str]:
+        from mimicdet.lab.explain.report import explain_alignment
+        from mimicdet.predict import Detector
+
+        models = [self.model] if self.against is None else [self.model, self.against]
+        text = explain_alignment(
+            {str(model): Detector.from_pretrained(model, self.device) for model in models}, dataset, self.out,
+            pictures=PICTURES if self.pictures is None else self.pictures,
+            objects=OBJECTS if self.objects is None else self.objects, images=self.images,
+            progress=sys.stderr.isatty(),
+        )  # fmt: skip
+        return text, "alignment.md, alignment.csv and pictures"
+
+    def _gap(self, dataset: DetectionDataset) -> tuple[str, str]:
+        from mimicdet.lab.explain.gap import explain_gap
+        from mimicdet.tasks.mimic_run import read_mimic_run
+
+        text = explain_gap(
+            read_mimic_run(self.model), dataset, self.out, device=self.device, progress=sys.stderr.isatty()
+        )
+        return text, "gap.md and gap.csv"

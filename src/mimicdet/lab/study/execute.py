@@ -1,0 +1,185 @@
+"""Trains and measures the jobs of a study, each in a process of its own; what is finished stays."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from typing import IO
+
+from mimicdet.engine.run_folder import RunFolder
+from mimicdet.engine.stop import TrainingStopped, stop_on_signals
+from mimicdet.files import replace_file
+from mimicdet.lab.study.outcome import DETECTIONS, Data, is_finished, write_outcome
+from mimicdet.lab.study.plan import Job
+from mimicdet.lab.study.reuse import take_over
+from mimicdet.settings_file import dump_settings
+
+INTERRUPTED = 130
+"""Exit code of a command that a signal ended."""
+
+
+def execute(jobs: Sequence[Job], data: Data, *, parallel: int, reuse: bool) -> list[str]:
+    """Runs every job that is not finished, students as soon as their teachers are.
+
+    A job is trained with ``mimicdet train`` (continued, if it was interrupted) and its last weights are measured: the
+    best ones would have been chosen on the very images that count here.
+
+    Args:
+        parallel: so many at a time; each on a GPU of its own where there are GPUs.
+        reuse: take over what other studies have finished.
+
+    Returns:
+        A sentence for each that failed.
+
+    Raises:
+        UserError: a finished job had other settings or data; before anything is trained.
+        TrainingStopped: after SIGINT or SIGTERM, when the trainings under way have written their checkpoints.
+    """
+    for job in jobs:
+        is_finished(job, data)
+    failures: list[str] = []
+    seats = _Seats(parallel)
+    waiting = list(jobs)
+    running: dict[Future[str | None], Job] = {}
+    with (
+        stop_on_signals() as stop,
+        _stopping(seats),  # a signal while the pool waits for the last ones, after an error
+        stop.at_once(),
+        ThreadPoolExecutor(parallel) as pool,
+        _stopping(seats),  # before the pool waits
+    ):
+        while waiting or running:
+            ended = [job for job in jobs if job not in waiting and job not in running.values()]
+            for job in [job for job in waiting if _teachers(job, jobs) <= {j.name for j in ended}]:
+                if len(running) == parallel:  # none is queued: after an error or a signal nothing more may begin
+                    break
+                waiting.remove(job)
+                if any(not is_finished(j, data) for j in jobs if j.run in job.needs):
+                    failures.append(f"{job.name}: its teacher '{', '.join(job.needs)}' is not finished")
+                else:
+                    running[pool.submit(_finish, job, seats, data, reuse)] = job
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                del running[future]
+                failures += filter(None, [future.result()])
+    return failures
+
+
+@contextmanager
+def _stopping(seats: _Seats) -> Iterator[None]:
+    """On a signal inside, the commands on the seats are told to end too; whoever started them waits for them."""
+    try:
+        yield
+    except TrainingStopped:
+        seats.stop()
+        raise
+
+
+def _teachers(job: Job, jobs: Sequence[Job]) -> set[str]:
+    """Names of the jobs that must have ended before."""
+    return {other.name for other in jobs if other.run in job.needs}
+
+
+def _say(line: str) -> None:
+    """In one piece, for several threads write."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+class _Seats:
+    """GPUs, or shares of the processor, handed out to jobs, and the commands that run there."""
+
+    def __init__(self, number: int) -> None:
+        import torch
+
+        gpus = torch.cuda.device_count()
+        self._free = list(range(number))
+        self._lock = threading.Lock()
+        self._gpus = gpus
+        self._threads = max(1, (os.cpu_count() or 1) // number)
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._stopped = False
+
+    def take(self) -> int:
+        with self._lock:
+            return self._free.pop(0)
+
+    def give(self, seat: int) -> None:
+        with self._lock:
+            self._free.append(seat)
+
+    def run(self, seat: int, words: Sequence[str], output: IO[str]) -> int:
+        """A command of ours; its exit code."""
+        with self._lock:
+            if self._stopped:
+                return INTERRUPTED
+            process = subprocess.Popen(
+                [sys.executable, "-m", "mimicdet", *words], stdout=output, stderr=output, env=self._environment(seat)
+            )
+            self._running.add(process)
+        try:
+            return process.wait()
+        finally:
+            with self._lock:
+                self._running.remove(process)
+
+    def stop(self) -> None:
+        """Commands are told to end, and none begins any more."""
+        with self._lock:
+            if self._stopped:
+                return
+            self._stopped = True
+            for process in self._running:
+                process.terminate()
+        print("\nthe trainings under way write their checkpoints and end; the same command goes on", file=sys.stderr)
+
+    def _environment(self, seat: int) -> dict[str, str]:
+        if self._gpus:
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+            names = visible.split(",") if visible else [str(i) for i in range(self._gpus)]
+            return {**os.environ, "CUDA_VISIBLE_DEVICES": names[seat % self._gpus]}
+        return {"OMP_NUM_THREADS": str(self._threads), **os.environ}  # a user's own choice goes before ours
+
+
+def _finish(job: Job, seats: _Seats, data: Data, reuse: bool) -> str | None:
+    """Trains and measures a job; a sentence if that failed."""
+    if is_finished(job, data):
+        _say(f"{job.name}: finished before")
+        return None
+    if reuse and (source := take_over(job, data)) is not None:
+        _say(f"{job.name}: finished in {source}, taken over")
+        return None
+    seat = seats.take()
+    log = job.folder.with_suffix(".log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    began = time.perf_counter()
+    _say(f"{job.name}: training, see {log}")
+    try:
+        settings = job.folder.with_suffix(".yaml")
+        replace_file(settings, dump_settings(job.settings).encode())
+        folder = RunFolder(job.folder)
+        where = ["--data", str(data.folder), "--split", data.val]
+        where += ["--max_faulty_boxes", str(job.settings.data.max_faulty_boxes)]
+        where += ["--voc_one_based"] if job.settings.data.voc_one_based else []
+        words = ["train", str(data.folder), "--config", str(settings), "--out", str(job.folder)]
+        words += ["--split", data.train, "--val", data.val]
+        words += ["--resume"] if folder.holds_a_run else []
+        found = job.folder / DETECTIONS
+        for command in (
+            words, ["predict", str(folder.last_model), *where, "--json", str(found)],
+        ):  # fmt: skip
+            with log.open("a") as output:
+                code = seats.run(seat, command, output)
+            if code:
+                lines = log.read_text(errors="replace").strip().splitlines()
+                return f"{job.name}: {lines[-1] if lines else f'exit code {code}'} (see {log})"
+        metrics = write_outcome(job, data)
+        _say(f"{job.name}: AP {100 * metrics['AP']:.1f} ({time.perf_counter() - began:.0f} s)")
+        return None
+    finally:
+        seats.give(seat)

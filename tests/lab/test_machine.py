@@ -1,0 +1,29 @@
+"""What figures say that they were measured on."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+import pytest
+
+from mimicdet.lab.machine import cpu_name
+
+
+def test_linux_names_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        Path, "read_text", lambda *_, **__: "processor : 0\nmodel name\t: Some CPU @ 2 GHz\nflags : a\n"
+    )
+    assert cpu_name() == "Some CPU @ 2 GHz"
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_elsewhere_python_does(monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
+    def read(*_: object, **__: object) -> str:
+        if not there:
+            raise FileNotFoundError
+        return "processor : 0\n"  # as on ARM
+
+    monkeypatch.setattr(Path, "read_text", read)
+    monkeypatch.setattr(platform, "processor", lambda: "arm")
+    assert cpu_name() == "arm"
