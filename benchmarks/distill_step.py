@@ -67,7 +67,7 @@ def measure(folder: Path, options: Any) -> list[Row]:
     tasks |= {name: _task(options, folder, weights) for name, weights in VARIANTS.items()}
     cases: dict[str, Callable[[], object]] = {name: _step(task, batch) for name, task in tasks.items()}
     seen = tasks["+ RM"].teachers[0]
-    cases["teacher"] = lambda: seen.look(batch.images, batch.sizes)
+    cases["teacher"] = lambda: seen.dense_maps(batch.images, batch.sizes)
     title = f"{options.family} {height}x{width} batch {options.batch}"
     return rows_of(
         alternate(cases, rounds=options.rounds, device=options.device, title=title), "student alone",
@@ -91,7 +91,7 @@ def _task(options: Any, teacher: Path | None, weights: dict[str, float]) -> Any:
         settings |= {"task": "distill", "distill": {"teachers": (str(teacher),), **OFF, **weights}}
     built = Settings.model_validate(settings)
     torch.manual_seed(0)
-    task = build_task(built, build_model(built.model, len(NAMES)), class_names=NAMES)
+    task = build_task(built, class_names=NAMES)
     return task.to(options.device).to(memory_format=torch.channels_last).train()
 
 

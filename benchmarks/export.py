@@ -110,7 +110,7 @@ def _multiplies(flops: int) -> Callable[[], object]:
 
 def _detects(model: Any, images: torch.Tensor, sizes: torch.Tensor) -> Callable[[], object]:
     seen = sizes_or_none(images, sizes)
-    return lambda: decode(model(images, seen), sizes, score_threshold=peers.SCORE_THRESHOLD)
+    return lambda: decode(model(images, seen), sizes, peers.INFERENCE)
 
 
 def _model(backbone: str) -> Any:

@@ -22,9 +22,10 @@ from torch import Tensor, nn
 
 from mimicdet.inference.decode import decode
 from mimicdet.inference.detect import sizes_or_none
-from mimicdet.inference.fold import fold_batch_norm, settle_padding
+from mimicdet.inference.fold import fold_batch_norm, fold_detector, settle_padding
 from mimicdet.lab.bench.stages import STAGES, stages
 from mimicdet.lab.bench.timing import alternate
+from mimicdet.models.detector import DetectionModel
 
 MODES = ("eager", "treated", "compiled")
 PRECISION = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -85,7 +86,7 @@ def measure(backbone: str, height: int, width: int, batch: int, precision: str, 
     def peer(model: nn.Module) -> Callable[[], object]:
         return lambda: model(list(images))
 
-    cases = {"mimicdet": lambda: decode(ours(canvas, seen), sizes, score_threshold=peers.SCORE_THRESHOLD)}
+    cases = {"mimicdet": lambda: decode(ours(canvas, seen), sizes, peers.INFERENCE)}
     cases |= {name: peer(model) for name, model in others.items()}
     cases["backbone + pyramid"] = lambda: floor(canvas)
     cases = {name: cast(run) for name, run in cases.items()}
@@ -97,7 +98,9 @@ def measure(backbone: str, height: int, width: int, batch: int, precision: str, 
     rows = rows_of(alternate(cases, rounds=options.rounds, device=device, title=title), "mimicdet", **setting)
     if mode == "eager":
         with torch.autocast(device.type, PRECISION[precision], enabled=precision != "float32"):
-            parts = {f"mimicdet:{name}": cast(run) for name, run in stages(plain, canvas, sizes).items()}
+            parts = {
+                f"mimicdet:{name}": cast(run) for name, run in stages(plain, canvas, sizes, peers.INFERENCE).items()
+            }
             parts["mimicdet:s_head dense"] = cast(_dense_head(plain, canvas, sizes))
         timings = alternate(parts, rounds=options.rounds, device=device, title=f"{title}, stages")
         total = sum(timings[f"mimicdet:{name}"].median for name in STAGES)
@@ -113,9 +116,12 @@ def _dense_head(model: Any, images: Tensor, sizes: Tensor) -> Callable[[], objec
 
 def _treated(model: nn.Module, device: torch.device) -> Any:
     """As ``Detector`` has it: evaluation mode, batch norm folded into convolutions, padding settled, channels last."""
-    model = copy.copy(model).eval()
-    model._modules = dict(model._modules)
-    model.backbone = settle_padding(fold_batch_norm(model.backbone))
+    if isinstance(model, DetectionModel):
+        model = fold_detector(model.eval())
+    else:
+        model = copy.copy(model).eval()
+        model._modules = dict(model._modules)
+        model.backbone = settle_padding(fold_batch_norm(model.backbone))
     return model.to(device).to(memory_format=torch.channels_last)
 
 

@@ -16,15 +16,15 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool, LastLevelP6P7
 
 from mimicdet.build import build_model
-from mimicdet.config import ModelSettings
+from mimicdet.config import InferenceSettings, ModelSettings
 from mimicdet.models.backbone import Backbone
 from mimicdet.models.mimicdet import MimicDet
 
 BACKBONES = {"resnet50": "resnet50.tv_in1k", "lite0": "tf_efficientnet_lite0.in1k"}
 PEERS = ("retinanet", "fcos", "faster_rcnn")
 CLASSES = 80
-SCORE_THRESHOLD = 0.05
-"""Torchvision's, for all: above what any class gets from untrained weights."""
+INFERENCE = InferenceSettings(score_threshold=0.05)
+"""With torchvision's threshold, for all: above what any class gets from untrained weights."""
 
 
 def mimicdet(backbone: str, *, classes: int = CLASSES, alignment: str = "guided") -> MimicDet:
@@ -39,10 +39,10 @@ class Floor(nn.Module):
 
     def __init__(self, model: MimicDet) -> None:
         super().__init__()
-        self.backbone, self.pyramid = model.backbone, model.pyramid
+        self.trunk = model.trunk
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        return self.pyramid(self.backbone(self.backbone.normalise(images))).levels
+        return self.trunk(images).levels
 
 
 class TorchvisionBackbone(nn.Module):
@@ -78,7 +78,7 @@ def peer(name: str, backbone: str, *, classes: int = CLASSES, trainable_layers: 
     else:
         settings = ModelSettings(backbone=BACKBONES[backbone], weights="random")
         finest = 2 if name == "faster_rcnn" else 3
-        body = build_model(settings, 1, finest_level=finest).backbone
+        body = build_model(settings, 1, finest_level=finest).trunk.backbone
         if name == "faster_rcnn":
             trunk = TorchvisionBackbone(body, LastLevelMaxPool())
             sizes = tuple((s,) for s in (32, 64, 128, 256, 512))

@@ -151,7 +151,7 @@ def _predicts(model: Any, batch: int, height: int, width: int, device: str) -> C
 
     @torch.inference_mode()
     def run() -> object:
-        return decode(model(images, sizes), sizes, score_threshold=peers.SCORE_THRESHOLD)
+        return decode(model(images, sizes), sizes, peers.INFERENCE)
 
     return run
 

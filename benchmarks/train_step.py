@@ -25,12 +25,11 @@ import torch
 from rows import Row, bars, parser, print_rows, rows_of, write
 from torch import Tensor, nn
 
-from mimicdet.build import build_model
 from mimicdet.config import ModelSettings, Settings, TeacherSettings
 from mimicdet.data.batch import Batch, Sample, collate
 from mimicdet.lab.bench.timing import alternate
 from mimicdet.lab.bench.training import STEP_STAGES, step_stages
-from mimicdet.tasks import build_task, finest_backbone_level
+from mimicdet.tasks import build_task
 
 PRECISION = {"float32": torch.float32, "bf16": torch.bfloat16}
 OBJECTS = 10
@@ -109,8 +108,8 @@ def mimic_task(
     model = ModelSettings(backbone=peers.BACKBONES[backbone], weights="random", frozen_stages=2, freeze_batch_norm=True)
     torch.manual_seed(0)
     settings = Settings(model=model, teacher=TeacherSettings(backbone=teacher))
-    built = build_model(model, classes, finest_level=finest_backbone_level(settings))
-    return build_task(settings, built).to(device).to(memory_format=torch.channels_last).train()
+    task = build_task(settings, class_names=list(map(str, range(classes))), pretrained=False)
+    return task.to(device).to(memory_format=torch.channels_last).train()
 
 
 def example_batch(

@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mimicdet.data.dataset import Category, DetectionDataset, ImageRecord
-from mimicdet.models.dense import DenseOutput
+from mimicdet.models.detector import DetectionModel, Predictions
+from tests.tiny import tiny_trunk
 
 CATEGORIES = (Category(7, "cat"), Category(2, "dog"), Category(91, "newt"))
 SHAPES = ((60, 90), (101, 64), (48, 48), (64, 129), (77, 50))
@@ -50,30 +51,27 @@ def make_dataset(folder: Path, shapes: Sequence[tuple[int, int]] = SHAPES, *, se
     return DetectionDataset(root=folder, split="val", format="coco", categories=CATEGORIES, images=tuple(records))
 
 
-class FakeDetector(nn.Module):
+class FakeDetector(DetectionModel):
     """Returns the objects of ``dataset``, scaled to the image it gets; scores fall from 0.9 by the order of objects."""
 
-    divisor = 32
-
     def __init__(self, dataset: DetectionDataset) -> None:
-        super().__init__()
+        super().__init__(trunk=tiny_trunk(), num_classes=len(dataset.categories))
         self.dataset = dataset
-        self.anything = nn.Parameter(torch.zeros(()))
         self.frozen = nn.BatchNorm2d(1).eval()
         self.batches: list[tuple[int, ...]] = []
 
     def forward(
-        self, images: Tensor, sizes: Tensor | None = None, *, dense: bool = False, top: int = 1000
-    ) -> DenseOutput:
+        self, images: Tensor, sizes: Tensor | None = None, *, dense: bool = False, top: int | None = 1000
+    ) -> Predictions:
         if sizes is None:
             sizes = torch.tensor([images.shape[2:]] * len(images))
         assert torch.is_inference_mode_enabled()
         assert not self.training
+        assert top is not None
         assert top >= 4
         self.batches.append(tuple(images.shape))
         b, a, k = len(images), 4, len(self.dataset.categories)
-        logits = torch.full((b, a, k + 1), -50.0)
-        logits[..., -1] = 50
+        scores = torch.zeros(b, a, k)
         boxes = torch.zeros(b, a, 4)
         for i in range(b):
             height, width = sizes[i].tolist()
@@ -83,7 +81,6 @@ class FakeDetector(nn.Module):
             scale = np.array([width / record.width, height / record.height] * 2)
             boxes[i, : len(record.boxes)] = torch.from_numpy(record.boxes * scale).float()
             for j, label in enumerate(record.labels.tolist()):
-                score = 0.9 - 0.1 * j
-                logits[i, j, label], logits[i, j, -1] = np.log(score), np.log(1 - score)
+                scores[i, j, label] = 0.9 - 0.1 * j
         positions = torch.arange(a).expand(b, a)
-        return DenseOutput(torch.zeros(b, a), boxes, positions, logits, boxes)
+        return Predictions(positions, scores, boxes)

@@ -26,7 +26,8 @@ from mimicdet.assign import (
     sample_balanced,
     sample_some,
 )
-from mimicdet.models.grid import Grid, make_grid
+from mimicdet.models.anchors import square_anchors
+from mimicdet.models.detector import Places
 
 Box = tuple[int, int, int, int]
 Objects = list[tuple[Box, int, bool]]  # box in quarter pixels, label, crowd
@@ -34,9 +35,10 @@ STRIDES = [8, 16, 32, 64, 128]
 K = 4
 
 
-def grid_of(height: int, width: int) -> Grid:
+def places_of(height: int, width: int) -> Places:
     shapes = [(-(-height // s), -(-width // s)) for s in STRIDES]
-    return make_grid(shapes, STRIDES, torch.device("cpu"))
+    places: Places = square_anchors((3, 4, 5, 6, 7), side_in_cells=4)(shapes)
+    return places
 
 
 @st.composite
@@ -100,22 +102,22 @@ def test_anchors_equal_the_literal_version(data: st.DataObject, ensure: bool, te
     height, width = data.draw(st.sampled_from([(64, 96), (160, 224), (320, 544)]))
     sizes = data.draw(st.lists(st.tuples(st.integers(8, height), st.integers(8, width)), min_size=1, max_size=2))
     batch = [data.draw(objects_in(*size)) for size in sizes]
-    grid = grid_of(height, width)
+    places = places_of(height, width)
     match = match_anchors(
-        grid, grid.valid(torch.tensor(sizes)), *padded(batch, extra=data.draw(st.integers(0, 2))),
+        places, places.valid(torch.tensor(sizes)), *padded(batch, extra=data.draw(st.integers(0, 2))),
         center_fraction=tenths / 10, ensure_match=ensure,
     )  # fmt: skip
     for row, size, objects in zip(match.tolist(), sizes, batch, strict=True):
         assert row == literal_match(height, width, size, objects, tenths, ensure)
 
 
-def match_one(box: list[float], *, ensure: bool, canvas: int = 1280) -> tuple[Grid, Tensor]:
-    grid = grid_of(canvas, canvas)
+def match_one(box: list[float], *, ensure: bool, canvas: int = 1280) -> tuple[Places, Tensor]:
+    places = places_of(canvas, canvas)
     match = match_anchors(
-        grid, torch.ones(1, len(grid.level), dtype=torch.bool), torch.tensor([[box]]), torch.zeros(1, 1).long(),
+        places, torch.ones(1, len(places.level), dtype=torch.bool), torch.tensor([[box]]), torch.zeros(1, 1).long(),
         torch.zeros(1, 1, dtype=torch.bool), center_fraction=0.3, ensure_match=ensure,
     )  # fmt: skip
-    return grid, (match[0] != NO_OBJECT).nonzero().squeeze(1)
+    return places, (match[0] != NO_OBJECT).nonzero().squeeze(1)
 
 
 @pytest.mark.parametrize(
@@ -125,9 +127,9 @@ def match_one(box: list[float], *, ensure: bool, canvas: int = 1280) -> tuple[Gr
 )  # fmt: skip
 def test_levels_by_scale(side: float, level: int):
     """S_l <= scale < 2 S_l, all that are smaller on P3, all that are larger on P7."""
-    grid, positions = match_one([4.0, 4.0, 4 + side, 4 + side], ensure=True)
+    places, positions = match_one([4.0, 4.0, 4 + side, 4 + side], ensure=True)
     assert len(positions) > 0
-    assert (grid.level[positions] + 3).unique().tolist() == [level]
+    assert (places.level[positions] + 3).unique().tolist() == [level]
 
 
 @pytest.mark.parametrize(("side", "share"), [(8, 0.09), (16, 0.36), (24, 0.81), (28, 1.0)])
@@ -136,11 +138,11 @@ def test_share_of_small_objects_with_a_positive(side: int, share: float):
     steps = [i / 20 * 8 + 0.2 for i in range(20)]
     places = torch.tensor([[y, x] for y in steps for x in steps])
     boxes = torch.cat([places.flip(1), places.flip(1) + side], dim=1)[:, None] + 64
-    grid = grid_of(128, 128)
-    valid = torch.ones(400, len(grid.level), dtype=torch.bool)
+    places = places_of(128, 128)
+    valid = torch.ones(400, len(places.level), dtype=torch.bool)
     labels, crowd = torch.zeros(400, 1).long(), torch.zeros(400, 1, dtype=torch.bool)
     for ensure, expected in ((False, share), (True, 1.0)):
-        match = match_anchors(grid, valid, boxes, labels, crowd, center_fraction=0.3, ensure_match=ensure)
+        match = match_anchors(places, valid, boxes, labels, crowd, center_fraction=0.3, ensure_match=ensure)
         assert (match != NO_OBJECT).any(1).float().mean().item() == pytest.approx(expected, abs=0.021)
 
 
@@ -149,9 +151,9 @@ def test_the_smallest_of_several_objects_wins():
     objects: Objects = [(large, 0, False), (small, 1, False), (crowd, 2, True)]
     for order in itertools.permutations(objects):
         boxes, labels, crowds = padded([list(order)])
-        grid = grid_of(64, 64)
+        places = places_of(64, 64)
         match = match_anchors(
-            grid, torch.ones(1, len(grid.level), dtype=torch.bool), boxes, labels, crowds,
+            places, torch.ones(1, len(places.level), dtype=torch.bool), boxes, labels, crowds,
             center_fraction=0.5, ensure_match=False,
         )  # fmt: skip
         won = labels[0][match[0][match[0] != NO_OBJECT]].tolist()
@@ -162,33 +164,33 @@ def test_the_smallest_of_several_objects_wins():
 
 def test_anchors_on_padding_are_never_positive():
     """Whatever the mask: objects of a batch lie inside their image, so that sizes alone would not show it."""
-    grid = grid_of(160, 224)
-    valid = torch.rand(1, len(grid.level), generator=torch.Generator().manual_seed(0)) < 0.5
+    places = places_of(160, 224)
+    valid = torch.rand(1, len(places.level), generator=torch.Generator().manual_seed(0)) < 0.5
     boxes, labels, crowd = padded([[((4 * x, 4 * x, 4 * x + 80, 4 * x + 80), 0, False) for x in range(0, 140, 3)]])
     everywhere = match_anchors(
-        grid, torch.ones_like(valid), boxes, labels, crowd, center_fraction=0.9, ensure_match=False
+        places, torch.ones_like(valid), boxes, labels, crowd, center_fraction=0.9, ensure_match=False
     )
     assert (everywhere[~valid] != NO_OBJECT).any()
     for ensure in (False, True):
-        match = match_anchors(grid, valid, boxes, labels, crowd, center_fraction=0.9, ensure_match=ensure)
+        match = match_anchors(places, valid, boxes, labels, crowd, center_fraction=0.9, ensure_match=ensure)
         assert torch.equal(match, everywhere.masked_fill(~valid, NO_OBJECT))
-    sparse = match_anchors(grid, valid, boxes, labels, crowd, center_fraction=0.01, ensure_match=True)
+    sparse = match_anchors(places, valid, boxes, labels, crowd, center_fraction=0.01, ensure_match=True)
     assert (sparse[~valid] == NO_OBJECT).all()
 
 
 @settings(max_examples=40, deadline=None)
 @given(objects=objects_in(256, 256), ensure=st.booleans())
 def test_moving_by_a_p7_stride_moves_the_targets(objects: Objects, ensure: bool):
-    grid = grid_of(384, 512)
-    valid = torch.ones(1, len(grid.level), dtype=torch.bool)
+    places = places_of(384, 512)
+    valid = torch.ones(1, len(places.level), dtype=torch.bool)
     boxes, labels, crowd = padded([objects])
     rules = {"center_fraction": 0.3, "ensure_match": ensure}
-    before = match_anchors(grid, valid, boxes, labels, crowd, **rules)[0]
-    after = match_anchors(grid, valid, boxes + boxes.new_tensor([256, 128, 256, 128]), labels, crowd, **rules)[0]
-    cells = 128 // grid.stride.long()
+    before = match_anchors(places, valid, boxes, labels, crowd, **rules)[0]
+    after = match_anchors(places, valid, boxes + boxes.new_tensor([256, 128, 256, 128]), labels, crowd, **rules)[0]
+    cells = 128 // places.stride.long()
     matched = (before != NO_OBJECT).nonzero().squeeze(1)
-    moved = matched + cells[matched] * grid.width[matched] + 2 * cells[matched]
-    assert torch.equal(grid.level[moved], grid.level[matched])
+    moved = matched + cells[matched] * places.columns[places.level[matched]] + 2 * cells[matched]
+    assert torch.equal(places.level[moved], places.level[matched])
     assert torch.equal(after[moved], before[matched])
     assert (after != NO_OBJECT).sum() == len(matched)
 
@@ -197,21 +199,21 @@ def test_moving_by_a_p7_stride_moves_the_targets(objects: Objects, ensure: bool)
 @given(data=st.data(), ensure=st.booleans())
 def test_order_of_objects_and_images_does_not_matter(data: st.DataObject, ensure: bool):
     batch = [data.draw(objects_in(160, 224)) for _ in range(3)]
-    grid = grid_of(160, 224)
-    valid = grid.valid(torch.tensor([[160, 224], [100, 130], [33, 224]]))
+    places = places_of(160, 224)
+    valid = places.valid(torch.tensor([[160, 224], [100, 130], [33, 224]]))
     boxes, labels, crowd = padded(batch)
     rules = {"center_fraction": 0.3, "ensure_match": ensure}
-    match = match_anchors(grid, valid, boxes, labels, crowd, **rules)
+    match = match_anchors(places, valid, boxes, labels, crowd, **rules)
 
     images = torch.tensor(data.draw(st.permutations(range(3))))
     assert torch.equal(
-        match_anchors(grid, valid[images], boxes[images], labels[images], crowd[images], **rules), match[images]
+        match_anchors(places, valid[images], boxes[images], labels[images], crowd[images], **rules), match[images]
     )
     for i, objects in enumerate(batch):  # each image alone, without the padding that the others bring
-        assert torch.equal(match_anchors(grid, valid[i : i + 1], *padded([objects]), **rules)[0], match[i])
+        assert torch.equal(match_anchors(places, valid[i : i + 1], *padded([objects]), **rules)[0], match[i])
     m = labels.shape[1]
     order = torch.tensor(data.draw(st.permutations(range(m))), dtype=torch.int64)
-    shuffled = match_anchors(grid, valid, boxes[:, order], labels[:, order], crowd[:, order], **rules)
+    shuffled = match_anchors(places, valid, boxes[:, order], labels[:, order], crowd[:, order], **rules)
     assert torch.equal(shuffled == NO_OBJECT, match == NO_OBJECT)
     if m:  # objects of one size may swap
         sizes = (boxes[..., 2:] - boxes[..., :2]).prod(-1)
@@ -361,9 +363,9 @@ def test_images_without_objects():
         assert targets.match.eq(NO_OBJECT).all()
         assert targets.classes.tolist() == [[K, IGNORED], [K, K]]
         assert targets.best_iou.eq(0).all()
-        grid = grid_of(64, 64)
-        valid = torch.ones(2, len(grid.level), dtype=torch.bool)
-        assert match_anchors(grid, valid, *objects, center_fraction=0.3, ensure_match=True).eq(NO_OBJECT).all()
+        places = places_of(64, 64)
+        valid = torch.ones(2, len(places.level), dtype=torch.bool)
+        assert match_anchors(places, valid, *objects, center_fraction=0.3, ensure_match=True).eq(NO_OBJECT).all()
 
 
 # --- sampling --------------------------------------------------------------------------------------------------------

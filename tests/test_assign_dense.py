@@ -17,17 +17,17 @@ from torchvision.ops import box_iou
 
 from mimicdet.assign import NO_OBJECT
 from mimicdet.assign_dense import LEFT_OUT, Match, by_center, by_overlap, by_statistics, match_objects
-from mimicdet.models.anchors import Anchors, Places, square
-from mimicdet.models.atss import square_anchors
-from mimicdet.models.retinanet import retina_anchors
+from mimicdet.families.retinanet import retina_anchors
+from mimicdet.models.anchors import square_anchors
+from mimicdet.models.detector import Places
 from mimicdet.ops.boxes import intersection_over_first
 
 LEVELS = (3, 4, 5, 6, 7)
 CANVAS = (128, 160)
 SHAPES = [(-(-CANVAS[0] // 2**l), -(-CANVAS[1] // 2**l)) for l in LEVELS]
 RETINA = retina_anchors(LEVELS)(SHAPES, CANVAS)
-FCOS_POINTS = Anchors(base=[square(2**l) for l in LEVELS], levels=LEVELS, convention="corner")(SHAPES, CANVAS)
-ATSS = square_anchors(LEVELS)(SHAPES, CANVAS)
+FCOS_POINTS = square_anchors(LEVELS, side_in_cells=1, convention="corner")(SHAPES, CANVAS)
+ATSS = square_anchors(LEVELS, side_in_cells=8)(SHAPES, CANVAS)
 
 
 @st.composite

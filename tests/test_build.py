@@ -17,8 +17,8 @@ from mimicdet.config import InferenceSettings, ModelSettings
 from mimicdet.data.dataset import Category
 from mimicdet.errors import UserError
 from mimicdet.models.alignment import AlignedConv
+from mimicdet.models.anchors import square_anchors
 from mimicdet.models.frozen_norm import FrozenNorm
-from mimicdet.models.grid import make_grid
 from mimicdet.models.mimicdet import MimicDet
 from mimicdet.models.pyramid import FinerLevel
 from mimicdet.teachers.t_head import THead
@@ -54,7 +54,7 @@ class MultiplyAdds:
     def add(self, layer: nn.Module, outputs: int) -> None:
         """``outputs``: numbers that the layer gave, each a sum over one filter of its weight."""
         assert isinstance(layer, nn.Conv2d | nn.Linear)
-        self.count[self.names[layer].split(".")[0]] += outputs * layer.weight[0].numel()
+        self.count[self.names[layer].removeprefix("trunk.").split(".")[0]] += outputs * layer.weight[0].numel()
 
     def __enter__(self) -> MultiplyAdds:
         dense, at = AlignedConv.dense, AlignedConv.at
@@ -102,8 +102,8 @@ def test_parameters_at_inference_are_34_95_million_and_the_t_heads_29_2() -> Non
 def test_multiply_adds_of_a_dense_s_head_are_144_8_giga() -> None:
     model = build(PAPER)
     with MultiplyAdds(model) as counted:
-        output = model(torch.empty(1, 3, HEIGHT, WIDTH, device="meta"), dense=True)
-    assert output.objectness.shape[1] == 21_330
+        output = model(torch.empty(1, 3, HEIGHT, WIDTH, device="meta"), dense=True, top=None)
+    assert output.scores.shape[1] == 21_330
     assert counted.count.total() == pytest.approx(144.8e9, rel=0.01)
     assert set(counted.count) == {"backbone", "pyramid", "refinement", "s_head"}
 
@@ -114,7 +114,7 @@ def test_multiply_adds_with_the_s_head_at_1000_positions_are_115_6_giga() -> Non
         refined = model.refine(torch.empty(1, 3, HEIGHT, WIDTH, device="meta"))
     # Which positions are read depends on values, so this part runs for real, on maps of zeros
     shapes = [(level.shape[2], level.shape[3]) for level in refined.pyramid.levels]
-    grid = make_grid(shapes, [8, 16, 32, 64, 128], torch.device("cpu"))
+    places = square_anchors((3, 4, 5, 6, 7), side_in_cells=4)(shapes)
     real = ModelSettings(**PAPER.model_dump() | {"backbone": "test_resnet", "frozen_stages": 0})
     head = build_model(real, 80).s_head
     levels = [torch.zeros(1, 256, h, w) for h, w in shapes]
@@ -123,7 +123,7 @@ def test_multiply_adds_with_the_s_head_at_1000_positions_are_115_6_giga() -> Non
     everywhere = torch.randperm(21_330, generator=torch.Generator().manual_seed(0))[:1000]
     for rows in (everywhere, torch.arange(1000), torch.arange(20_000, 21_000)):
         with torch.no_grad(), MultiplyAdds(head) as in_head:
-            head.at(levels, torch.zeros(1, 21_330, 4), grid, rows)
+            head.at(levels, torch.zeros(1, 21_330, 4), places, rows)
         totals.append(counted.count.total() + in_head.count.total())
     for total in totals:
         assert total == pytest.approx(115.6e9, rel=0.01)
@@ -134,8 +134,8 @@ def test_the_finest_level_for_a_teacher_costs_the_detector_nothing() -> None:
     alone, taught = build(PAPER), build(PAPER, finest_level=2)
     assert alone.state_dict().keys() == taught.state_dict().keys()
     assert parameters(alone) == parameters(taught)
-    assert 2 not in alone.backbone.channels
-    assert 2 in taught.backbone.channels
+    assert 2 not in alone.trunk.backbone.channels
+    assert 2 in taught.trunk.backbone.channels
     assert not [m for m in taught.modules() if isinstance(m, FinerLevel | THead)]
     with MultiplyAdds(alone) as one:
         alone(torch.empty(1, 3, 64, 64, device="meta"), dense=True)
@@ -170,7 +170,7 @@ def tiny(**changes: Any) -> MimicDet:
 def test_widths() -> None:
     model = tiny()
     assert model.num_classes == 3
-    assert model.pyramid.channels == model.refinement.conv.out_channels == model.s_head.align.in_channels == 16
+    assert model.trunk.pyramid.channels == model.refinement.conv.out_channels == model.s_head.align.in_channels == 16
     assert model.s_head.align.out_channels == 24
     assert model.s_head.class_features.out_features == model.s_head.box_features.out_features == 20
     assert model.s_head.classifier.out_features == 4
@@ -181,11 +181,14 @@ def test_widths() -> None:
 @pytest.mark.parametrize(
     ("changes", "check"),
     [
-        ({"backbone": "test_convnext"}, lambda m: hasattr(m.backbone.network, "stages_3")),
-        ({"levels": (2, 3, 4, 5)}, lambda m: m.pyramid.level_numbers == (2, 3, 4, 5) and 2 in m.backbone.channels),
-        ({"levels": (4, 5, 6)}, lambda m: m.pyramid.level_numbers == (4, 5, 6) and 3 not in m.backbone.channels),
-        ({"pyramid_channels": 8}, lambda m: m.pyramid.channels == m.s_head.align.in_channels == 8),
-        ({"pyramid_norm": "layer"}, lambda m: len([x for x in m.pyramid.modules() if isinstance(x, LayerNorm2d)]) == 9),
+        ({"backbone": "test_convnext"}, lambda m: hasattr(m.trunk.backbone.network, "stages_3")),
+        ({"levels": (2, 3, 4, 5)}, lambda m: m.trunk.level_numbers == (2, 3, 4, 5) and 2 in m.trunk.backbone.channels),
+        ({"levels": (4, 5, 6)}, lambda m: m.trunk.level_numbers == (4, 5, 6) and 3 not in m.trunk.backbone.channels),
+        ({"pyramid_channels": 8}, lambda m: m.trunk.channels == m.s_head.align.in_channels == 8),
+        (
+            {"pyramid_norm": "layer"},
+            lambda m: sum(isinstance(x, LayerNorm2d) for x in m.trunk.pyramid.modules()) == 9,
+        ),
         ({"alignment": "deformable"}, lambda m: m.s_head.offset_conv.out_channels == 50),
         ({"alignment": "conv"}, lambda m: not hasattr(m.s_head, "guided_offsets")),
         ({"offsets": "box_grid"}, lambda m: not list(m.s_head.guided_offsets.parameters())),
@@ -198,7 +201,7 @@ def test_widths() -> None:
         ({"head_paths": "single"}, lambda m: m.s_head.box_features is m.s_head.class_features),
         ({"head_init": "gaussian"}, lambda m: float(m.s_head.class_features.weight.detach().std()) < 0.02),
         ({"head_init": "he"}, lambda m: float(m.s_head.class_features.weight.detach().std()) > 0.2),
-        ({"frozen_stages": 2}, lambda m: not m.backbone.network.layer1[0].conv1.weight.requires_grad),
+        ({"frozen_stages": 2}, lambda m: not m.trunk.backbone.network.layer1[0].conv1.weight.requires_grad),
         ({"freeze_batch_norm": True}, lambda m: not [x for x in m.modules() if isinstance(x, nn.BatchNorm2d)]),
     ],
     ids=lambda value: None if callable(value) else str(value),
@@ -207,7 +210,7 @@ def test_settings_reach_the_modules(changes: dict[str, Any], check: Any) -> None
     model = tiny(**changes)
     assert check(model)
     out = model.eval()(torch.rand(1, 3, 64, 96))
-    assert out.logits.isfinite().all()
+    assert out.scores.isfinite().all()
 
 
 @pytest.mark.parametrize("family", ["retinanet", "fcos", "atss", "gfl"])
@@ -232,10 +235,10 @@ def test_weights_are_read_only_where_asked_for(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         build_model(missing, 3)
     build_model(missing, 3, pretrained=False)
-    source = tiny().backbone.network.state_dict()
+    source = tiny().trunk.backbone.network.state_dict()
     source = {key: value + 1 if value.is_floating_point() else value for key, value in source.items()}
     torch.save(source, tmp_path / "some.pth")
-    found = tiny(weights=str(tmp_path / "some.pth")).backbone.network.state_dict()
+    found = tiny(weights=str(tmp_path / "some.pth")).trunk.backbone.network.state_dict()
     assert all(torch.equal(value, source[key]) for key, value in found.items() if value.is_floating_point())
 
 

@@ -102,7 +102,7 @@ def test_a_file_holds_one_idea(file: Path) -> None:
         ("mimicdet.models.x", "def f():\n    import mimicdet.tasks.mimic", {"mimicdet.tasks.mimic"}),
         ("mimicdet.predict", "from mimicdet import tasks, data", {"mimicdet.tasks"}),
         ("mimicdet.ops.x", "import torch\nfrom mimicdet.errors import UserError", set()),
-        ("mimicdet.data.x", "from mimicdet.models.dense import DenseOutput", {"mimicdet.models.dense"}),
+        ("mimicdet.data.x", "from mimicdet.models.detector import Places", {"mimicdet.models.detector"}),
         ("mimicdet.engine.x", "from mimicdet.cli import main", {"mimicdet.cli"}),
         ("mimicdet.cli", "from mimicdet.engine.train import train", set()),
     ],

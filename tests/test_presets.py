@@ -47,7 +47,7 @@ def test_rivals_follow_their_papers(name: str) -> None:
     """What is common to them, and what tells them apart, from their papers and MMDetection's configurations."""
     s = load_settings(preset=name)
     family, _, schedule = name.partition("_r50_")
-    assert (s.task, s.model.family, s.model.backbone) == ("detect", family, "resnet50.tv_in1k")
+    assert (s.task, s.model.family, s.model.trunk.backbone) == ("detect", family, "resnet50.tv_in1k")
     assert (s.train.epochs, s.optim.milestones) == {"1x": (12, (8, 11)), "2x": (24, (16, 22))}[schedule]
     lr = 0.01 if family in ONE_STAGE else 0.02
     assert (s.optim.lr, s.optim.lr_batch, s.optim.momentum, s.optim.weight_decay) == (lr, 16, 0.9, 1e-4)
@@ -93,7 +93,7 @@ def test_header_command_is_one_that_the_command_line_takes(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_backbone_exists_in_timm_with_imagenet_weights(name: str) -> None:
-    backbone = load_settings(preset=name).model.backbone
+    backbone = load_settings(preset=name).model.trunk.backbone
     assert backbone in timm.list_pretrained(backbone.partition(".")[0] + ".*")
 
 

@@ -16,14 +16,14 @@ from torch import Tensor, nn
 
 from mimicdet.config import Settings
 from mimicdet.data.batch import Batch, Sample, collate
+from mimicdet.models.anchors import square_anchors
 from mimicdet.models.backbone import Backbone
-from mimicdet.models.grid import make_grid
 from mimicdet.models.mimicdet import MimicDet
 from mimicdet.models.pyramid import Norm, Pyramid
 from mimicdet.models.refinement import Refinement
 from mimicdet.models.s_head import SHead
+from mimicdet.models.trunk import Trunk
 from mimicdet.tasks import build_task
-from mimicdet.tasks.detect import DetectTask
 from mimicdet.tasks.mimic import MimicTask
 
 LEVELS = (3, 4, 5, 6, 7)
@@ -54,6 +54,12 @@ def tiny_backbone(finest: int = 3, channels: int = 6) -> Backbone:
     )
 
 
+def tiny_trunk(finest: int = 3, *, levels: Sequence[int] = LEVELS, channels: int = 8, norm: Norm = "none") -> Trunk:
+    backbone = tiny_backbone(finest)
+    pyramid = Pyramid(in_channels=backbone.channels, levels=levels, channels=channels, norm=norm)
+    return Trunk(backbone=backbone, pyramid=pyramid)
+
+
 def tiny_detector(
     *,
     seed: int = 0,
@@ -69,10 +75,8 @@ def tiny_detector(
     """A detector with random weights of ordinary scale; ``s_head`` are arguments of ``SHead``."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        backbone = tiny_backbone(finest)
         detector = MimicDet(
-            backbone=backbone,
-            pyramid=Pyramid(in_channels=backbone.channels, levels=levels, channels=channels, norm=norm),
+            trunk=tiny_trunk(finest, levels=levels, channels=channels, norm=norm),
             refinement=Refinement(channels=channels),
             s_head=SHead(
                 in_channels=channels,
@@ -114,7 +118,7 @@ def tiny_settings(**sections: dict[str, Any]) -> Settings:
     return Settings(**defaults)
 
 
-def tiny_task(settings: Settings | None = None, *, seed: int = 0, **detector: Any) -> DetectTask | MimicTask:
+def tiny_task(settings: Settings | None = None, *, seed: int = 0, **detector: Any) -> Any:
     """A task around a tiny detector that follows ``settings.model`` in what concerns the S-head."""
     settings = settings or tiny_settings()
     model = settings.model
@@ -128,7 +132,7 @@ def tiny_task(settings: Settings | None = None, *, seed: int = 0, **detector: An
     built = tiny_detector(seed=seed, **options | {"finest": finest} | detector)
     with torch.random.fork_rng():
         torch.manual_seed(seed + 1)
-        task = build_task(settings, built)
+        task = build_task(settings, class_names=list(map(str, range(CLASSES))), detector=built)
         if isinstance(task, MimicTask):
             enliven(task.t_head)
     return task.to(next(built.parameters()).dtype)
@@ -147,9 +151,9 @@ def sample(
     generator = torch.Generator().manual_seed(seed)
     height, width = size
     shapes = [(-(-height // 2**l), -(-width // 2**l)) for l in levels]
-    grid = make_grid(shapes, [2**l for l in levels], torch.device("cpu"))
+    places = square_anchors(levels, side_in_cells=4)(shapes)
     # The coarsest anchors are larger than the image; those of the finer levels overlap it well
-    few = grid.anchors[(grid.level <= 1).nonzero().squeeze(1)]
+    few = places.anchors[(places.level <= 1).nonzero().squeeze(1)]
     anchors = few[torch.randperm(len(few), generator=generator)[:objects]]
     center, side = (anchors[:, :2] + anchors[:, 2:]) / 2, anchors[:, 2:] - anchors[:, :2]
     side = side * (1.02 + 0.2 * torch.rand(objects, 2, generator=generator))

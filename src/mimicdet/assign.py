@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import nms
 
-from mimicdet.models.grid import ANCHOR_SIDE_IN_CELLS, Grid
+from mimicdet.models.detector import Places
+from mimicdet.models.refinement import ANCHOR_SIDE_IN_CELLS
 from mimicdet.ops.boxes import intersection_over_first, iou
 
 CROWD_COVER = 0.5
@@ -39,7 +40,7 @@ class ProposalTargets(NamedTuple):
 
 
 def match_anchors(
-    grid: Grid,
+    places: Places,
     valid: Tensor,
     boxes: Tensor,
     labels: Tensor,
@@ -55,7 +56,7 @@ def match_anchors(
     ``center_fraction``, edges included; of several objects the smallest wins.
 
     Args:
-        grid: positions of the batch's canvas.
+        places: positions of the batch's canvas.
         valid: (B, A) bool, False on padding.
         boxes, labels, crowd: (B, M, 4), (B, M) with -1 on padding, (B, M).
         center_fraction: 0..1.
@@ -72,19 +73,19 @@ def match_anchors(
     center = (boxes[..., :2] + boxes[..., 2:]) / 2
     area = size.prod(-1)
     target = (labels >= 0) & ~crowd
-    basic_scale = grid.stride[grid.first] * ANCHOR_SIDE_IN_CELLS
+    basic_scale = places.stride[places.first] * ANCHOR_SIDE_IN_CELLS
     level = (area.sqrt()[..., None] >= basic_scale[1:]).sum(-1)  # (B, M)
 
-    anchor_center = (grid.anchors[:, :2] + grid.anchors[:, 2:]) / 2
+    anchor_center = (places.anchors[:, :2] + places.anchors[:, 2:]) / 2
     apart = (anchor_center - center[:, :, None]).abs()  # (B, M, A, 2)
     reach = size[:, :, None] * (center_fraction / 2)
-    candidate = (apart <= reach).all(-1) & (grid.level == level[..., None]) & target[..., None] & valid[:, None]
+    candidate = (apart <= reach).all(-1) & (places.level == level[..., None]) & target[..., None] & valid[:, None]
     if ensure_match:
-        start = grid.first[level]
-        stride = grid.stride[start]
-        x = (center[..., 0] / stride).long().clamp(min=0).minimum(grid.width[start] - 1)
-        y = (center[..., 1] / stride).long().clamp(min=0).minimum(grid.height[start] - 1)
-        nearest = start + y * grid.width[start] + x
+        start = places.first[level]
+        stride = places.stride[start]
+        x = (center[..., 0] / stride).long().clamp(min=0).minimum(places.columns[level] - 1)
+        y = (center[..., 1] / stride).long().clamp(min=0).minimum(places.rows[level] - 1)
+        nearest = start + y * places.columns[level] + x
         nearest_center = anchor_center[nearest]
         inside = ((nearest_center >= boxes[..., :2]) & (nearest_center <= boxes[..., 2:])).all(-1)
         lonely = ~candidate.any(-1) & target & inside & valid.gather(1, nearest)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mimicdet.assign import CROWD_COVER, NO_OBJECT
-from mimicdet.models.anchors import Places
+from mimicdet.models.detector import Places
 from mimicdet.ops.boxes import intersection_over_first, iou
 
 LEFT_OUT = -2

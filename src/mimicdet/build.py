@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -11,33 +11,68 @@ from typing import get_args
 import torch
 from pydantic import ValidationError
 
-from mimicdet.config import Family, InferenceSettings, ModelSettings
+from mimicdet.config import Family, InferenceSettings, ModelSettings, OneStageSettings
 from mimicdet.data.dataset import Category
 from mimicdet.errors import UserError
-from mimicdet.models.atss import atss
-from mimicdet.models.backbone import Backbone, build_backbone
-from mimicdet.models.branches import Branches
-from mimicdet.models.fcos import fcos
-from mimicdet.models.gfl import gfl
+from mimicdet.families import atss, fcos, retinanet
+from mimicdet.losses.recipe import Learning
+from mimicdet.models.backbone import build_backbone
+from mimicdet.models.detector import DetectionModel
+from mimicdet.models.faster_rcnn import FasterRcnn, faster_rcnn
 from mimicdet.models.mimicdet import MimicDet
 from mimicdet.models.one_stage import OneStage
 from mimicdet.models.pyramid import COARSEST_BACKBONE_LEVEL, Pyramid, he_init
 from mimicdet.models.refinement import Refinement
-from mimicdet.models.retinanet import retinanet
 from mimicdet.models.s_head import SHead
-from mimicdet.models.two_stage import TwoStage, faster_rcnn
+from mimicdet.models.trunk import Trunk
 from mimicdet.weights.folder import DESCRIPTION_FILE, load_weights, read_description
 from mimicdet.weights.torchvision import SUFFIXES, read_torchvision
 
-Detector = MimicDet | OneStage | TwoStage
-"""What can be built, trained alone and shipped."""
 
-_ONE_STAGE = {"retinanet": retinanet, "fcos": fcos, "atss": atss, "gfl": gfl}
+def _mimicdet(settings: ModelSettings, trunk: Trunk, num_classes: int) -> MimicDet:
+    refinement = Refinement(channels=settings.pyramid_channels)
+    s_head = SHead(
+        in_channels=settings.pyramid_channels,
+        num_classes=num_classes,
+        channels=settings.head_channels,
+        features=settings.head_features,
+        alignment=settings.alignment,
+        offsets=settings.offsets,
+        kernel_size=settings.kernel_size,
+        finest_kernel_size=settings.finest_kernel_size,
+        offset_grad=settings.offset_grad,
+        paths=settings.head_paths,
+        init=settings.head_init,
+    )
+    return MimicDet(trunk=trunk, refinement=refinement, s_head=s_head)
+
+
+def _faster_rcnn(settings: ModelSettings, trunk: Trunk, num_classes: int) -> FasterRcnn:
+    return faster_rcnn(trunk=trunk, num_classes=num_classes, features=settings.head_features)
+
+
+DETECTORS: dict[str, Callable[[ModelSettings, Trunk, int], DetectionModel]] = {
+    "mimicdet": _mimicdet,
+    "retinanet": retinanet.build,
+    "fcos": fcos.build,
+    "atss": atss.build_atss,
+    "gfl": atss.build_gfl,
+    "faster_rcnn": _faster_rcnn,
+}
+"""Builds a detector of each family around a trunk."""
+
+LEARNING: dict[str, Callable[[OneStageSettings], Learning]] = {
+    "retinanet": retinanet.learning,
+    "fcos": fcos.learning,
+    "atss": atss.atss_learning,
+    "gfl": atss.gfl_learning,
+}
+"""Says how the detectors of each one-stage family learn."""
 
 
 def build_model(
     settings: ModelSettings, num_classes: int, *, pretrained: bool = True, finest_level: int | None = None
-) -> Detector:
+) -> DetectionModel:
     """A detector of the family that ``settings.family`` names.
 
     Args:
@@ -51,40 +86,16 @@ def build_model(
         UserError: as :func:`mimicdet.models.backbone.build_backbone`.
     """
     finest = settings.levels[0] if finest_level is None else min(finest_level, settings.levels[0])
-    backbone, pyramid = build_trunk(settings, settings.levels, finest_level=finest, pretrained=pretrained)
-    if settings.family == "faster_rcnn":
-        return faster_rcnn(backbone=backbone, pyramid=pyramid, num_classes=num_classes, features=settings.head_features)
-    if settings.family != "mimicdet":
-        make = _ONE_STAGE[settings.family]
-        detector = make(backbone=backbone, pyramid=pyramid, num_classes=num_classes, groups=settings.head_groups)
-        if settings.head_init == "he":
-            branches: Branches = detector.head.branches()  # type: ignore[operator]
-            for convs in (branches.class_convs, branches.box_convs):
-                he_init(convs)
-        return detector
-    return MimicDet(
-        backbone=backbone,
-        pyramid=pyramid,
-        refinement=Refinement(channels=settings.pyramid_channels),
-        s_head=SHead(
-            in_channels=settings.pyramid_channels,
-            num_classes=num_classes,
-            channels=settings.head_channels,
-            features=settings.head_features,
-            alignment=settings.alignment,
-            offsets=settings.offsets,
-            kernel_size=settings.kernel_size,
-            finest_kernel_size=settings.finest_kernel_size,
-            offset_grad=settings.offset_grad,
-            paths=settings.head_paths,
-            init=settings.head_init,
-        ),
-    )
+    trunk = build_trunk(settings, settings.levels, finest_level=finest, pretrained=pretrained)
+    detector = DETECTORS[settings.family](settings, trunk, num_classes)
+    if isinstance(detector, OneStage) and settings.head_init == "he":
+        branches = detector.head.branches()
+        for convs in (branches.class_convs, branches.box_convs):
+            he_init(convs)
+    return detector
 
 
-def build_trunk(
-    settings: ModelSettings, levels: Sequence[int], *, finest_level: int, pretrained: bool
-) -> tuple[Backbone, Pyramid]:
+def build_trunk(settings: ModelSettings, levels: Sequence[int], *, finest_level: int, pretrained: bool) -> Trunk:
     """A backbone that returns features from ``finest_level`` on, and a pyramid of ``levels`` over it."""
     backbone = build_backbone(
         settings.backbone,
@@ -100,14 +111,14 @@ def build_trunk(
         norm=settings.pyramid_norm,
         top=settings.pyramid_top,
     )
-    return backbone, pyramid
+    return Trunk(backbone=backbone, pyramid=pyramid)
 
 
 @dataclass(frozen=True)
 class LoadedModel:
     """A detector from a model folder, in evaluation mode, with what prediction needs besides."""
 
-    model: Detector
+    model: DetectionModel
     settings: ModelSettings
     inference: InferenceSettings
     categories: tuple[Category, ...]
@@ -153,7 +164,9 @@ def _from_torchvision(file: Path, device: torch.device | str) -> LoadedModel:
     found = read_torchvision(file)
     settings, inference = ModelSettings(**found.model), InferenceSettings(**found.inference)
     model = build_model(settings, len(found.categories), pretrained=False)
-    pixels = {key: value for key, value in model.state_dict().items() if key in ("backbone.mean", "backbone.std")}
+    pixels = {
+        key: value for key, value in model.state_dict().items() if key.endswith(("backbone.mean", "backbone.std"))
+    }
     try:
         model.load_state_dict(found.state | pixels)
     except RuntimeError as error:  # lists every entry that differs, over many lines

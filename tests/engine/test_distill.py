@@ -20,7 +20,7 @@ from mimicdet.engine.stop import TrainingStopped
 from mimicdet.engine.train import train
 from mimicdet.errors import UserError
 from mimicdet.tasks.distill import DistillTask
-from mimicdet.tasks.two_stage import TwoStageTask
+from mimicdet.tasks.faster_rcnn import FasterRcnnTask
 from mimicdet.weights.folder import save_model
 from tests.engine.test_resume import assert_identical, checkpoint
 from tests.engine.toy import SIDE, toy_data, toy_settings
@@ -115,13 +115,13 @@ def test_the_sample_holds_images_with_objects(data: DetectionDataset) -> None:
         sample_of((empty, None), 6, (0, 1))
 
 
-@pytest.mark.parametrize("kind", [DistillTask, TwoStageTask])
+@pytest.mark.parametrize("kind", [DistillTask, FasterRcnnTask])
 def test_stopped_and_resumed_is_never_stopped(
     kind: Any, teacher: Path, data: DetectionDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With adapters that are trained along, and a teacher that is loaded anew; and with samples that torch draws."""
     settings = distilling(teacher, distill={"imitation": 1.0, "rank_which": "both"})
-    if kind is TwoStageTask:
+    if kind is FasterRcnnTask:
         settings = student("faster_rcnn")
     train(settings=settings, train_data=data, val_data=data, out=tmp_path / "straight")
     forward, calls = kind.forward, []

@@ -9,26 +9,39 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mimicdet.build import build_model
+from mimicdet import tasks
 from mimicdet.config import Family, OptimSettings, Settings
 from mimicdet.engine.optim import freeze_by_settings, lr_at, make_optimizer, parameter_groups, set_lr
+from mimicdet.models.detector import DetectionModel
+from mimicdet.models.trunk import Trunk
 from mimicdet.tasks import build_task
 
 
-class Task(nn.Module):
-    """A detector with a backbone whose first layer is frozen, and a teacher beside it."""
+def trunk(backbone: nn.Module) -> Trunk:
+    return Trunk(backbone=backbone, pyramid=nn.Identity())  # type: ignore[arg-type]
+
+
+class OneLayer(DetectionModel):
+    """A backbone whose first layer is frozen, and a head."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.detector = nn.ModuleDict(
-            {
-                "backbone": nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.Conv2d(2, 2, 1, bias=False)),
-                "head": nn.Linear(2, 3),
-            }
-        )
-        self.detector["backbone"][0].requires_grad_(False)  # type: ignore[index]
+        layers = (nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.Conv2d(2, 2, 1, bias=False))
+        super().__init__(trunk=trunk(nn.Sequential(*layers)), num_classes=2)
+        self.head = nn.Linear(2, 3)
+        layers[0].requires_grad_(False)
+
+    @property
+    def final_head(self) -> nn.Module:
+        return self.head
+
+
+class Task(tasks.Task):
+    """A teacher beside the detector, with a trunk of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(detector=OneLayer())
         self.t_head = nn.Linear(2, 2)
-        self.own_features = nn.ModuleDict({"backbone": nn.Linear(5, 1, bias=False)})
+        self.own_trunk = trunk(nn.Linear(5, 1, bias=False))
 
 
 def optim(**values: Any) -> OptimSettings:
@@ -98,13 +111,13 @@ def test_the_head_that_ships_may_learn_faster() -> None:
 def test_every_family_has_a_head(family: Family) -> None:
     model = {"family": family, "weights": "random", "backbone": "tf_efficientnet_lite0.in1k", "pyramid_channels": 32}
     settings = Settings.model_validate({"task": "detect", "model": model, "optim": {"head_lr_factor": 3.0}})
-    task = build_task(settings, build_model(settings.model, num_classes=2, pretrained=False))
+    task = build_task(settings, class_names=["a", "b"], pretrained=False)
     fast = [g["params"] for g in parameter_groups(task, settings.optim) if g["lr_factor"] == 3]
     names = {name for name, p in task.named_parameters() for group in fast for q in group if p is q}  # type: ignore[attr-defined]
     assert names
     assert {name.split(".")[1] for name in names} <= {"s_head", "head", "roi_heads"}
     others = {name.split(".")[1] for name, p in task.named_parameters() if p.requires_grad and name not in names}
-    assert others <= {"backbone", "pyramid", "refinement", "rpn"}
+    assert others <= {"trunk", "refinement", "rpn"}
 
 
 def test_factor_zero_freezes_the_backbone() -> None:
@@ -112,8 +125,8 @@ def test_factor_zero_freezes_the_backbone() -> None:
     settings = optim(backbone_lr_factor=0.0)
     freeze_by_settings(task, settings)
     assert sizes(parameter_groups(task, settings)) == {(1.0, 1e-4): 9 + 6}
-    assert not any(p.requires_grad for p in task.detector["backbone"].parameters())
-    assert not any(p.requires_grad for p in task.own_features.parameters())
+    assert not any(p.requires_grad for p in task.detector.trunk.backbone.parameters())
+    assert not any(p.requires_grad for p in task.own_trunk.parameters())
 
 
 def test_sgd_against_its_formula() -> None:

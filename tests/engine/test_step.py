@@ -15,7 +15,7 @@ from mimicdet.engine.finite import agree, too_many_bad_steps
 from mimicdet.engine.processes import accelerated
 from mimicdet.engine.step import Stepper, gradient_norms
 from mimicdet.errors import UserError
-from mimicdet.tasks.normalise import WholeStep
+from mimicdet.tasks.task import WholeStep
 
 
 class Task(nn.Module):
@@ -53,6 +53,11 @@ def batch(*names: str, spoilt: bool = False) -> Batch:
     return collate(samples)
 
 
+def no_positives(batch: Batch) -> Tensor:
+    """Of a task that divides by nothing."""
+    return torch.zeros(())
+
+
 @pytest.fixture
 def stepper() -> Iterator[Callable[..., Stepper]]:
     contexts = ExitStack()
@@ -64,7 +69,7 @@ def stepper() -> Iterator[Callable[..., Stepper]]:
         plain = torch.optim.SGD([{"params": list(task.parameters()), "lr_factor": 1.0}], lr=1.0, momentum=0.9)
         return Stepper(
             accelerator=accelerator, model=model, optimizer=accelerator.prepare_optimizer(plain),
-            modules=dict(task.detector.named_children()), clip=clip,
+            modules=dict(task.detector.named_children()), clip=clip, count_positives=no_positives,
         )  # fmt: skip
 
     with contexts:
@@ -95,7 +100,8 @@ def test_batches_that_are_accumulated_know_of_each_other(stepper: Callable[..., 
     assert task.told == [(30, 2), (30, 2)]
     counting([batch("a")], lr=0.1, norms_by_module=False, stop=False)
     step([batch("a"), batch("b")], lr=0.1, norms_by_module=False, stop=False)
-    assert task.told[2:] == [None] * 3, "a batch that is the step, and a task that does not count"
+    assert task.told[2] is None, "a batch that is the step"
+    assert task.told[3:] == [(0, 2), (0, 2)], "a task that has no positives"
 
 
 def test_clipping_keeps_the_direction_and_norms_are_those_before(stepper: Callable[..., Stepper]) -> None:
@@ -220,6 +226,7 @@ def test_fp16_overflow_lowers_the_scale_and_is_no_bad_step() -> None:
             optimizer=accelerator.prepare_optimizer(optimizer),
             modules=dict(task.detector.named_children()),
             clip=0.01,
+            count_positives=no_positives,
         )
         scale, before = accelerator.scaler.get_scale(), weights(task)
 

@@ -18,7 +18,7 @@ from mimicdet.engine.step import Stepper, StepResult
 from mimicdet.engine.stop import TrainingStopped
 from mimicdet.engine.train import train
 from mimicdet.tasks.mimic import MimicTask
-from mimicdet.tasks.normalise import WholeStep
+from mimicdet.tasks.task import WholeStep
 from tests.engine.toy import toy_data, toy_settings
 
 EMPTY = (0, 1, 2, 3, 4, 6, 7, 9)

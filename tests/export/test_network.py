@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mimicdet.build import load_model
+from mimicdet.config import InferenceSettings
 from mimicdet.export.network import NO_LABEL, DetectingNetwork, RawNetwork
 from mimicdet.export.suppress import suppress_by_torchvision
 from mimicdet.inference.detect import detect
@@ -20,7 +21,7 @@ def test_the_network_detects_what_eager_detects(model_folder: Path, height: int,
     options = {"score_threshold": 0.3, "nms_iou": 0.5, "max_detections": 300}
     network = DetectingNetwork(raw=RawNetwork(model=model, top=top), suppress=suppress_by_torchvision, **options)
     with torch.inference_mode():
-        expected = detect(model, images, sizes, dense=False, positions=top, **options)  # type: ignore[arg-type]
+        expected = detect(model, images, sizes, InferenceSettings(positions=top, **options))  # type: ignore[arg-type]
         boxes, scores, labels = network(images, sizes)
     assert boxes.shape == (2, 300, 4)
     assert scores.shape == labels.shape == (2, 300)

@@ -1,20 +1,42 @@
 from __future__ import annotations
 
 import random
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor
 
+from mimicdet.config import InferenceSettings
 from mimicdet.inference.decode import Detections, decode
-from mimicdet.models.dense import DenseOutput
+from mimicdet.models.detector import Predictions
+from mimicdet.models.mimicdet import Refined
 
 INF = float("inf")
 
 
-def random_output(
-    seed: int, *, images: int = 2, positions: int = 60, classes: int = 3, chosen: int | None = None
-) -> DenseOutput:
+class Output(NamedTuple):
+    """What MimicDet's parts say of every position."""
+
+    objectness: Tensor  # (B, A); -inf on padding
+    logits: Tensor  # (B, A, K+1)
+    boxes: Tensor  # (B, A, 4) adjusted and moved
+
+    def predictions(self, top: int | None = 1000) -> Predictions:
+        valid = ~self.objectness.isneginf()
+        refined = Refined(None, None, valid, self.objectness, torch.zeros_like(self.boxes), self.boxes)  # type: ignore[arg-type]
+        positions = refined.best(top)
+        index = positions[..., None]
+        logits = self.logits.gather(1, index.expand(-1, -1, self.logits.shape[2]))
+        found = refined.predictions(positions, logits, torch.zeros(*positions.shape, 4, dtype=torch.float64))
+        return found._replace(boxes=self.boxes.gather(1, index.expand(-1, -1, 4)))
+
+
+def detections(output: Output, sizes: Tensor, *, top: int = 1000, **options: Any) -> list[Detections]:
+    return decode(output.predictions(top), sizes, InferenceSettings(**options))
+
+
+def random_output(seed: int, *, images: int = 2, positions: int = 60, classes: int = 3) -> Output:
     """Boxes in clusters, so that there is much to suppress; some without area, some beyond the image."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -28,20 +50,10 @@ def random_output(
     boxes = torch.cat([center - side / 2, center + side / 2], dim=-1)
     boxes[:, ::13, 2] = boxes[:, ::13, 0]  # no width
     boxes[:, 1::17, :] += 500  # outside: without area once clipped
-    output = DenseOutput(
+    return Output(
         objectness=torch.randn(images, positions, generator=generator, dtype=torch.float64),
-        adjusted_boxes=boxes,
-        positions=torch.arange(positions).expand(images, -1),
         logits=3 * torch.randn(images, positions, classes + 1, generator=generator, dtype=torch.float64),
         boxes=boxes,
-    )
-    if chosen is None:
-        return output
-    best = output.objectness.topk(chosen, dim=1).indices
-    return output._replace(
-        positions=best,
-        logits=output.logits.gather(1, best[..., None].expand(-1, -1, classes + 1)),
-        boxes=boxes.gather(1, best[..., None].expand(-1, -1, 4)),
     )
 
 
@@ -58,14 +70,14 @@ def literal_iou(a: list[float], b: list[float]) -> float:
 
 
 def literal_decode(
-    output: DenseOutput, sizes: Tensor, *, score_threshold: float, nms_iou: float, max_detections: int, top: int
+    output: Output, sizes: Tensor, *, score_threshold: float, nms_iou: float, max_detections: int, top: int
 ) -> list[list[tuple[float, int, list[float]]]]:
     """Section 4.2, position by position and class by class."""
     found = []
     for i, (height, width) in enumerate(sizes.tolist()):
         rows = []
-        for r, position in enumerate(output.positions[i].tolist()):
-            rows.append((float(output.objectness[i, position]), r))
+        for r in range(output.objectness.shape[1]):
+            rows.append((float(output.objectness[i, r]), r))
         rows = [(o, r) for o, r in sorted(rows, reverse=True)[:top] if o > -INF]
         kept: list[tuple[float, int, list[float]]] = []
         for label in range(output.logits.shape[2] - 1):
@@ -87,11 +99,11 @@ def literal_decode(
 
 def same(found: list[Detections], expected: list[list[tuple[float, int, list[float]]]]) -> None:
     assert len(found) == len(expected)
-    for detections, wanted in zip(found, expected, strict=True):
-        assert detections.labels.tolist() == [label for _, label, _ in wanted]
-        torch.testing.assert_close(detections.scores, torch.tensor([s for s, _, _ in wanted], dtype=torch.float64))
+    for one, wanted in zip(found, expected, strict=True):
+        assert one.labels.tolist() == [label for _, label, _ in wanted]
+        torch.testing.assert_close(one.scores, torch.tensor([s for s, _, _ in wanted], dtype=torch.float64))
         boxes = torch.tensor([box for _, _, box in wanted], dtype=torch.float64).reshape(-1, 4)
-        torch.testing.assert_close(detections.boxes, boxes)
+        torch.testing.assert_close(one.boxes, boxes)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -107,21 +119,25 @@ def same(found: list[Detections], expected: list[list[tuple[float, int, list[flo
 )
 def test_against_a_literal_version(seed: int, options: dict[str, float]) -> None:
     output = random_output(seed)
-    same(decode(output, SIZES, **options), literal_decode(output, SIZES, **options))  # type: ignore[arg-type]
+    same(detections(output, SIZES, **options), literal_decode(output, SIZES, **options))  # type: ignore[arg-type]
 
 
 def test_defaults_are_the_papers() -> None:
     """Section 4.2: 1000 positions, NMS 0.6, score 0.005, 100 detections."""
     output = random_output(3, positions=1200, classes=9)
     paper = {"score_threshold": 0.005, "nms_iou": 0.6, "max_detections": 100, "top": 1000}
-    same(decode(output, SIZES), literal_decode(output, SIZES, **paper))  # type: ignore[arg-type]
-    assert len(decode(output, SIZES)[0].scores) == 100
+    same(detections(output, SIZES), literal_decode(output, SIZES, **paper))  # type: ignore[arg-type]
+    assert len(detections(output, SIZES)[0].scores) == 100
 
 
 @pytest.mark.parametrize("top", [1, 20, 59, 60])
 def test_dense_output_and_output_at_the_best_positions_give_the_same(top: int) -> None:
-    dense, chosen = random_output(5), random_output(5, chosen=top)
-    for a, b in zip(decode(dense, SIZES, top=top), decode(chosen, SIZES, top=top), strict=True):
+    output = random_output(5)
+    best = output.objectness.topk(top, dim=1).indices
+    everywhere = output.predictions(None)
+    assert torch.equal(output.predictions(top).positions, best)
+    chosen, inference = everywhere.at(best), InferenceSettings()
+    for a, b in zip(decode(chosen, SIZES, inference), detections(output, SIZES, top=top), strict=True):
         assert torch.equal(a.labels, b.labels)
         assert torch.equal(a.scores, b.scores)
         assert torch.equal(a.boxes, b.boxes)
@@ -136,32 +152,32 @@ def test_positions_on_padding_never_come_out(top: int) -> None:
     objectness = output.objectness.clone()
     objectness[:, 3:] = -INF
     output = output._replace(logits=logits, objectness=objectness)
-    found = decode(output, SIZES, top=top)
-    only = output._replace(positions=output.positions[:, :3], logits=logits[:, :3], boxes=output.boxes[:, :3])
-    for a, b in zip(found, decode(only, SIZES), strict=True):
+    found = detections(output, SIZES, top=top)
+    only = Output(*(field[:, :3] for field in output))
+    for a, b in zip(found, detections(only, SIZES), strict=True):
         assert torch.equal(a.boxes, b.boxes)
     # ... not even at threshold zero, though a score of zero is not above it
-    assert all(len(d.scores) <= 3 * 3 for d in decode(output, SIZES, top=top, score_threshold=0.0))
+    assert all(len(d.scores) <= 3 * 3 for d in detections(output, SIZES, top=top, score_threshold=0.0))
 
 
 def test_no_detections() -> None:
     output = random_output(2)
     sure = output.logits.clone()
     sure[..., -1] = 50.0  # background
-    for found in decode(output._replace(logits=sure), SIZES):
+    for found in detections(output._replace(logits=sure), SIZES):
         assert [tuple(field.shape) for field in found] == [(0, 4), (0,), (0,)]
         assert found.labels.dtype == torch.int64
     nowhere = torch.full_like(output.objectness, -INF)
-    assert all(len(d.scores) == 0 for d in decode(output._replace(objectness=nowhere), SIZES))
+    assert all(len(d.scores) == 0 for d in detections(output._replace(objectness=nowhere), SIZES))
 
 
 def test_scores_are_softmax_without_objectness_and_images_are_apart() -> None:
     output = random_output(4)
     other = output._replace(objectness=output.objectness * 3)
-    for a, b in zip(decode(output, SIZES), decode(other, SIZES), strict=True):
+    for a, b in zip(detections(output, SIZES), detections(other, SIZES), strict=True):
         assert torch.equal(a.scores, b.scores)
-    swapped = DenseOutput(*(field.flip(0) for field in output))
-    for a, b in zip(decode(output, SIZES), reversed(decode(swapped, SIZES.flip(0))), strict=True):
+    swapped = Output(*(field.flip(0) for field in output))
+    for a, b in zip(detections(output, SIZES), reversed(detections(swapped, SIZES.flip(0))), strict=True):
         assert torch.equal(a.boxes, b.boxes)
         assert torch.equal(a.scores, b.scores)
 
@@ -169,19 +185,17 @@ def test_scores_are_softmax_without_objectness_and_images_are_apart() -> None:
 def test_order_of_positions_does_not_matter() -> None:
     output = random_output(6)
     order = torch.tensor(random.Random(0).sample(range(60), 60))
-    shuffled = output._replace(
-        positions=output.positions[:, order], logits=output.logits[:, order], boxes=output.boxes[:, order]
-    )
-    for a, b in zip(decode(output, SIZES), decode(shuffled, SIZES), strict=True):
+    shuffled = Output(*(field[:, order] for field in output))
+    for a, b in zip(detections(output, SIZES), detections(shuffled, SIZES), strict=True):
         torch.testing.assert_close(a.scores, b.scores)
         torch.testing.assert_close(a.boxes, b.boxes)
 
 
 def test_boxes_are_clipped_to_each_image_and_not_to_the_canvas() -> None:
-    for (height, width), detections in zip(SIZES.tolist(), decode(random_output(7), SIZES), strict=True):
-        assert len(detections.boxes)
-        assert float(detections.boxes.min()) >= 0
-        assert float(detections.boxes[:, 2].max()) <= width
-        assert float(detections.boxes[:, 3].max()) <= height
-        assert bool((detections.boxes[:, 2:] > detections.boxes[:, :2]).all())
-        assert bool((detections.scores[:-1] >= detections.scores[1:]).all())
+    for (height, width), found in zip(SIZES.tolist(), detections(random_output(7), SIZES), strict=True):
+        assert len(found.boxes)
+        assert float(found.boxes.min()) >= 0
+        assert float(found.boxes[:, 2].max()) <= width
+        assert float(found.boxes[:, 3].max()) <= height
+        assert bool((found.boxes[:, 2:] > found.boxes[:, :2]).all())
+        assert bool((found.scores[:-1] >= found.scores[1:]).all())

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from mimicdet.config import InferenceSettings
 from mimicdet.inference.detect import detect, sizes_or_none
 from tests.tiny import tiny_detector
 
@@ -21,11 +22,11 @@ def test_images_that_fill_the_canvas_are_detected_as_if_nothing_were_known_of_pa
     images = torch.rand(2, 3, 64, 96, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     seen: list[object] = []
     model.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[1]))
-    options = {"dense": False, "positions": 100, "score_threshold": 0.0, "nms_iou": 0.5, "max_detections": 20}
+    inference = InferenceSettings(positions=100, score_threshold=0.0, nms_iou=0.5, max_detections=20)
     with torch.inference_mode():
         for sizes, known in (([64, 96], False), ([64, 90], True)):
             given = torch.tensor([sizes] * 2)
-            found = detect(model, images, given, **options)  # type: ignore[arg-type]
+            found = detect(model, images, given, inference)
             assert (seen[-1] is not None) is known
             limit = torch.tensor([sizes[1], sizes[0]] * 2)
             assert all(len(one.scores) and (one.boxes <= limit).all() for one in found)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mimicdet.build import build_model
-from mimicdet.config import ModelSettings
+from mimicdet.config import InferenceSettings, ModelSettings
 from mimicdet.inference.decode import Detections
 from mimicdet.inference.detect import detect
 from mimicdet.inference.flips import detect_in_views, mirror_boxes, mirror_images
@@ -76,9 +76,8 @@ def test_objects_that_one_view_hides_are_found_in_another(flips: str, seen: list
     for k, (x1, y1, x2, y2) in enumerate(boxes.int().tolist()):
         images[0, :, y1:y2, x1:x2] = 0.6 + k / 10
     sizes = torch.tensor([[20, 30], [32, 32]])
-    first, second = detect_in_views(
-        lambda views: frames_of_bright_quarters(views, sizes), images, sizes, flips=flips, nms_iou=0.5, max_detections=9
-    )  # type: ignore[arg-type]
+    inference = InferenceSettings(flips=flips, nms_iou=0.5, max_detections=9)  # type: ignore[arg-type]
+    first, second = detect_in_views(lambda views: frames_of_bright_quarters(views, sizes), images, sizes, inference)
     assert torch.equal(first.boxes, boxes[seen])
     torch.testing.assert_close(first.scores, torch.tensor([0.6 + k / 10 for k in seen]))
     assert len(second.scores) == 0
@@ -94,12 +93,12 @@ def test_of_what_several_views_find_the_best_is_kept_and_only_within_its_class()
 
     sizes = torch.tensor([[30, 30]])  # the box lies in the middle, so that mirroring leaves it or moves it by 1 pixel
     images = torch.zeros(1, 3, 32, 32)
-    (found,) = detect_in_views(detect_next, images, sizes, flips="all", nms_iou=0.6, max_detections=9)
+    (found,) = detect_in_views(detect_next, images, sizes, InferenceSettings(flips="all", max_detections=9))
     assert found.boxes.tolist() == [[10, 10, 20, 20], [10, 10, 20, 20]]
     assert found.labels.tolist() == [0, 1]
     torch.testing.assert_close(found.scores, torch.tensor([0.7, 0.6]))
     views = iter([([0.0, 0, 5, 5], 0.5, 0), ([0.0, 0, 5, 5], 0.9, 0)])
-    (found,) = detect_in_views(detect_next, images, sizes, flips="horizontal", nms_iou=0.6, max_detections=1)
+    (found,) = detect_in_views(detect_next, images, sizes, InferenceSettings(flips="horizontal", max_detections=1))
     assert found.boxes.tolist() == [[25, 0, 30, 5]]
 
 
@@ -116,12 +115,13 @@ def test_a_mirrored_image_gives_the_mirrored_detections(left_right: bool) -> Non
     sizes = torch.tensor([[64, 80], [50, 96]])
     for i, (height, width) in enumerate(sizes.tolist()):
         images[i, :, height:], images[i, :, :, width:] = 0, 0
-    options = {"dense": False, "positions": 80, "score_threshold": 0.1, "nms_iou": 0.5, "max_detections": 20}
+    options = {"positions": 80, "score_threshold": 0.1, "nms_iou": 0.5, "max_detections": 20}
+    one_view, all_views = (InferenceSettings(flips=flips, **options) for flips in ("none", "all"))  # type: ignore[arg-type]
     mirror = {"left_right": left_right, "top_bottom": True}
     with torch.no_grad():
-        plain = detect(model, images, sizes, flips="all", **options)  # type: ignore[arg-type]
-        turned = detect(model, mirror_images(images, sizes, **mirror), sizes, flips="all", **options)  # type: ignore[arg-type]
-        once = detect(model, images, sizes, flips="none", **options)  # type: ignore[arg-type]
+        plain = detect(model, images, sizes, all_views)
+        turned = detect(model, mirror_images(images, sizes, **mirror), sizes, all_views)
+        once = detect(model, images, sizes, one_view)
     for a, b, c, size in zip(plain, turned, once, sizes, strict=True):
         assert len(a.scores) > 5
         torch.testing.assert_close(a.scores, b.scores, rtol=0, atol=1e-10)

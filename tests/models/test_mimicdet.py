@@ -1,26 +1,24 @@
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
 
 from mimicdet.build import build_model
-from mimicdet.config import ModelSettings
+from mimicdet.config import InferenceSettings, ModelSettings
 from mimicdet.data.batch import Batch, collate
 from mimicdet.inference.decode import Detections, decode
 from mimicdet.models.mimicdet import MimicDet
 from mimicdet.ops.boxes import decode_deltas
 from tests.tiny import SIZES, enliven, on_canvas, samples, tiny_batch, tiny_detector
 
-OPTIONS: dict[str, Any] = {"score_threshold": 0.05, "nms_iou": 0.6, "max_detections": 50}
+INFERENCE = InferenceSettings(score_threshold=0.05, nms_iou=0.6, max_detections=50)
 
 
 def detections(detector: MimicDet, batch: Batch, *, top: int = 1000, dense: bool = False) -> list[Detections]:
     with torch.no_grad():
         output = detector(batch.images, batch.sizes, dense=dense, top=top)
-    return decode(output, batch.sizes, top=top, **OPTIONS)
+    return decode(output, batch.sizes, INFERENCE)
 
 
 def same(found: list[Detections], expected: list[Detections], *, tolerance: float = 1e-10) -> None:
@@ -38,16 +36,16 @@ def same(found: list[Detections], expected: list[Detections], *, tolerance: floa
 @pytest.mark.parametrize("alignment", ["guided", "deformable", "conv"])
 def test_output_at_positions_is_the_dense_one_read_there(alignment: str) -> None:
     detector, batch = tiny_detector(alignment=alignment), tiny_batch()
-    dense = detector(batch.images, batch.sizes, dense=True)
+    dense = detector(batch.images, batch.sizes, dense=True, top=None)
     found = detector(batch.images, batch.sizes, top=40)
     a = 12 * 16 + 6 * 8 + 3 * 4 + 2 * 2 + 1
-    assert dense.objectness.shape == (3, a)
     assert dense.positions.tolist() == [list(range(a))] * 3
-    assert dense.logits.shape == (3, a, 4)
+    assert dense.scores.shape == (3, a, 3)
     assert found.positions.shape == (3, 40)
-    torch.testing.assert_close(found.objectness, dense.objectness, rtol=0, atol=1e-12)
-    torch.testing.assert_close(found.adjusted_boxes, dense.adjusted_boxes, rtol=0, atol=1e-12)
-    for field in ("logits", "boxes"):
+    chosen = detector(batch.images, batch.sizes, dense=True, top=40)
+    assert torch.equal(chosen.positions, found.positions)
+    for field in ("scores", "boxes"):
+        torch.testing.assert_close(getattr(chosen, field), getattr(found, field), rtol=0, atol=1e-9)
         expected = torch.stack([getattr(dense, field)[i, rows] for i, rows in enumerate(found.positions)])
         torch.testing.assert_close(getattr(found, field), expected, rtol=0, atol=1e-9)
 
@@ -60,12 +58,12 @@ def test_positions_are_the_best_by_refinement_score_inside_the_image() -> None:
     for i, (height, width) in enumerate(SIZES):
         scores = []
         for a, score in enumerate(refined.objectness[i].tolist()):
-            stride = 2 ** (3 + int(refined.grid.level[a]))
-            if int(refined.grid.y[a]) * stride < height and int(refined.grid.x[a]) * stride < width:
+            stride = 2 ** (3 + int(refined.places.level[a]))
+            if int(refined.places.y[a]) * stride < height and int(refined.places.x[a]) * stride < width:
                 scores.append((score, a))
-                assert float(output.objectness[i, a]) == score
             else:
-                assert float(output.objectness[i, a]) == float("-inf")
+                assert not refined.valid[i, a]
+                assert a not in output.positions[i]
         assert [a for _, a in sorted(scores, reverse=True)[:30]] == output.positions[i].tolist()
 
 
@@ -79,10 +77,10 @@ def test_boxes_are_moved_twice() -> None:
     """Anchors by raw deltas, then by deltas of deviation .1 .1 .2 .2 (section 4.2)."""
     detector, batch = tiny_detector(), tiny_batch()
     refined = detector.refine(batch.images, batch.sizes)
-    head = detector.s_head.dense(refined.pyramid.levels, refined.deltas, refined.grid)
-    output = detector(batch.images, batch.sizes, dense=True)
-    once = decode_deltas(refined.deltas, refined.grid.anchors.double(), std=(1, 1, 1, 1))
-    torch.testing.assert_close(output.adjusted_boxes, once)
+    head = detector.s_head.dense(refined.pyramid.levels, refined.deltas)
+    output = detector(batch.images, batch.sizes, dense=True, top=None)
+    once = decode_deltas(refined.deltas, refined.places.anchors.double(), std=(1, 1, 1, 1))
+    torch.testing.assert_close(refined.adjusted_boxes, once)
     torch.testing.assert_close(output.boxes, decode_deltas(head.deltas, once, std=(0.1, 0.1, 0.2, 0.2)))
     assert not refined.adjusted_boxes.requires_grad, "proposals are fixed boxes"
 
@@ -110,9 +108,12 @@ def test_images_of_a_wrong_shape_are_refused(shape: tuple[int, ...]) -> None:
 def test_gradient_reaches_every_part_through_the_output() -> None:
     detector, batch = tiny_detector(offset_grad=0.1), tiny_batch()
     output = detector(batch.images, batch.sizes, top=100)
-    (output.logits.sum() + output.boxes.sum()).backward()
+    (output.scores.square().sum() + output.boxes.sum()).backward()
     reached = {name.split(".")[0] for name, p in detector.named_parameters() if p.grad is not None and p.grad.any()}
-    assert reached == {"backbone", "pyramid", "refinement", "s_head"}
+    assert reached == {"trunk", "refinement", "s_head"}
+    assert all(
+        any(p.grad is not None and p.grad.any() for p in part.parameters()) for part in detector.trunk.children()
+    )
 
 
 # Batches
@@ -145,12 +146,12 @@ def test_a_batch_is_its_images_one_by_one_with_a_real_backbone_on_the_same_canva
     )
     torch.manual_seed(0)
     detector = build_model(settings, 3).eval()
-    for part in (detector.pyramid, detector.refinement, detector.s_head):
+    for part in (detector.trunk.pyramid, detector.refinement, detector.s_head):
         enliven(part)
     with torch.no_grad():
         detector.refinement.deltas.weight.mul_(0.01)
         # The random network's features vanish; scaled up, images differ
-        for key, buffer in detector.backbone.named_buffers():
+        for key, buffer in detector.trunk.backbone.named_buffers():
             if key.endswith("running_var"):
                 buffer.fill_(0.1)
     batch = collate(samples())

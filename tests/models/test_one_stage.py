@@ -12,10 +12,10 @@ from torchvision.models import detection
 from torchvision.models.detection._utils import BoxLinearCoder
 
 from mimicdet.build import LoadedModel, build_model, load_model
-from mimicdet.config import ModelSettings
+from mimicdet.config import InferenceSettings, ModelSettings
 from mimicdet.errors import UserError
 from mimicdet.inference.decode import decode
-from mimicdet.models.anchors import Anchors, square
+from mimicdet.models.anchors import Anchors
 from mimicdet.models.box_decoders import from_deltas, from_distances, from_distributions, from_scaled_deltas
 from mimicdet.models.branches import first_part, second_part
 from mimicdet.models.one_stage import OneStage
@@ -96,13 +96,13 @@ def test_torchvisions_weights_give_torchvisions_detections(published: tuple[str,
     _, theirs, loaded = published
     image = torch.rand(3, 224, 288, generator=torch.Generator().manual_seed(0))
     theirs.transform.min_size, theirs.transform.max_size = (224,), 1000
-    output = loaded.model(image[None], dense=True)
+    output = loaded.model(image[None], dense=True, top=None)
     threshold = float(output.scores.flatten().topk(300).values[-1])
     theirs.score_thresh, theirs.detections_per_img = threshold, 100
     wanted = theirs([image])[0]
     ids = torch.tensor([category.id for category in loaded.categories])
     sizes = torch.tensor([[224, 288]])
-    found = decode(output, sizes, score_threshold=threshold, nms_iou=theirs.nms_thresh, top=10**6)[0]
+    found = decode(output, sizes, InferenceSettings(score_threshold=threshold, nms_iou=theirs.nms_thresh))[0]
     real = torch.isin(wanted["labels"], ids)  # torchvision has outputs for ids that COCO does not use
     assert real.sum() > 20
     count = min(int(real.sum()), len(found.scores))
@@ -126,7 +126,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 @torch.no_grad()
 def test_positions_are_the_best_of_the_dense_form(family: str) -> None:
     model, batch = tiny(family), images()
-    dense = model(batch, SIZES, dense=True)
+    dense = model(batch, SIZES, dense=True, top=None)
     some = model(batch, SIZES, top=50)
     assert some.scores.shape == (2, 50, 3)
     expected = dense.scores.amax(-1).topk(50, dim=1).indices
@@ -134,8 +134,9 @@ def test_positions_are_the_best_of_the_dense_form(family: str) -> None:
     for b in range(2):
         torch.testing.assert_close(some.scores[b], dense.scores[b, expected[b]])
         torch.testing.assert_close(some.boxes[b], dense.boxes[b, expected[b]])
-    options: dict[str, Any] = {"score_threshold": 0.0, "top": 50}
-    for one, other in zip(decode(dense, SIZES, **options), decode(some, SIZES, **options), strict=True):
+    inference = InferenceSettings(score_threshold=0.0)
+    again = model(batch, SIZES, dense=True, top=50)
+    for one, other in zip(decode(again, SIZES, inference), decode(some, SIZES, inference), strict=True):
         for first, second in zip(one, other, strict=True):
             torch.testing.assert_close(first, second)
 
@@ -144,11 +145,13 @@ def test_positions_are_the_best_of_the_dense_form(family: str) -> None:
 @torch.no_grad()
 def test_nothing_is_found_on_padding(family: str) -> None:
     model = tiny(family)
-    output = model(images(), SIZES, dense=True)
+    output = model(images(), SIZES, dense=True, top=None)
     valid = model.maps(images(), SIZES).places.valid(SIZES)
     assert (output.scores[~valid] == 0).all()
     assert (output.scores[valid] > 0).all()
-    for detections, (height, width) in zip(decode(output, SIZES, score_threshold=0.0), SIZES.tolist(), strict=True):
+    for detections, (height, width) in zip(
+        decode(output, SIZES, InferenceSettings(score_threshold=0.0)), SIZES.tolist(), strict=True
+    ):
         assert (detections.boxes[:, 2] <= width).all()
         assert (detections.boxes[:, 3] <= height).all()
 
@@ -157,7 +160,7 @@ def test_nothing_is_found_on_padding(family: str) -> None:
 @torch.no_grad()
 def test_dense_maps(family: str) -> None:
     model = tiny(family)
-    maps, output = model.dense_maps(images(), SIZES), model(images(), SIZES, dense=True)
+    maps, output = model.dense_maps(images(), SIZES), model(images(), SIZES, dense=True, top=None)
     assert maps.level_numbers == (3, 4, 5, 6, 7)
     assert maps.per_cell == (9 if family == "retinanet" else 1)
     assert maps.logits.shape[1] == maps.per_cell * sum(f.shape[2] * f.shape[3] for f in maps.features)
@@ -184,7 +187,8 @@ def test_sides_that_do_not_divide_are_refused() -> None:
 
 
 def test_anchors_on_centres() -> None:
-    places = Anchors(base=[square(16.0), square(32.0)], levels=[2, 3], convention="center")([(2, 3), (1, 2)], (8, 12))
+    base = [torch.tensor([[-side, -side, side, side]]) for side in (8.0, 16.0)]
+    places = Anchors(base=base, levels=[2, 3], convention="center")([(2, 3), (1, 2)])
     assert places.anchors[4].tolist() == [6 - 8, 6 - 8, 6 + 8, 6 + 8]
     assert places.anchors[7].tolist() == [12 - 16, 4 - 16, 12 + 16, 4 + 16]
     assert places.level.tolist() == [0] * 6 + [1] * 2

@@ -4,12 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mimicdet.models.grid import make_grid
+from mimicdet.models.anchors import square_anchors
 from mimicdet.models.refinement import Refinement
 from tests.tiny import enliven
 
 
-def test_outputs_are_one_3x3_and_two_1x1_convolutions_in_the_grids_order() -> None:
+def test_outputs_are_one_3x3_and_two_1x1_convolutions_in_the_order_of_places() -> None:
     refinement = Refinement(channels=4)
     enliven(refinement)
     shapes = ((5, 3), (2, 2), (1, 1))
@@ -17,9 +17,9 @@ def test_outputs_are_one_3x3_and_two_1x1_convolutions_in_the_grids_order() -> No
     objectness, deltas = refinement(levels)
     assert objectness.shape == (2, 20)
     assert deltas.shape == (2, 20, 4)
-    grid = make_grid(shapes, (8, 16, 32), torch.device("cpu"))
+    places = square_anchors((3, 4, 5), side_in_cells=4)(shapes)
     for a in range(20):
-        level, y, x = int(grid.level[a]), int(grid.y[a]), int(grid.x[a])
+        level, y, x = int(places.level[a]), int(places.y[a]), int(places.x[a])
         patch = F.pad(levels[level], (1, 1, 1, 1))[:, :, y : y + 3, x : x + 3]
         hidden = F.relu(F.conv2d(patch, refinement.conv.weight, refinement.conv.bias))
         expected = F.conv2d(hidden, refinement.objectness.weight, refinement.objectness.bias)[:, 0, 0, 0]

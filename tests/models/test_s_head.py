@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
 from mimicdet.models.alignment import box_grid_offsets
-from mimicdet.models.grid import Grid, make_grid
+from mimicdet.models.anchors import square_anchors
+from mimicdet.models.detector import Places
 from mimicdet.models.s_head import HeadOutput, SHead
 from mimicdet.ops.boxes import decode_deltas
 from tests.tiny import enliven
@@ -36,14 +37,14 @@ def make_head(**options: Any) -> SHead:
     return head.double()
 
 
-def make_inputs(images: int = 2, *, spread: float = 0.6) -> tuple[list[Tensor], Tensor, Grid]:
+def make_inputs(images: int = 2, *, spread: float = 0.6) -> tuple[list[Tensor], Tensor, Places]:
     generator = torch.Generator().manual_seed(1)
     levels = [
         torch.randn(images, CHANNELS, h, w, dtype=torch.float64, generator=generator).requires_grad_()
         for h, w in SHAPES
     ]
     deltas = spread * torch.randn(images, POSITIONS, 4, dtype=torch.float64, generator=generator)
-    return levels, deltas.requires_grad_(), make_grid(SHAPES, (8, 16, 32, 64), torch.device("cpu"))
+    return levels, deltas.requires_grad_(), square_anchors((3, 4, 5, 6), side_in_cells=4)(SHAPES)
 
 
 def chosen_rows(images: int = 2) -> Tensor:
@@ -79,14 +80,14 @@ def test_at_equals_dense_at_those_positions_in_values_and_gradients(
     variant: dict[str, Any], kernels: tuple[int, int], paths: str, form: str
 ) -> None:
     head = make_head(**variant, kernel_size=kernels[0], finest_kernel_size=kernels[1], paths=paths)
-    levels, deltas, grid = make_inputs()
+    levels, deltas, places = make_inputs()
     rows = chosen_rows()
-    dense = head.dense(levels, deltas, grid)
+    dense = head.dense(levels, deltas)
     assert dense.logits.shape == (2, POSITIONS, 4)
     assert dense.deltas.shape == (2, POSITIONS, 4)
     assert dense.class_feature.shape == dense.box_feature.shape == (2, POSITIONS, 6)
     expected = HeadOutput(*(field.flatten(0, 1)[rows] for field in dense))
-    found = head.at(levels, deltas, grid, rows)
+    found = head.at(levels, deltas, places, rows)
     for name, a, b in zip(HeadOutput._fields, found, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-10, msg=lambda m, n=name: f"{n}: {m}")
 
@@ -108,9 +109,9 @@ def test_at_equals_dense_at_those_positions_in_values_and_gradients(
 @pytest.mark.parametrize("alignment", ["guided", "deformable", "conv"])
 def test_at_every_position_is_dense(alignment: str) -> None:
     head = make_head(alignment=alignment)
-    levels, deltas, grid = make_inputs()
-    found = head.at(levels, deltas, grid, torch.arange(2 * POSITIONS))
-    for a, b in zip(found, head.dense(levels, deltas, grid), strict=True):
+    levels, deltas, places = make_inputs()
+    found = head.at(levels, deltas, places, torch.arange(2 * POSITIONS))
+    for a, b in zip(found, head.dense(levels, deltas), strict=True):
         torch.testing.assert_close(a, b.flatten(0, 1), rtol=0, atol=1e-10)
 
 
@@ -119,8 +120,8 @@ def test_at_every_position_is_dense(alignment: str) -> None:
 def test_every_parameter_takes_part_whatever_is_read(rows: list[int], variant: dict[str, Any], form: str) -> None:
     """Several processes with other positions must touch the same parameters."""
     head = make_head(**variant)
-    levels, deltas, grid = make_inputs()
-    out = head.at(levels, deltas, grid, torch.tensor(rows, dtype=torch.int64))
+    levels, deltas, places = make_inputs()
+    out = head.at(levels, deltas, places, torch.tensor(rows, dtype=torch.int64))
     assert out.logits.shape == (len(rows), 4)
     sum((field.sum() for field in out), start=torch.zeros(())).backward()
     for name, parameter in head.named_parameters():
@@ -167,8 +168,8 @@ def literal_dense(head: SHead, levels: list[Tensor], deltas: Tensor, source: str
 @pytest.mark.parametrize("paths", ["dual", "single"])
 def test_dense_is_the_network_of_figure_2(source: str, paths: str) -> None:
     head = make_head(offsets=source, kernel_size=5, finest_kernel_size=3, paths=paths)
-    levels, deltas, grid = make_inputs()
-    found = head.dense(levels, deltas, grid)
+    levels, deltas, _ = make_inputs()
+    found = head.dense(levels, deltas)
     logits, boxes = literal_dense(head, levels, deltas, source)
     torch.testing.assert_close(found.logits, logits, rtol=0, atol=1e-10)
     torch.testing.assert_close(found.deltas, boxes, rtol=0, atol=1e-10)
@@ -176,10 +177,10 @@ def test_dense_is_the_network_of_figure_2(source: str, paths: str) -> None:
 
 def test_a_plain_alignment_layer_ignores_the_deltas() -> None:
     head = make_head(alignment="conv")
-    levels, deltas, grid = make_inputs()
-    for i, field in enumerate(head.dense(levels, deltas, grid)):
-        assert torch.equal(field, head.dense(levels, 2 * deltas, grid)[i])
-    level = head.dense(levels, deltas, grid)
+    levels, deltas, _ = make_inputs()
+    for i, field in enumerate(head.dense(levels, deltas)):
+        assert torch.equal(field, head.dense(levels, 2 * deltas)[i])
+    level = head.dense(levels, deltas)
     aligned = F.relu(F.conv2d(levels[1], head.align.weight, head.align.bias, padding=1))
     feature = F.relu(head.class_features(aligned.flatten(2).transpose(1, 2)))
     start = SHAPES[0][0] * SHAPES[0][1]
@@ -188,9 +189,9 @@ def test_a_plain_alignment_layer_ignores_the_deltas() -> None:
 
 def test_a_deformable_layer_takes_its_offsets_from_the_features() -> None:
     head = make_head(alignment="deformable")
-    levels, deltas, grid = make_inputs()
-    found = head.dense(levels, deltas, grid)
-    assert torch.equal(found.logits, head.dense(levels, 2 * deltas, grid).logits)
+    levels, deltas, _ = make_inputs()
+    found = head.dense(levels, deltas)
+    assert torch.equal(found.logits, head.dense(levels, 2 * deltas).logits)
     offsets = F.conv2d(levels[1], head.offset_conv.weight, head.offset_conv.bias, padding=1)
     aligned = F.relu(deform_conv2d(levels[1], offsets, head.align.weight, head.align.bias, padding=1))
     feature = F.relu(head.class_features(aligned.flatten(2).transpose(1, 2)))
@@ -206,10 +207,10 @@ def test_offset_grad_is_the_share_of_the_gradient_that_reaches_the_deltas(source
     found = {}
     for share in (0.0, 0.1, 1.0):
         head = make_head(offsets=source, offset_grad=share)
-        levels, deltas, grid = make_inputs()
-        out = head.at(levels, deltas, grid, chosen_rows())
+        levels, deltas, places = make_inputs()
+        out = head.at(levels, deltas, places, chosen_rows())
         (found[share],) = gradients_of(out, [deltas])
-        assert torch.equal(out.logits, make_head(offsets=source).at(levels, deltas, grid, chosen_rows()).logits)
+        assert torch.equal(out.logits, make_head(offsets=source).at(levels, deltas, places, chosen_rows()).logits)
     assert found[0.0] is None
     assert found[1.0].any()
     torch.testing.assert_close(found[0.1], 0.1 * found[1.0], rtol=1e-9, atol=1e-12)
@@ -230,10 +231,10 @@ def test_the_finest_level_has_its_own_layers_only_where_its_kernel_differs(align
 def test_single_path_has_one_feature_for_both_predictors() -> None:
     head = make_head(paths="single")
     assert head.box_features is head.class_features
-    levels, deltas, grid = make_inputs()
-    out = head.at(levels, deltas, grid, chosen_rows())
+    levels, deltas, places = make_inputs()
+    out = head.at(levels, deltas, places, chosen_rows())
     assert torch.equal(out.class_feature, out.box_feature)
-    dual = make_head(paths="dual").at(levels, deltas, grid, chosen_rows())
+    dual = make_head(paths="dual").at(levels, deltas, places, chosen_rows())
     assert not torch.equal(dual.class_feature, dual.box_feature)
 
 
@@ -286,12 +287,12 @@ def test_a_box_grid_lies_wholly_inside_the_box() -> None:
 
 def test_at_runs_under_bfloat16_autocast_near_its_float32_values() -> None:
     head = make_head(kernel_size=3).float()
-    levels, deltas, grid = make_inputs()
+    levels, deltas, places = make_inputs()
     levels, deltas = [level.detach().float() for level in levels], deltas.detach().float()
-    expected = head.at(levels, deltas, grid, chosen_rows())
+    expected = head.at(levels, deltas, places, chosen_rows())
     with torch.autocast("cpu", torch.bfloat16):
-        found = head.at(levels, deltas, grid, chosen_rows())
-        dense = head.dense(levels, deltas, grid)
+        found = head.at(levels, deltas, places, chosen_rows())
+        dense = head.dense(levels, deltas)
     for a, b in zip(found, expected, strict=True):
         assert a.dtype == torch.float32
         torch.testing.assert_close(a, b, rtol=0.1, atol=0.1 * float(b.abs().max()))

@@ -17,9 +17,10 @@ from mimicdet.build import build_model
 from mimicdet.config import InferenceSettings, ModelSettings
 from mimicdet.data.dataset import Category, DetectionDataset
 from mimicdet.errors import UserError
-from mimicdet.models.dense import DenseOutput
+from mimicdet.models.detector import DetectionModel, Predictions
 from mimicdet.predict.detector import Detection
 from tests.fake_detector import CATEGORIES, FakeDetector, make_dataset
+from tests.tiny import tiny_trunk
 
 SMALL = ModelSettings(backbone="resnet18", weights="random", pyramid_channels=16, head_channels=16, head_features=32)
 
@@ -220,23 +221,22 @@ def test_photographs_lie_upright(detector: Detector, tmp_path: Path):
         torch.testing.assert_close(boxes, torch.from_numpy(detector.model.dataset.images[0].boxes).float())
 
 
-class ColorFinder(torch.nn.Module):
+class ColorFinder(DetectionModel):
     """Finds the extent of every red value that is not 0: one object each, whole or cut."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.anything = torch.nn.Parameter(torch.zeros(()))
+        super().__init__(trunk=tiny_trunk(), num_classes=2)
 
-    def forward(self, images: Tensor, sizes: Tensor | None = None, **_: object) -> DenseOutput:
+    def forward(self, images: Tensor, sizes: Tensor | None = None, **_: object) -> Predictions:
         b, a = len(images), 40
-        boxes, logits = torch.zeros(b, a, 4), torch.tensor([-50.0, -50.0, 50.0]).repeat(b, a, 1)
+        boxes, scores = torch.zeros(b, a, 4), torch.zeros(b, a, 2)
         for i in range(b):
             for n, value in enumerate([v for v in images[i, 0].unique().tolist() if v]):
                 y, x = (images[i, 0] == value).nonzero().unbind(1)
                 boxes[i, n] = torch.stack([x.min(), y.min(), x.max() + 1, y.max() + 1])
-                logits[i, n] = torch.tensor([value / 100, 0.0, 0.0])
+                scores[i, n] = torch.tensor([value / 100, 0.0, 0.0]).softmax(0)[:2]
         positions = torch.arange(a).expand(b, a)
-        return DenseOutput(torch.zeros(b, a), boxes, positions, logits, boxes)
+        return Predictions(positions, scores, boxes)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])

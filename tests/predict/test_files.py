@@ -14,10 +14,12 @@ from PIL import Image
 from mimicdet.config import InferenceSettings, ModelSettings
 from mimicdet.data.dataset import Category, DetectionDataset
 from mimicdet.data.match import match_classes
+from mimicdet.data.tiles import Tiles
 from mimicdet.errors import UserError
 from mimicdet.inference.coco_metrics import coco_metrics
-from mimicdet.inference.evaluate import evaluate
-from mimicdet.predict import Detector, PredictSummary, find_images, predict_dataset, predict_files
+from mimicdet.inference.dataset import detect_dataset, evaluate_runner, evaluation_mode
+from mimicdet.inference.folded import FoldedModel
+from mimicdet.predict import Detector, PredictSummary, find_images, predict_files
 from tests.fake_detector import CATEGORIES, FakeDetector, make_dataset
 
 
@@ -171,7 +173,8 @@ def test_ids_of_a_data_set(detector: Detector, dataset: DetectionDataset, folder
 
 @pytest.mark.parametrize("tile", [None, 200])
 def test_results_of_a_data_set_can_be_evaluated(detector: Detector, dataset: DetectionDataset, tile: int | None):
-    results = predict_dataset(detector, dataset, tile=tile)
+    tiles = None if tile is None else Tiles(tile)
+    results = detect_dataset(detector.runner, dataset, detector.inference, tiles=tiles)
     metrics = coco_metrics(match_classes(dataset, detector.categories).to_coco(), results)
     assert metrics["AP"] == pytest.approx(1)
 
@@ -179,12 +182,13 @@ def test_results_of_a_data_set_can_be_evaluated(detector: Detector, dataset: Det
 def test_an_evaluation_does_without_no_image(detector: Detector, dataset: DetectionDataset):
     dataset.images[3].file.unlink()
     with pytest.raises(UserError, match=r"image3\.png"):
-        predict_dataset(detector, dataset)
+        detect_dataset(detector.runner, dataset, detector.inference)
 
 
 def test_results_equal_those_of_the_evaluation_in_training(detector: Detector, dataset: DetectionDataset):
-    during = evaluate(detector.model, dataset, **detector.inference.model_dump())
-    after = coco_metrics(dataset.to_coco(), predict_dataset(detector, dataset))
+    with evaluation_mode(detector.model):
+        during = evaluate_runner(FoldedModel(detector.model), dataset, detector.inference)
+    after = coco_metrics(dataset.to_coco(), detect_dataset(detector.runner, dataset, detector.inference))
     assert after == during
 
 

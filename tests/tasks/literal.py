@@ -54,7 +54,7 @@ def student_terms(
                 logit = refined.objectness[i, a]
                 found["objectness"].append(-F.logsigmoid(logit if match >= 0 else -logit))
                 if match >= 0:
-                    wanted = encoded(batch.boxes[i, match], refined.grid.anchors[a], (1, 1, 1, 1))
+                    wanted = encoded(batch.boxes[i, match], refined.places.anchors[a], (1, 1, 1, 1))
                     found["refinement_boxes"].append((refined.deltas[i, a] - wanted).abs().sum())
         losses, positives = [], []
         for r, position in enumerate(proposals.positions[i].tolist()):
@@ -107,7 +107,7 @@ def literal_loss(task: DetectTask | MimicTask, batch: Batch) -> dict[str, Tensor
     detector, assign = task.detector, task.assign
     prepared = prepare(detector, batch, assign)
     refined, proposals, targets = prepared.refined, prepared.proposals, prepared.targets
-    dense = detector.s_head.dense(refined.pyramid.levels, refined.deltas, refined.grid)
+    dense = detector.s_head.dense(refined.pyramid.levels, refined.deltas)
     terms = student_terms(detector, batch, prepared, dense, assign)
     positives = max(len(terms["refinement_boxes"]), 1)
     samples = max(len(terms["classification"]), 1)
@@ -129,16 +129,16 @@ def literal_loss(task: DetectTask | MimicTask, batch: Batch) -> dict[str, Tensor
 def _teacher_parts(task: MimicTask, batch: Batch, prepared: Prepared, dense: HeadOutput) -> dict[str, Tensor]:
     detector, refined, k = task.detector, prepared.refined, task.detector.num_classes
     levels = list(refined.pyramid.levels)
-    strides = [2**l for l in detector.pyramid.level_numbers]
+    strides = [2**l for l in detector.trunk.pyramid.level_numbers]
     if task.finer_level is not None:
         levels = [task.finer_level(refined.pyramid, batch.sizes), *levels[:-1]]
-        strides = [2 ** (l - 1) for l in detector.pyramid.level_numbers]
+        strides = [2 ** (l - 1) for l in detector.trunk.pyramid.level_numbers]
     classification, boxes, class_mimic, box_mimic, soft, apart = [], [], [], [], [], []
     ranked: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}  # by object: scores and IoUs of T-head, S-head
     for i, r in balanced(prepared, task.assign, k, task.assign.t_samples):
         position = int(prepared.proposals.positions[i, r])
         box, target = prepared.proposals.boxes[i, r], int(prepared.targets.classes[i, r])
-        out = task.t_head(levels, strides, box[None], torch.tensor([i]), refined.grid.level[position : position + 1])
+        out = task.t_head(levels, strides, box[None], torch.tensor([i]), refined.places.level[position : position + 1])
         teacher = HeadOutput(*(field[0] for field in out))
         classification.append(-teacher.logits.log_softmax(-1)[target])
         if target < k:

@@ -47,7 +47,7 @@ def test_recall_and_counts_are_those_of_a_count_by_hand() -> None:
     assert 0 < found["diag/recall_60"] < 1
     assert found["diag/proposals"] == pytest.approx(int(prepared.proposals.valid.sum()) / 5)
     assert found["diag/proposal_positives"] == pytest.approx(int((prepared.targets.match >= 0).sum()) / 5)
-    levels = prepared.refined.grid.level
+    levels = prepared.refined.places.level
     for number in range(3, 8):
         positive = (prepared.anchor_match >= 0) & (levels == number - 3)
         assert found[f"diag/anchor_positives_p{number}"] == pytest.approx(int(positive.sum()) / 5)
@@ -64,11 +64,11 @@ def test_taps_of_the_chosen_positives(offsets: Any) -> None:
     for i, r in sums.chosen.tolist():
         if prepared.targets.match[i, r] >= 0:
             position = int(prepared.proposals.positions[i, r])
-            finest = int(prepared.refined.grid.level[position]) == 0
+            finest = int(prepared.refined.places.level[position]) == 0
             deltas = prepared.refined.deltas[i, position : position + 1].detach()
             length, inside = detector.s_head.tap_statistics(deltas, finest=finest)
             shares.append(float(inside.detach()))
-            number = 3 + int(prepared.refined.grid.level[position])
+            number = 3 + int(prepared.refined.places.level[position])
             lengths[number].append(float(length.detach()))
             if offsets != "box_grid":
                 whole = detector.s_head.guided_offsets(deltas, finest=finest, kernel_size=3 if finest else 5)

@@ -20,8 +20,8 @@ from mimicdet.errors import UserError
 from mimicdet.settings_file import dump_settings
 from mimicdet.tasks import build_task
 from mimicdet.tasks.distill import LOSSES, DistillTask
-from mimicdet.tasks.distill_roi import _chosen
 from mimicdet.tasks.mimic import MimicTask
+from mimicdet.tasks.roi_lesson import _chosen
 from mimicdet.teachers.roi import RoiTeacher
 from mimicdet.weights.folder import save_model
 from tests.tiny import SIZES, enliven, tiny_batch, tiny_settings
@@ -73,7 +73,7 @@ def make(
         torch.manual_seed(seed)
         detector = build_model(settings.model, 3)
         enliven(detector.s_head if family == "mimicdet" else detector.head)  # type: ignore[union-attr,arg-type]
-        task = build_task(settings, detector, class_names=names)
+        task = build_task(settings, class_names=names, detector=detector)
     assert isinstance(task, DistillTask)
     return task
 
@@ -288,7 +288,7 @@ def test_levels_and_sizes_may_differ(tmp_path: Path) -> None:
     batch = tiny_batch()
     student = maps.student.step(batch).maps()
     teacher = maps.teachers[0]
-    levels = teacher.maps_for(student, teacher.look(batch.images, batch.sizes))
+    levels = teacher.maps_for(student, teacher.dense_maps(batch.images, batch.sizes))
     assert set(levels) == {3, 4}  # its levels 4 and 5, whose cells cover the same pixels
     assert levels[3].feature.shape == student.features[0].shape
     assert levels[4].boxes.shape == (3, student.features[1][0, 0].numel(), 1, 4)
@@ -371,7 +371,7 @@ def save_run(folder: Path) -> tuple[str, MimicTask]:
         model=model_settings("mimicdet").model_dump(), teacher={"conv_channels": 8}, optim={"ema_decay": 0.5}
     )
     torch.manual_seed(3)
-    task = build_task(settings, build_model(settings.model, 3, finest_level=2))
+    task = build_task(settings, class_names=NAMES)
     assert isinstance(task, MimicTask)
     enliven(task.t_head)
     save_teacher(folder / "model-last", "mimicdet")
@@ -393,7 +393,7 @@ def test_torchvisions_faster_rcnn_scores_the_students_boxes(faster_rcnn: str) ->
     batch = tiny_batch(SIZES[:1] * 2)
     boxes = torch.tensor([[5.0, 5, 60, 70], [20, 10, 90, 50], [0, 0, 128, 96], [30, 30, 50, 80]])
     image, label = torch.tensor([1, 0, 1, 0]), torch.tensor([0, 1, 2, 0])
-    view = teacher.look(batch.images, batch.sizes, boxes, image, label)
+    view = teacher.view(batch.images, batch.sizes, boxes, image, label)
     mean, std = (
         torch.tensor(values)[:, None, None] for values in (model.transform.image_mean, model.transform.image_std)
     )
@@ -434,13 +434,13 @@ def test_a_t_head_comes_from_its_runs_averaged_weights(tmp_path: Path) -> None:
     refined = saved.detector.refine(batch.images, batch.sizes)
     position = torch.tensor([10, 150, 3])
     image = torch.tensor([0, 1, 2])
-    boxes = refined.grid.anchors[position] + 1.5  # an anchor's own size belongs to its own level
-    expected = saved._teach(batch.images, refined, batch.sizes, boxes, image, refined.grid.level[position])
-    view = teacher.look(batch.images, batch.sizes, boxes, image, torch.zeros(3, dtype=torch.int64))
+    boxes = refined.places.anchors[position] + 1.5  # an anchor's own size belongs to its own level
+    expected = saved._pooled(batch.images, refined, batch.sizes, boxes, image, refined.places.level[position])
+    view = teacher.view(batch.images, batch.sizes, boxes, image, torch.zeros(3, dtype=torch.int64))
     torch.testing.assert_close(view.logits.sigmoid(), expected.logits.softmax(-1)[:, :-1], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(view.features, expected.class_feature)
     found = teacher.detect(batch.images, batch.sizes)
-    wanted = saved.detect_teacher(batch, top=1000, score_threshold=0.005, nms_iou=0.6, max_detections=100)
+    wanted = saved.detect_by_t_head(batch, InferenceSettings())
     for one, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(one.scores, other.scores)
 
@@ -466,8 +466,8 @@ def test_our_own_faster_rcnn_teaches_as_a_two_stage_detector(tmp_path: Path) -> 
     assert losses["rank"] >= 0
     assert losses["imitation"] > 0
     boxes, image = torch.tensor([[5.0, 5, 60, 70], [20, 10, 90, 50]]), torch.tensor([1, 0])
-    view = teacher.look(batch.images, batch.sizes, boxes, image, torch.tensor([0, 2]))
-    logits, moved, features = model.eval().look(batch.images, batch.sizes, boxes, image)
+    view = teacher.view(batch.images, batch.sizes, boxes, image, torch.tensor([0, 2]))
+    logits, moved, features = model.eval().second_stage_at(batch.images, batch.sizes, boxes, image)
     torch.testing.assert_close(view.logits.sigmoid(), logits.softmax(-1)[:, 1:][:, [2, 0, 1]], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(view.boxes, torch.stack([moved[0, 2], moved[1, 1]]))
     torch.testing.assert_close(view.features, features)
@@ -482,13 +482,13 @@ def test_positives_come_first_among_the_boxes_that_are_looked_at(
     task = make([run], roi_samples=15)
     teacher = task.teachers[0]
     seen: list[Tensor] = []
-    original = RoiTeacher.look
+    original = RoiTeacher.view
 
-    def look(self: RoiTeacher, images: Tensor, sizes: Tensor, boxes: Tensor, image: Tensor, label: Tensor) -> Any:
+    def view(self: RoiTeacher, images: Tensor, sizes: Tensor, boxes: Tensor, image: Tensor, label: Tensor) -> Any:
         seen.append(image)
         return original(self, images, sizes, boxes, image, label)
 
-    monkeypatch.setattr(RoiTeacher, "look", look)
+    monkeypatch.setattr(RoiTeacher, "view", view)
     batch = tiny_batch()
     step = task.student.step(batch)
     task(batch)

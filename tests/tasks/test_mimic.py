@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from mimicdet.config import LossSettings
+from mimicdet.config import InferenceSettings, LossSettings
 from mimicdet.data.batch import Batch, Sample, collate
 from mimicdet.inference.decode import decode
 from mimicdet.inference.flips import mirror_boxes, mirror_images
-from mimicdet.models.dense import DenseOutput
+from mimicdet.models.detector import Predictions
 from mimicdet.models.mimicdet import HEAD_STD
 from mimicdet.models.s_head import HeadOutput
 from mimicdet.ops.boxes import decode_deltas
@@ -92,7 +92,7 @@ def reached(task: MimicTask, batch: Batch, *names: str) -> set[str]:
     for name, gradient in gradients(task).items():
         assert gradient is not None, name
         if gradient.any():
-            found.add(name.split(".")[1] if name.startswith("detector") else name.split(".")[0])
+            found.add(name.removeprefix("detector.").removeprefix("trunk.").split(".")[0])
     return found
 
 
@@ -364,8 +364,8 @@ def test_a_step_under_bfloat16_autocast(sections: dict[str, Any]) -> None:
     batch = tiny_batch()
     with torch.autocast("cpu", torch.bfloat16):
         output = task(batch)
-        dense = task.detector(batch.images, batch.sizes, dense=True)
-        found = decode(task.detector(batch.images, batch.sizes), batch.sizes)
+        dense = task.detector(batch.images, batch.sizes, dense=True, top=None)
+        found = decode(task.detector(batch.images, batch.sizes), batch.sizes, InferenceSettings())
     assert all(value.dtype == torch.float32 for value in output.values())
     assert all(field.isfinite().all() for field in dense[1:])
     assert all(len(one.scores) for one in found)
@@ -378,10 +378,9 @@ def test_a_step_under_bfloat16_autocast(sections: dict[str, Any]) -> None:
     torch.testing.assert_close(output["loss"], expected, rtol=0.05, atol=0)
     expected.backward()
     # Of the S-head too, which runs without gradient first; rounding may choose a few other proposals there
-    for part in ("s_head", "refinement", "pyramid", "backbone"):
-        a, b = (
-            torch.cat([p.grad.flatten() for p in getattr(t.detector, part).parameters()]) for t in (task, reference)
-        )
+    for part in ("s_head", "refinement", "trunk.pyramid", "trunk.backbone"):
+        parts = (t.detector.get_submodule(part) for t in (task, reference))
+        a, b = (torch.cat([p.grad.flatten() for p in module.parameters()]) for module in parts)
         assert float(torch.cosine_similarity(a, b, dim=0)) > 0.75, part
 
 
@@ -397,11 +396,15 @@ def test_a_step_changes_every_part_of_the_model() -> None:
 # The T-head as a detector
 
 
+def seen_by(**changes: Any) -> InferenceSettings:
+    return InferenceSettings(**{"score_threshold": 0.05, "nms_iou": 0.5, "max_detections": 20} | changes)
+
+
 def test_the_teacher_detects_on_the_boxes_that_the_student_sees() -> None:
     """Table 3: the same positions, the same post-processing."""
     task, batch = make(), tiny_batch()
-    options = {"score_threshold": 0.05, "nms_iou": 0.5, "max_detections": 20}
-    found = task.detect_teacher(batch, top=40, **options)  # type: ignore[arg-type]
+    inference = seen_by(positions=40)
+    found = task.detect_by_t_head(batch, inference)
     detector = task.detector
     seen = detector(batch.images, batch.sizes, top=40)
     refined = detector.refine(batch.images, batch.sizes)
@@ -409,12 +412,13 @@ def test_the_teacher_detects_on_the_boxes_that_the_student_sees() -> None:
     levels = [task.finer_level(refined.pyramid, batch.sizes), *refined.pyramid.levels[:-1]]
     strides, logits, boxes = [4, 8, 16, 32, 64], [], []
     for i, positions in enumerate(seen.positions):
-        adjusted = seen.adjusted_boxes[i, positions]
-        out = task.t_head(levels, strides, adjusted, torch.full((40,), i), refined.grid.level[positions])
+        adjusted = refined.adjusted_boxes[i, positions]
+        out = task.t_head(levels, strides, adjusted, torch.full((40,), i), refined.places.level[positions])
         logits.append(out.logits)
         boxes.append(decode_deltas(out.deltas, adjusted, std=HEAD_STD))
-    output = DenseOutput(seen.objectness, seen.adjusted_boxes, seen.positions, torch.stack(logits), torch.stack(boxes))
-    for a, b in zip(found, decode(output, batch.sizes, **options), strict=True):  # type: ignore[arg-type]
+    scores = torch.stack(logits).softmax(-1)[..., :-1]
+    output = Predictions(seen.positions, scores, torch.stack(boxes))
+    for a, b in zip(found, decode(output, batch.sizes, inference), strict=True):
         assert len(a.scores) > 3
         assert torch.equal(a.labels, b.labels)
         torch.testing.assert_close(a.scores, b.scores, rtol=0, atol=1e-10)
@@ -424,10 +428,10 @@ def test_the_teacher_detects_on_the_boxes_that_the_student_sees() -> None:
 
 def test_the_teacher_looks_at_mirrored_views_where_the_detector_does() -> None:
     task, batch = make(), tiny_batch()
-    options: dict[str, Any] = {"score_threshold": 0.05, "nms_iou": 0.5, "max_detections": 20, "top": 40}
+    inference = seen_by(positions=40, flips="horizontal")
     turned = replace(batch, images=mirror_images(batch.images, batch.sizes, left_right=True, top_bottom=False))
-    plain = task.detect_teacher(batch, flips="horizontal", **options)
-    for a, b, size in zip(plain, task.detect_teacher(turned, flips="horizontal", **options), batch.sizes, strict=True):
+    plain = task.detect_by_t_head(batch, inference)
+    for a, b, size in zip(plain, task.detect_by_t_head(turned, inference), batch.sizes, strict=True):
         assert len(a.scores) > 3
         torch.testing.assert_close(a.scores, b.scores, rtol=0, atol=1e-10)
         mirrored = mirror_boxes(b.boxes, size, left_right=True, top_bottom=False)
@@ -436,10 +440,10 @@ def test_the_teacher_looks_at_mirrored_views_where_the_detector_does() -> None:
 
 def test_the_teachers_detections_do_not_depend_on_the_padding_or_the_batch() -> None:
     task, images = make(), samples()
-    options: dict[str, Any] = {"score_threshold": 0.05, "nms_iou": 0.5, "max_detections": 20, "top": 1000}
-    whole = task.detect_teacher(on_canvas(collate(images), 160, 192), **options)
+    inference = seen_by()
+    whole = task.detect_by_t_head(on_canvas(collate(images), 160, 192), inference)
     for one, expected in zip(images, whole, strict=True):
-        (found,) = task.detect_teacher(collate([one]), **options)
+        (found,) = task.detect_by_t_head(collate([one]), inference)
         assert len(found.scores) > 3
         torch.testing.assert_close(found.scores, expected.scores, rtol=0, atol=1e-10)
         torch.testing.assert_close(found.boxes, expected.boxes, rtol=0, atol=1e-9)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mimicdet.data.batch import Sample, collate
-from mimicdet.tasks.normalise import WholeStep, divisors, mean_over_processes
+from mimicdet.tasks.task import WholeStep, divisors, mean_over_processes
 from tests.tiny import gradients, sample, tiny_settings, tiny_task
 
 VARIANTS: list[dict[str, Any]] = [

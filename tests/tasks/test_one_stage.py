@@ -10,14 +10,13 @@ from torch import Tensor
 from torchvision.models.detection.fcos import FCOSHead
 from torchvision.models.detection.retinanet import RetinaNetHead
 
-from mimicdet.build import build_model
+from mimicdet.build import LEARNING
 from mimicdet.config import OneStageSettings, Settings
 from mimicdet.data.batch import Batch, collate
 from mimicdet.losses.one_stage import centerness
 from mimicdet.tasks import build_task
-from mimicdet.tasks.normalise import WholeStep
 from mimicdet.tasks.one_stage import OneStageTask
-from mimicdet.tasks.recipes import recipe_of
+from mimicdet.tasks.task import WholeStep
 from tests.tiny import SIZES, enliven, sample, tiny_batch
 
 FAMILIES = ("retinanet", "fcos", "atss", "gfl")
@@ -34,7 +33,7 @@ def make(family: str, **one_stage: Any) -> OneStageTask:
     )  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        task = build_task(settings, build_model(settings.model, 3))
+        task = build_task(settings, class_names=["a", "b", "c"])
         assert isinstance(task, OneStageTask)
         enliven(task.detector.head)
     return task
@@ -113,7 +112,7 @@ def test_atss_and_gfl_weigh_boxes() -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_weights_multiply_the_parts(family: str) -> None:
     batch = tiny_batch()
-    _, names = recipe_of(family, OneStageSettings())
+    names = LEARNING[family](OneStageSettings()).weights
     weights = {name: 0.5 + i for i, name in enumerate(names)}
     found = make(family, **weights)(batch)
     expected = sum(weight * found[name] for name, weight in weights.items())

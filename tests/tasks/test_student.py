@@ -47,7 +47,7 @@ def test_two_passes_give_the_gradient_of_one_over_all_proposals(options: dict[st
     sums = sums_of(detector, batch, every=every)
     prepared = prepare(detector, batch, ASSIGN)
     refined = prepared.refined
-    dense = detector.s_head.dense(refined.pyramid.levels, refined.deltas, refined.grid)
+    dense = detector.s_head.dense(refined.pyramid.levels, refined.deltas)
     terms = student_terms(detector, batch, prepared, dense, ASSIGN)
     names = ("objectness", "refinement_boxes", "classification", "boxes")
     for name in names:
@@ -111,7 +111,7 @@ def test_the_heads_output_is_given_for_each_chosen_proposal() -> None:
     sums = student_sums(detector, batch, prepared, ASSIGN, also=also)
     assert {tuple(pair) for pair in also.nonzero().tolist()} <= {tuple(pair) for pair in sums.chosen.tolist()}
     assert sums.chosen.tolist() == sorted(sums.chosen.tolist()), "image by image, proposal by proposal"
-    dense = detector.s_head.dense(prepared.refined.pyramid.levels, prepared.refined.deltas, prepared.refined.grid)
+    dense = detector.s_head.dense(prepared.refined.pyramid.levels, prepared.refined.deltas)
     for q, (i, r) in enumerate(sums.chosen.tolist()):
         position = prepared.proposals.positions[i, r]
         torch.testing.assert_close(sums.head.logits[q], dense.logits[i, position], rtol=0, atol=1e-10)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mimicdet.models.dense import DenseMaps
+from mimicdet.models.detector import DenseMaps
 from mimicdet.teachers.match_maps import NEVER, match_levels, split_levels
 
 

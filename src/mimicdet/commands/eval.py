@@ -57,8 +57,10 @@ class Eval:
         require_own_file(self.json, self.data, self.model)
         dataset = self.reading.load(self.data, self.split)
         # torch and all: not before the data are found to be good
-        from mimicdet.inference.coco_metrics import COCO_LIMITS, coco_metrics
-        from mimicdet.predict import Detector, predict_dataset
+        from mimicdet.data.tiles import Tiles
+        from mimicdet.inference.coco_metrics import COCO_LIMITS
+        from mimicdet.inference.dataset import evaluate_runner
+        from mimicdet.predict import Detector
         from mimicdet.report.table import class_table, metrics_table
 
         detector = Detector.from_pretrained(self.model, self.device)
@@ -67,9 +69,11 @@ class Eval:
             inference = replace(inference, max_detections=self.limit)
         detector.inference = inference.applied_to(detector.inference, self.model)
         dataset = match_classes(dataset, detector.categories)
-        found = predict_dataset(detector, dataset, tile=self.tile, overlap=self.overlap, progress=sys.stderr.isatty())
+        tiles = None if self.tile is None else Tiles(self.tile, self.overlap)
         limits = (*COCO_LIMITS[:2], self.limit or COCO_LIMITS[2])
-        metrics = coco_metrics(dataset.to_coco(), found, limits=limits)
+        metrics = evaluate_runner(
+            detector.runner, dataset, detector.inference, tiles=tiles, progress=sys.stderr.isatty(), limits=limits
+        )
         result = metrics.to_json()
         if self.json is not None:
             about = {"model": str(self.model), "data": str(self.data), "split": dataset.split, "limit": limits[2]}

@@ -82,11 +82,11 @@ class Export:
         from mimicdet.data.match import match_classes
         from mimicdet.engine.stop import stop_on_signals
         from mimicdet.export.export import export_model
-        from mimicdet.models.two_stage import TwoStage
+        from mimicdet.models.faster_rcnn import FasterRcnn
         from mimicdet.report.table import table
 
         loaded = load_model(self.model)
-        if isinstance(loaded.model, TwoStage):
+        if isinstance(loaded.model, FasterRcnn):
             raise UserError(f"{self.model} is a Faster R-CNN, which has no exported form; export a one-stage detector")
         inference = self.inference.applied_to(loaded.inference, self.model)
         # At positions in any case: the detections are the same, and the dense form is what is slow
@@ -151,14 +151,14 @@ class Export:
 
     def _measure(self, file: Path, dataset: DetectionDataset) -> None:
         """AP of the model and of the file on the data's validation split, which has the model's classes."""
-        from mimicdet.inference.coco_metrics import coco_metrics
-        from mimicdet.predict import Detector, predict_dataset
+        from mimicdet.inference.dataset import evaluate_runner
+        from mimicdet.predict import Detector
         from mimicdet.report.table import metrics_table
 
         results = {}
         for name, path in (("model", self.model), (f"{file.name} ({self.precision})", file)):
             detector = Detector.from_pretrained(path, "cpu")
             detector.inference = self.inference.applied_to(detector.inference, path)
-            found = predict_dataset(detector, dataset, progress=sys.stderr.isatty())
-            results[name] = coco_metrics(dataset.to_coco(), found).to_json()
+            metrics = evaluate_runner(detector.runner, dataset, detector.inference, progress=sys.stderr.isatty())
+            results[name] = metrics.to_json()
         print(f"\nAP on 'val' of {self.data}:\n\n{metrics_table(results)}")

@@ -109,3 +109,19 @@ def _sample_without_targets(image: Tensor) -> Sample:
         original_size=(image.shape[1], image.shape[2]),
         seed=0,
     )
+
+
+def empty_batch(images: Tensor, sizes: Tensor) -> Batch:
+    """Images (B, 3, H, W) of ``sizes`` (B, 2) as a batch without objects."""
+    b, nothing = len(images), torch.zeros(len(images), 0, device=images.device)
+    return Batch(
+        images=images,
+        sizes=sizes,
+        boxes=nothing[..., None].expand(b, 0, 4),
+        labels=nothing.long(),
+        crowd=nothing.bool(),
+        seeds=torch.zeros(b, dtype=torch.int64),
+        image_ids=tuple(range(b)),
+        files=("",) * b,
+        original_sizes=((0, 0),) * b,
+    )

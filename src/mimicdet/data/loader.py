@@ -11,7 +11,9 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import BaseContext
@@ -27,6 +29,7 @@ from mimicdet.data.batch import Batch, Sample, collate
 from mimicdet.data.dataset import DetectionDataset, ImageRecord
 from mimicdet.data.decode import REDUCTIONS, read_reduced
 from mimicdet.data.order import image_seed, sampling_seed
+from mimicdet.data.tiles import Tiles, Window
 from mimicdet.data.transform import TrainTransform, resize_for_inference
 from mimicdet.errors import UserError
 
@@ -105,8 +108,12 @@ class TrainData(Dataset[Sample]):
         )  # fmt: skip
 
 
+_AHEAD = 2
+"""Batches that are read before they are asked for, where no workers do so."""
+
+
 class EvalData(Dataset[Sample]):
-    """Images of a data set at inference size, without targets: item index -> Sample.
+    """Images of a data set at inference size, without targets: item (index, window or None) -> Sample.
 
     Raises UserError when the image file cannot be read or has another size than its record says.
     """
@@ -115,20 +122,29 @@ class EvalData(Dataset[Sample]):
         self.records = _Records(dataset.images)
         self.shorter_side = shorter_side
         self.longer_side = longer_side
+        self._last: tuple[int, np.ndarray] | None = None  # the tiles of an image come one after the other
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, key: tuple[int, Window | None]) -> Sample:
+        index, window = key
         record = self.records[index]
+        if window is None:
+            pixels = _read(record)[0]
+        else:
+            if self._last is None or self._last[0] != index:
+                self._last = index, _read(record)[0]
+            x1, y1, x2, y2 = window
+            pixels = self._last[1][y1:y2, x1:x2]
         return Sample(
-            image=resize_for_inference(_read(record)[0], self.shorter_side, self.longer_side),
+            image=resize_for_inference(pixels, self.shorter_side, self.longer_side),
             boxes=torch.zeros(0, 4),
             labels=torch.zeros(0, dtype=torch.int64),
             crowd=torch.zeros(0, dtype=torch.bool),
             image_id=record.id,
             file=str(record.file),
-            original_size=(record.height, record.width),
+            original_size=(pixels.shape[0], pixels.shape[1]),
             seed=0,
         )
 
@@ -167,15 +183,32 @@ class TrainLoader:
 class EvalLoader:
     """Evaluation batches in the data set's order, as often as iterated over; see ``eval_loader``."""
 
-    def __init__(self, loader: DataLoader[Any], number: int) -> None:
-        self._loader = loader
-        self._number = number
+    def __init__(self, data: EvalData, keys: _Keys, *, workers: int, pin_memory: bool, divisor: int) -> None:
+        self._data, self._keys, self._divisor = data, keys, divisor
+        self._loader = _data_loader(data, keys, workers, pin_memory, divisor, persistent=False) if workers else None
 
     def __len__(self) -> int:
-        return self._number
+        return len(self._keys)
 
     def __iter__(self) -> Iterator[Batch]:
-        return map(_open, self._loader)
+        return self._read_ahead() if self._loader is None else map(_open, self._loader)
+
+    def _read_ahead(self) -> Iterator[Batch]:
+        """Without workers: the next batches are read in a thread while the detector works."""
+        waiting: deque[Future[Batch]] = deque()
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="read") as pool:
+            try:
+                for keys in self._keys:
+                    waiting.append(
+                        pool.submit(lambda k: collate([self._data[i] for i in k], divisor=self._divisor), keys)
+                    )
+                    if len(waiting) > _AHEAD:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:  # also when the reader stops early
+                for future in waiting:
+                    future.cancel()
 
 
 def eval_loader(
@@ -185,20 +218,25 @@ def eval_loader(
     longer_side: int,
     batch_size: int,
     workers: int,
+    tiles: Tiles | None = None,
     rank: int = 0,
     world_size: int = 1,
     pin_memory: bool = False,
     divisor: int = 32,
 ) -> EvalLoader:
-    """Batches of the images ``rank, rank + world_size, ...`` at inference size, without targets (M = 0).
+    """Batches of the images ``rank, rank + world_size, ...``, or of their tiles, at inference size, without targets.
 
     Every image comes once, over all ranks; ranks may differ by one image, so nothing that waits for the other
     ranks belongs inside the loop. Raises UserError, on iteration, when an image file cannot be read.
     """
-    indices = range(rank, len(dataset), world_size)
-    keys = _Keys([list(indices[at : at + batch_size]) for at in range(0, len(indices), batch_size)])
+    crops: list[tuple[int, Window | None]] = []
+    for index in range(rank, len(dataset), world_size):
+        record = dataset.images[index]
+        windows: Sequence[Window | None] = tiles.windows(record.height, record.width) if tiles else [None]
+        crops += [(index, window) for window in windows]
+    keys = _Keys([crops[at : at + batch_size] for at in range(0, len(crops), batch_size)])
     data = EvalData(dataset, shorter_side=shorter_side, longer_side=longer_side)
-    return EvalLoader(_data_loader(data, keys, workers, pin_memory, divisor, persistent=False), len(keys))
+    return EvalLoader(data, keys, workers=workers, pin_memory=pin_memory, divisor=divisor)
 
 
 class _Keys:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,6 +26,19 @@ _SCORE_RATIO = 0.5
 """... of at least this multiple of its score."""
 _ROWS = 512
 """Cut boxes compared with all boxes at once; bounds the memory."""
+
+
+class Tiles(NamedTuple):
+    """Says how images are cut into tiles."""
+
+    side: int
+    """Pixels, from 1 up."""
+    overlap: float = 0.25
+    """Share of the side that neighbours have in common at least, 0 to below 1."""
+
+    def windows(self, height: int, width: int) -> list[Window]:
+        """The tiles of an image, as :func:`tile_windows` gives them."""
+        return tile_windows(height, width, self.side, self.overlap)
 
 
 def tile_windows(height: int, width: int, tile: int, overlap: float = 0.25) -> list[Window]:

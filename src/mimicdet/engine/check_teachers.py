@@ -8,24 +8,21 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from mimicdet.config import Settings
+from mimicdet.config import InferenceSettings, Settings
 from mimicdet.data.batch import Batch
 from mimicdet.data.dataset import DetectionDataset, ImageRecord
 from mimicdet.errors import UserError
 from mimicdet.inference.coco_metrics import Metrics
+from mimicdet.inference.dataset import FunctionRunner, evaluate_runner
 from mimicdet.inference.decode import Detections
-from mimicdet.inference.evaluate import evaluate_with
-from mimicdet.teachers.frozen import FrozenTeacher
-from mimicdet.teachers.match_maps import UNKNOWN
-from mimicdet.teachers.roi import RoiTeacher
+from mimicdet.models.trunk import DIVISOR
+from mimicdet.teachers.teacher import UNKNOWN, Teacher
 
 LEAST_AP50 = 0.01
 """Below this a teacher is said to find nothing; guessing gives less."""
 
 
-def try_teacher(
-    teacher: FrozenTeacher | RoiTeacher, sample: DetectionDataset, settings: Settings, device: torch.device
-) -> Metrics:
+def try_teacher(teacher: Teacher, sample: DetectionDataset, settings: Settings, device: torch.device) -> Metrics:
     """COCO's numbers of a teacher on a sample, which it sees as it will see the student's images.
 
     Args:
@@ -34,16 +31,15 @@ def try_teacher(
     Raises:
         UserError: it finds nothing.
     """
-    inference = settings.inference
     student_class = {theirs: ours for ours, theirs in enumerate(teacher.classes) if theirs != UNKNOWN}
 
-    def detect_batch(batch: Batch) -> list[Detections]:
+    def detect_batch(batch: Batch, _: InferenceSettings) -> list[Detections]:
         found = teacher.detect(batch.images, batch.sizes)
         return [_in_students_classes(detections, student_class) for detections in found]
 
-    metrics = evaluate_with(
-        detect_batch, sample, shorter_side=inference.shorter_side, longer_side=inference.longer_side, device=device,
-    )  # fmt: skip
+    # One by one, at the size of the student's images, whatever the batch size of the student's own evaluation
+    inference = settings.inference.model_copy(update={"batch_size": 1})
+    metrics = evaluate_runner(FunctionRunner(detect_batch, device, DIVISOR), sample, inference)
     if metrics["AP50"] < LEAST_AP50:
         raise UserError(
             f"{teacher.name}: the teacher finds next to nothing in {len(sample)} images of '{sample.split}' (AP50 "

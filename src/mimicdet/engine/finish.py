@@ -13,8 +13,8 @@ from mimicdet.data.decode import read_image
 from mimicdet.engine.processes import on_main
 from mimicdet.engine.start import Run
 from mimicdet.files import replace_file
-from mimicdet.inference.detect import detect
-from mimicdet.inference.evaluate import detect_dataset
+from mimicdet.inference.dataset import detect_dataset
+from mimicdet.inference.folded import FoldedModel
 from mimicdet.report.curves import draw_curves
 from mimicdet.report.draw import draw_boxes
 
@@ -44,16 +44,9 @@ def _some_images(dataset: DetectionDataset, number: int) -> DetectionDataset:
 def _detections(run: Run, dataset: DetectionDataset) -> list[dict]:
     """COCO results of the model that is kept."""
     loaded = load_model(run.folder.model, run.accelerator.device)
-    inference = loaded.inference
-    return detect_dataset(
-        lambda batch: detect(
-            loaded.model, batch.images, batch.sizes, dense=inference.dense, positions=inference.positions,
-            score_threshold=max(SHOWN, inference.score_threshold), nms_iou=inference.nms_iou,
-            max_detections=inference.max_detections, flips=inference.flips,
-        ),
-        dataset, shorter_side=inference.shorter_side, longer_side=inference.longer_side,
-        batch_size=inference.batch_size, device=run.accelerator.device, divisor=loaded.model.divisor,
-    )  # fmt: skip
+    threshold = max(SHOWN, loaded.inference.score_threshold)
+    inference = loaded.inference.model_copy(update={"score_threshold": threshold})
+    return detect_dataset(FoldedModel(loaded.model), dataset, inference)
 
 
 def _draw(run: Run, dataset: DetectionDataset, found: list[dict]) -> None:

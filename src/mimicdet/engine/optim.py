@@ -11,18 +11,18 @@ import torch
 from torch import nn
 
 from mimicdet.config import OptimSettings
+from mimicdet.models.trunk import Trunk
+from mimicdet.tasks import Task
 
-_HEADS = ("detector.s_head", "detector.head", "detector.roi_heads")
 
-
-def freeze_by_settings(task: nn.Module, settings: OptimSettings) -> None:
+def freeze_by_settings(task: Task, settings: OptimSettings) -> None:
     """Freezes every backbone where ``optim.backbone_lr_factor`` is 0: no gradient is computed for it at all."""
     if settings.backbone_lr_factor == 0:
         for backbone in _backbones(task):
             backbone.requires_grad_(False)
 
 
-def parameter_groups(task: nn.Module, settings: OptimSettings) -> list[dict[str, object]]:
+def parameter_groups(task: Task, settings: OptimSettings) -> list[dict[str, object]]:
     """The trainable parameters of ``task``, grouped by learning-rate factor and weight decay.
 
     SGD decays every parameter, as the published detectors it is compared with do; AdamW leaves out vectors
@@ -34,7 +34,7 @@ def parameter_groups(task: nn.Module, settings: OptimSettings) -> list[dict[str,
     factors = {
         id(parameter): factor
         for modules, factor in (
-            (_heads(task), settings.head_lr_factor),
+            ((task.detector.final_head,), settings.head_lr_factor),
             (_backbones(task), settings.backbone_lr_factor),
         )
         for module in modules
@@ -53,7 +53,7 @@ def parameter_groups(task: nn.Module, settings: OptimSettings) -> list[dict[str,
     ]
 
 
-def make_optimizer(task: nn.Module, settings: OptimSettings) -> torch.optim.Optimizer:
+def make_optimizer(task: Task, settings: OptimSettings) -> torch.optim.Optimizer:
     """SGD with momentum or AdamW (betas ``momentum`` and 0.999); `set_lr` gives it its learning rate.
 
     Uses torch's fused kernels, which read and write each parameter once.
@@ -87,11 +87,6 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr * group["lr_factor"]
 
 
-def _backbones(task: nn.Module) -> list[nn.Module]:
+def _backbones(task: Task) -> list[nn.Module]:
     """The detector's, and the T-head's own where it has one."""
-    return [module for name, module in task.named_modules() if name.rpartition(".")[2] == "backbone"]
-
-
-def _heads(task: nn.Module) -> list[nn.Module]:
-    """The detector's own: MimicDet's, a one-stage detector's or a two-stage one's."""
-    return [module for name, module in task.named_modules() if name in _HEADS]
+    return [module.backbone for module in task.modules() if isinstance(module, Trunk)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from mimicdet.build import build_model
 from mimicdet.config import Settings
 from mimicdet.data.dataset import DetectionDataset
 from mimicdet.data.loader import TrainLoader
@@ -34,9 +32,7 @@ from mimicdet.engine.run_folder import RunFolder
 from mimicdet.engine.state import RunState
 from mimicdet.engine.step import Stepper
 from mimicdet.errors import UserError
-from mimicdet.tasks.build import build_task
-from mimicdet.tasks.build_mimic import finest_backbone_level
-from mimicdet.teachers.weights_hash import weights_hash
+from mimicdet.tasks import Task, build_task
 
 
 @dataclass(frozen=True)
@@ -106,13 +102,12 @@ def start_run(
         require_same_run(saved, settings=settings, data=data, processes=accelerator.num_processes, file=file)
 
     torch.manual_seed(settings.train.seed)
-    task = build(settings, class_names=train_data.class_names, pretrained=saved is None)
-    teachers = [(teacher.name, weights_hash(teacher.network)) for teacher in getattr(task, "teachers", ())]
+    task = build_task(settings, class_names=train_data.class_names, pretrained=saved is None)
+    teachers = [(teacher.name, teacher.weights_hash()) for teacher in task.teachers]
     if saved is not None and file is not None:
         require_same_teachers(saved, teachers=teachers, file=file)
     # Channels last makes convolutions faster on GPUs with half precision and on CPUs (a step of `small` by a fifth)
     task = task.to(accelerator.device).to(memory_format=torch.channels_last)
-    detector = task.get_submodule("detector")
     freeze_by_settings(task, settings.optim)
     average = moving_average(task, settings.optim.ema_decay) if settings.optim.ema_decay else None
     model = accelerator.prepare_model(task)
@@ -141,7 +136,7 @@ def start_run(
         state=state,
         step=Stepper(
             accelerator=accelerator, model=model, optimizer=optimizer, modules=_modules(task),
-            clip=settings.optim.clip_grad_norm, count_positives=getattr(task, "count_positives", None),
+            clip=settings.optim.clip_grad_norm, count_positives=task.count_positives,
         ),
         loader=TrainLoader(
             train_data,
@@ -149,7 +144,7 @@ def start_run(
             seed=settings.train.seed,
             workers=settings.data.workers,
             pin_memory=accelerator.device.type == "cuda",
-            divisor=getattr(detector, "divisor", 32),
+            divisor=task.detector.divisor,
             reduce_jpeg=settings.data.reduce_jpeg,
         ),
         log=RunLog(
@@ -168,13 +163,6 @@ def start_run(
             f"{settings.train.epochs * steps_per_epoch} steps of this run: the learning rate stays low"
         )
     return run
-
-
-def build(settings: Settings, *, class_names: Sequence[str], pretrained: bool) -> nn.Module:
-    """The task with its detector, as settings say; the T-head may want finer features of the backbone."""
-    finest_level = finest_backbone_level(settings)
-    detector = build_model(settings.model, len(class_names), pretrained=pretrained, finest_level=finest_level)
-    return build_task(settings, detector, pretrained=pretrained, class_names=class_names)
 
 
 def _require_sensible(settings: Settings, train_data: DetectionDataset, val_data: DetectionDataset | None) -> None:
@@ -227,7 +215,8 @@ def _transform(settings: Settings) -> TrainTransform:
     )
 
 
-def _modules(task: nn.Module) -> dict[str, nn.Module]:
-    """The detector's parts and what the task has besides, by name: backbone, pyramid, ..., t_head."""
-    modules = dict(task.get_submodule("detector").named_children())
+def _modules(task: Task) -> dict[str, nn.Module]:
+    """The parts of detector and task by name: backbone, pyramid, ..., t_head."""
+    modules = dict(task.detector.trunk.named_children())
+    modules |= {name: module for name, module in task.detector.named_children() if name != "trunk"}
     return modules | {name: module for name, module in task.named_children() if name != "detector"}

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from mimicdet.engine.interval import IntervalMeans
 from mimicdet.engine.step import StepResult
 from mimicdet.errors import UserError
+from mimicdet.tasks import Task
 
 
 @dataclass
@@ -53,16 +53,16 @@ class RunState:
     """Everything that a checkpoint holds, live."""
 
     accelerator: Accelerator
-    task: nn.Module
+    task: Task
     optimizer: torch.optim.Optimizer
     average: AveragedModel | None
     means: IntervalMeans
     progress: Progress = field(default_factory=Progress)
 
     @property
-    def shipped_task(self) -> nn.Module:
+    def shipped_task(self) -> Task:
         """The task with the weights that are evaluated and shipped: the moving average where there is one."""
-        return self.task if self.average is None else self.average.module
+        return self.task if self.average is None else self.average.module  # type: ignore[return-value]
 
     def learn_from(self, result: StepResult) -> None:
         """After a step that was taken."""

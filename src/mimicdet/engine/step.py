@@ -18,7 +18,7 @@ from mimicdet.engine.finite import agree
 from mimicdet.engine.optim import set_lr
 from mimicdet.errors import UserError
 from mimicdet.inference.detect import lacks_memory
-from mimicdet.tasks.normalise import WholeStep
+from mimicdet.tasks.task import WholeStep
 
 
 class StepResult(NamedTuple):
@@ -48,8 +48,8 @@ class Stepper:
         model: the task as accelerate prepared it: ``model(batch) -> {"loss": ..., parts}``.
         modules: name -> module, whose gradient norms are told apart.
         clip: largest gradient norm; 0 is no limit.
-        count_positives: the task's count of a batch's positive anchors, where it divides by that; the batches of a step
-            are then divided by what all of them have.
+        count_positives: the task's count of a batch's positive anchors; the batches of a step are divided by what all
+            of them have.
     """
 
     accelerator: Accelerator
@@ -57,7 +57,7 @@ class Stepper:
     optimizer: AcceleratedOptimizer
     modules: Mapping[str, nn.Module]
     clip: float
-    count_positives: Callable[[Batch], Tensor] | None = None
+    count_positives: Callable[[Batch], Tensor]
 
     def __call__(self, batches: Sequence[Batch], *, lr: float, norms_by_module: bool, stop: bool) -> StepResult:
         """One step on the mean gradient of ``batches`` over all processes.
@@ -69,7 +69,7 @@ class Stepper:
         names: tuple[str, ...] = ()
         values, losses = [], []
         shared: tuple[WholeStep, ...] = ()
-        if len(batches) > 1 and self.count_positives is not None:
+        if len(batches) > 1:
             batches = [batch.to(self.accelerator.device) for batch in batches]
             shared = (WholeStep(torch.stack([self.count_positives(b) for b in batches]).sum(), len(batches)),)
         for number, batch in enumerate(batches, start=1):

@@ -102,7 +102,7 @@ def train(
 
 
 def _try_teachers(run: Run) -> None:
-    for teacher in getattr(run.state.task, "teachers", ()):
+    for teacher in run.state.task.teachers:
         if run.settings.distill.trust_teacher:
             run.log.say(f"teacher {teacher.name} is trusted without a trial (distill.trust_teacher)")
             continue

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import sys
-from functools import partial
-
-from torch import nn
 
 from mimicdet.engine.metrics_file import Record
 from mimicdet.engine.processes import on_main, share_buffers
 from mimicdet.engine.start import Run
-from mimicdet.inference.coco_metrics import METRIC_NAMES
-from mimicdet.inference.evaluate import evaluate, evaluate_with, evaluation_mode
+from mimicdet.inference.coco_metrics import METRIC_NAMES, Metrics
+from mimicdet.inference.dataset import Runner, evaluate_runner, evaluation_mode
+from mimicdet.inference.folded import FoldedModel
+from mimicdet.models.detector import DetectionModel
 from mimicdet.tasks.mimic import MimicTask
 from mimicdet.weights.folder import save_model
 
@@ -19,47 +18,41 @@ from mimicdet.weights.folder import save_model
 def validate(run: Run) -> Record | None:
     """Evaluates the current weights, keeps them as the last and, where no AP was higher, as the best.
 
-    In full precision whatever training uses, so that ``mimicdet eval`` finds the same numbers in what is kept.
-    Without a validation split the last weights are all there is, and ``model/`` gets them.
+    In full precision whatever training uses, and with folded batch norm, so that ``mimicdet eval`` finds the same
+    numbers in what is kept. Without a validation split the last weights are all there is, and ``model/`` gets them.
 
     Returns:
         The evaluation's record, None without a validation split. Every process must call this.
     """
     progress, task = run.state.progress, run.state.shipped_task
-    detector = task.get_submodule("detector")
     share_buffers(run.accelerator, task)
     if run.val_data is None:
-        _save(run, detector, None, best=True)
+        _save(run, task.detector, None, best=True)
         return None
-    inference = run.settings.inference
-    metrics = evaluate(
-        detector, run.val_data, **inference.model_dump(), device=run.accelerator.device,
-        workers=run.settings.data.workers, progress=sys.stderr.isatty(),
-    )  # fmt: skip
     teacher = None
-    if run.settings.train.eval_teacher:
-        assert isinstance(task, MimicTask)
-        detect_teacher = partial(
-            task.detect_teacher, top=inference.positions, score_threshold=inference.score_threshold,
-            nms_iou=inference.nms_iou, max_detections=inference.max_detections,
-            flips=inference.flips,
-        )  # fmt: skip
-        with evaluation_mode(task):
-            teacher = evaluate_with(
-                detect_teacher, run.val_data, shorter_side=inference.shorter_side, longer_side=inference.longer_side,
-                batch_size=inference.batch_size, device=run.accelerator.device, workers=run.settings.data.workers,
-                progress=sys.stderr.isatty(),
-            )  # fmt: skip
+    with evaluation_mode(task):
+        metrics = _measure(run, FoldedModel(task.detector))
+        if run.settings.train.eval_teacher:
+            assert isinstance(task, MimicTask)
+            teacher = _measure(run, task.t_head_runner(run.accelerator.device))
     record = run.log.eval_record(metrics, teacher)
     progress.last = record
     best = progress.best is None or record["AP"] > progress.best["AP"]
     if best:
         progress.best = record
-    _save(run, detector, record, best=best)
+    _save(run, task.detector, record, best=best)
     return record
 
 
-def _save(run: Run, detector: nn.Module, record: Record | None, *, best: bool) -> None:
+def _measure(run: Run, runner: Runner) -> Metrics:
+    settings = run.settings
+    assert run.val_data is not None
+    return evaluate_runner(
+        runner, run.val_data, settings.inference, workers=settings.data.workers, progress=sys.stderr.isatty()
+    )
+
+
+def _save(run: Run, detector: DetectionModel, record: Record | None, *, best: bool) -> None:
     progress, settings = run.state.progress, run.settings
     extra = {"step": progress.step, "trained_epochs": progress.epoch + (progress.batch > 0)}
     if record is not None:

@@ -28,15 +28,14 @@ from mimicdet.export.suppress import suppress_as_one_operator, suppress_by_torch
 from mimicdet.export.write import write_onnx, write_openvino, write_torch
 from mimicdet.files import replace_file
 from mimicdet.inference.fold import fold_detector
-from mimicdet.models.mimicdet import MimicDet
-from mimicdet.models.one_stage import OneStage
+from mimicdet.models.detector import DetectionModel
 
 RUNNER = Path(__file__).with_name("run_onnx.py")
 """Runs ONNX files without torch; laid beside them."""
 
 
 def export_model(
-    model: MimicDet | OneStage,
+    model: DetectionModel,
     file: Path,
     *,
     format: Format,

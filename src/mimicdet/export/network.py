@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mimicdet.export.suppress import Suppress
-from mimicdet.inference.decode import boxes_and_scores
+from mimicdet.models.detector import DetectionModel, Predictions
+from mimicdet.ops.boxes import clip_to_sizes
 
 NO_LABEL = -1
 """Class index of the rows that fill up an image's detections."""
@@ -24,11 +25,11 @@ class RawNetwork(nn.Module):
     """Boxes and scores before suppression, best position first.
 
     Args:
-        model: such as ``MimicDet``, in evaluation mode.
+        model: in evaluation mode.
         top: R, at most.
     """
 
-    def __init__(self, *, model: nn.Module, top: int) -> None:
+    def __init__(self, *, model: DetectionModel, top: int) -> None:
         super().__init__()
         self.model = model
         self.top = top
@@ -39,7 +40,8 @@ class RawNetwork(nn.Module):
         Returns:
             Boxes (B, R, 4) x1 y1 x2 y2 in pixels of the canvas, inside the image; scores (B, R, K) in 0..1.
         """
-        return boxes_and_scores(self.model(images, sizes, top=self.top), sizes, top=self.top)
+        found: Predictions = self.model(images, sizes, top=self.top)
+        return clip_to_sizes(found.boxes, sizes), found.scores
 
 
 class DetectingNetwork(nn.Module):

@@ -5,64 +5,47 @@ B images, H W the padded canvas, N detections of an image.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from mimicdet.config import InferenceSettings
 from mimicdet.errors import UserError
 from mimicdet.inference.decode import Detections, decode
-from mimicdet.inference.flips import Flips, detect_in_views
-from mimicdet.models.dense import DenseOutput, ScoredOutput
+from mimicdet.inference.flips import detect_in_views
+from mimicdet.models.detector import DetectionModel, Predictions
+
+Predict = Callable[[Tensor, Tensor | None], Predictions]
+"""Images (B, 3, H, W) and their sizes (B, 2), or None where each fills the canvas -> predictions."""
 
 
-class Predicts(Protocol):
-    """What is needed of a one-stage detector to make detections with it."""
-
-    def __call__(
-        self, images: Tensor, sizes: Tensor | None = None, *, dense: bool, top: int
-    ) -> DenseOutput | ScoredOutput: ...
-
-
-def detect(
-    model: Predicts | Any,
-    images: Tensor,
-    sizes: Tensor,
-    *,
-    dense: bool,
-    positions: int,
-    score_threshold: float,
-    nms_iou: float,
-    max_detections: int,
-    flips: Flips = "none",
-) -> list[Detections]:
+def detect(model: DetectionModel, images: Tensor, sizes: Tensor, inference: InferenceSettings) -> list[Detections]:
     """The detections of each of B images, in pixels of the resized image.
 
     Args:
-        model: such as ``MimicDet``; in evaluation mode and on the device of ``images``.
+        model: in evaluation mode and on the device of ``images``.
         images: (B, 3, H, W) uint8 RGB, or float in 0..1.
         sizes: (B, 2) int64, height and width of each image inside the canvas.
-        dense, positions, score_threshold, nms_iou, max_detections, flips: see ``mimicdet.config.InferenceSettings``.
+        inference: settings.
 
     Raises:
         UserError: the device's memory does not hold the batch.
     """
+
+    def predict(images: Tensor, sizes: Tensor | None) -> Predictions:
+        predictions: Predictions = model(images, sizes, dense=inference.dense, top=inference.positions)
+        return predictions
+
+    return detect_with(predict, images, sizes, inference)
+
+
+def detect_with(predict: Predict, images: Tensor, sizes: Tensor, inference: InferenceSettings) -> list[Detections]:
+    """The same with the predictions of any function, such as a T-head's; arguments as for :func:`detect`."""
     seen = sizes_or_none(images, sizes)
-
-    def detect_once(images: Tensor) -> list[Detections]:
-        return decode(
-            model(images, seen, dense=dense, top=positions),
-            sizes,
-            score_threshold=score_threshold,
-            nms_iou=nms_iou,
-            max_detections=max_detections,
-            top=positions,
-        )
-
     with memory_errors_explained(images):
-        return detect_in_views(detect_once, images, sizes, flips=flips, nms_iou=nms_iou, max_detections=max_detections)
+        return detect_in_views(lambda view: decode(predict(view, seen), sizes, inference), images, sizes, inference)
 
 
 def sizes_or_none(images: Tensor, sizes: Tensor) -> Tensor | None:

@@ -7,33 +7,27 @@ look. B images, H W the padded canvas, N boxes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
+from mimicdet.config import InferenceSettings
 from mimicdet.inference.decode import Detections
 
-Flips = Literal["none", "horizontal", "all"]
-"""``horizontal``: the image and its mirror image; ``all``: left-right, top-bottom and both at once as well."""
-
-VIEWS: dict[Flips, tuple[tuple[bool, bool], ...]] = {
+VIEWS = {
     "none": ((False, False),),
     "horizontal": ((False, False), (True, False)),
     "all": ((False, False), (True, False), (False, True), (True, True)),
 }
-"""Whether each view is mirrored left-right, and top-bottom."""
+"""By ``InferenceSettings.flips``: whether each view is mirrored left-right, and top-bottom."""
 
 
 def detect_in_views(
     detect: Callable[[Tensor], Sequence[Detections]],
     images: Tensor,
     sizes: Tensor,
-    *,
-    flips: Flips,
-    nms_iou: float,
-    max_detections: int,
+    inference: InferenceSettings,
 ) -> list[Detections]:
     """What ``detect`` finds in B images and their mirrored copies, put together by class-wise NMS over all views.
 
@@ -41,10 +35,10 @@ def detect_in_views(
         detect: (B, 3, H, W) -> detections of each image, in pixels of the resized image and inside it.
         images: (B, 3, H, W), each in the upper left part of the canvas.
         sizes: (B, 2) int64, height and width of that part.
-        flips: the views; with ``none`` what ``detect`` gives.
-        nms_iou, max_detections: see ``mimicdet.config.InferenceSettings``.
+        inference: its ``flips`` are the views (with ``none`` the result is what ``detect`` gives); its ``nms_iou`` and
+            ``max_detections`` hold for all views together.
     """
-    views = VIEWS[flips]
+    views = VIEWS[inference.flips]
     if len(views) == 1:
         return list(detect(images))
     found = [detect(mirror_images(images, sizes, left_right=x, top_bottom=y)) for x, y in views]
@@ -54,8 +48,7 @@ def detect_in_views(
                 part._replace(boxes=mirror_boxes(part.boxes, size, left_right=x, top_bottom=y))
                 for part, (x, y) in zip(parts, views, strict=True)
             ],
-            nms_iou,
-            max_detections,
+            inference,
         )
         for *parts, size in zip(*found, sizes, strict=True)
     ]
@@ -84,7 +77,7 @@ def mirror_boxes(boxes: Tensor, size: Tensor, *, left_right: bool, top_bottom: b
     return torch.stack([x1, y1, x2, y2], dim=-1)
 
 
-def _merge(parts: Sequence[Detections], nms_iou: float, max_detections: int) -> Detections:
+def _merge(parts: Sequence[Detections], inference: InferenceSettings) -> Detections:
     boxes, scores, labels = (torch.cat(field) for field in zip(*parts, strict=True))
-    kept = batched_nms(boxes, scores, labels, nms_iou)[:max_detections]
+    kept = batched_nms(boxes, scores, labels, inference.nms_iou)[: inference.max_detections]
     return Detections(boxes[kept], scores[kept], labels[kept])

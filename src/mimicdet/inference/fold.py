@@ -7,66 +7,127 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import torch
 from timm.layers import BatchNormAct2d, Conv2dSame
-from torch import fx, nn
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from mimicdet.models.backbone import Backbone
+from mimicdet.models.detector import DetectionModel
 from mimicdet.models.frozen_norm import FrozenNorm
 
 _NORMS = (nn.BatchNorm2d, BatchNormAct2d, FrozenNorm)
+_SIDE = 64
+"""Pixels; of the image that a network is watched with."""
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
-class _Tracer(fx.Tracer):
-    """Looks into everything but convolutions and batch norm, timm's own kinds of them included."""
-
-    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return isinstance(module, (nn.Conv2d, *_NORMS)) or super().is_leaf_module(module, name)
+def fold_detector(model: DetectionModel) -> DetectionModel:
+    """A detector that shares every part with ``model`` but its backbone, which :func:`fold_batch_norm` and
+    :func:`settle_padding` make faster."""
+    folded, trunk, backbone = _shallow_copy(model), _shallow_copy(model.trunk), _shallow_copy(model.trunk.backbone)
+    backbone.network = settle_padding(fold_batch_norm(model.trunk.backbone.network))
+    trunk.backbone, folded.trunk = backbone, trunk
+    return folded
 
 
 def fold_batch_norm(network: nn.Module) -> nn.Module:
     """A copy of ``network``, in evaluation mode, without the batch norm that directly follows a convolution.
 
-    What cannot be traced (networks whose course depends on the input) comes back as a plain copy, as does every
-    batch norm whose convolution something else reads too.
+    A network whose course depends on the values in its input comes back as a plain copy, as does every batch norm
+    whose convolution something else reads too. Nothing outside the copy is touched, so that several threads may fold.
     """
     folded = copy.deepcopy(network).eval()
+    watch = _Watch(folded)
     try:
-        nodes = list(_Tracer().trace(folded).nodes)
+        with watch.hooks(), torch.no_grad(), watch:
+            first = next(folded.parameters())
+            watch.returned(folded(torch.zeros(1, 3, _SIDE, _SIDE, dtype=first.dtype, device=first.device)))
     except Exception:
-        return folded  # fx raises many kinds of errors; the copy is right, just not faster
-    modules = dict(folded.named_modules())
-    calls = Counter(node.target for node in nodes if node.op == "call_module")
-    for node in nodes:
-        if node.op != "call_module" or not isinstance(norm := modules[str(node.target)], _NORMS):
-            continue
-        source = node.args[0]
-        if not isinstance(source, fx.Node) or source.op != "call_module" or len(source.users) != 1:
-            continue
-        conv = modules[str(source.target)]
-        if not isinstance(conv, nn.Conv2d):
-            continue
-        if calls[node.target] == calls[source.target] == 1:
-            _fold(conv, norm)
-            parent, _, name = str(node.target).rpartition(".")
-            setattr(folded.get_submodule(parent), name, _rest(norm))
+        return folded  # networks refuse an image in many ways; the copy is right, just not faster
+    for conv_name, norm_name in watch.pairs():
+        norm = folded.get_submodule(norm_name)
+        _fold(folded.get_submodule(conv_name), norm)
+        parent, _, name = norm_name.rpartition(".")
+        setattr(folded.get_submodule(parent), name, _rest(norm))
     return folded
 
 
-def fold_detector(model: nn.Module) -> nn.Module:
-    """A detector that shares every part with ``model`` but its backbone, which :func:`fold_batch_norm` and
-    :func:`settle_padding` make faster.
+class _DependsOnValuesError(Exception):
+    """A network reads a value of a tensor, by which it may choose its course."""
 
-    Detectors without a ``Backbone`` come back as they are.
+
+class _Watch(TorchDispatchMode):
+    """Sees which convolutions' outputs a network reads where, while it runs once in this thread.
+
+    Tracing by ``torch.fx`` would tell the same, but exchanges methods of ``nn.Module`` for the whole process.
     """
-    if not isinstance(backbone := getattr(model, "backbone", None), Backbone):
-        return model
-    folded, folded_backbone = _shallow_copy(model), _shallow_copy(backbone)
-    folded_backbone.network = settle_padding(fold_batch_norm(backbone.network))
-    folded.backbone = folded_backbone
-    return folded
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self._convs: dict[nn.Module, str] = {
+            module: name for name, module in network.named_modules() if isinstance(module, nn.Conv2d)
+        }
+        self._norms: dict[nn.Module, str] = {
+            module: name for name, module in network.named_modules() if isinstance(module, _NORMS)
+        }
+        self._outputs: dict[int, tuple[Tensor, str]] = {}  # by id; held, so that no id is given twice
+        self._inside = 0  # norms that run just now
+        self._calls: Counter[str] = Counter()
+        self._reads: Counter[str] = Counter()
+        self._read_by: dict[str, list[str]] = {}
+
+    @contextmanager
+    def hooks(self) -> Iterator[None]:
+        """Hooks on the network's own convolutions and norms."""
+        handles = [conv.register_forward_hook(self._after_conv) for conv in self._convs]
+        handles += [norm.register_forward_pre_hook(self._before_norm) for norm in self._norms]
+        handles += [norm.register_forward_hook(self._after_norm) for norm in self._norms]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default:
+            raise _DependsOnValuesError
+        if not self._inside:
+            self.returned((args, kwargs))
+        return func(*args, **(kwargs or {}))
+
+    def returned(self, values: Any) -> None:
+        """Counts every convolution's output in ``values`` as read."""
+        for value in tree_leaves(values):
+            if isinstance(value, Tensor) and id(value) in self._outputs:
+                self._reads[self._outputs[id(value)][1]] += 1
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """Names of each convolution and batch norm that run once, the norm being all that reads the convolution."""
+        return [
+            (conv, norms[0])
+            for conv, norms in self._read_by.items()
+            if not self._reads[conv] and len(norms) == self._calls[conv] == self._calls[norms[0]] == 1
+        ]
+
+    def _after_conv(self, conv: nn.Module, _: Any, output: Tensor) -> None:
+        name = self._convs[conv]
+        self._calls[name] += 1
+        self._outputs[id(output)] = (output, name)
+
+    def _before_norm(self, norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self._inside += 1
+        self._calls[self._norms[norm]] += 1
+        if found := self._outputs.get(id(inputs[0])):
+            self._read_by.setdefault(found[1], []).append(self._norms[norm])
+
+    def _after_norm(self, *_: Any) -> None:
+        self._inside -= 1
 
 
 def settle_padding(network: nn.Module) -> nn.Module:
@@ -88,15 +149,15 @@ def settle_padding(network: nn.Module) -> nn.Module:
 
 
 def _padded(conv: Conv2dSame, padding: tuple[int, int, int, int]) -> nn.Sequential:
+    kernel, stride, biased = conv.kernel_size, conv.stride, conv.bias is not None
     plain = nn.Conv2d(
-        conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, groups=conv.groups,
-        bias=conv.bias is not None, device="meta",
-    )  # fmt: skip
+        conv.in_channels, conv.out_channels, kernel, stride, groups=conv.groups, bias=biased, device="meta"
+    )
     plain.weight, plain.bias = conv.weight, conv.bias
     return nn.Sequential(nn.ZeroPad2d(padding), plain)
 
 
-def _shallow_copy(module: Any) -> Any:
+def _shallow_copy(module: Module) -> Module:
     """Another module with the same parts, which can be exchanged in it without a change of the first."""
     copied = copy.copy(module)
     copied._modules = dict(module._modules)
@@ -104,7 +165,7 @@ def _shallow_copy(module: Any) -> Any:
 
 
 @torch.no_grad()
-def _fold(conv: nn.Conv2d, norm: Any) -> None:
+def _fold(conv: Any, norm: Any) -> None:
     # In double precision: the product of two roundings should not be worse than one
     scale = (norm.running_var.double() + norm.eps).rsqrt()
     if norm.weight is not None:
@@ -120,7 +181,7 @@ def _fold(conv: nn.Conv2d, norm: Any) -> None:
 
 
 def _rest(norm: Any) -> nn.Module:
-    """What timm's batch norm does besides: an activation."""
+    """The activation that timm's batch norm ends with, if any."""
     if isinstance(norm, (BatchNormAct2d, FrozenNorm)):
         return norm.act
     return nn.Identity()

@@ -1,53 +1,68 @@
-"""How ``Detector`` runs a PyTorch model: with its batch norm folded into the convolutions."""
+"""Runs a PyTorch detector with its batch norm folded into the convolutions, wherever detections are made."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mimicdet.config import InferenceSettings
-from mimicdet.data.batch import pad_to_batch
+from mimicdet.data.batch import Batch
+from mimicdet.errors import UserError
 from mimicdet.inference.decode import Detections
 from mimicdet.inference.detect import detect
-from mimicdet.inference.device import move_to
 from mimicdet.inference.fold import fold_detector
+from mimicdet.models.detector import DetectionModel
 
 
 class FoldedModel:
-    """Runs a dense detector, which stays as it is and may be changed at any time.
+    """Runs a detector, which stays as it is and may be changed at any time.
 
     Args:
-        model: a dense detector (``mimicdet.models.dense``), in evaluation mode.
+        model: in evaluation mode.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: DetectionModel) -> None:
         self.model = model
-        self._fast: tuple[object, nn.Module] | None = None
+        self._fast: tuple[object, DetectionModel] | None = None
 
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
+
+    @property
+    def divisor(self) -> int:
+        return self.model.divisor
 
     def to(self, device: torch.device | str) -> None:
         """Moves the model; raises UserError when there is no such device."""
         move_to(self.model, device)
 
     @torch.inference_mode()
-    def detect(self, images: Sequence[Tensor], inference: InferenceSettings) -> list[Detections]:
-        """Of each resized image (3, h, w) uint8, in its pixels."""
-        batch = pad_to_batch(images, getattr(self.model, "divisor", 32)).to(self.device)
-        return detect(
-            self.folded(), batch.images, batch.sizes, dense=inference.dense, positions=inference.positions,
-            score_threshold=inference.score_threshold, nms_iou=inference.nms_iou,
-            max_detections=inference.max_detections, flips=inference.flips,
-        )  # fmt: skip
+    def detect(self, batch: Batch, inference: InferenceSettings) -> list[Detections]:
+        """The detections of each image of a batch, in pixels of the resized image."""
+        batch = batch.to(self.device)
+        return detect(self.folded(), batch.images, batch.sizes, inference)
 
-    def folded(self) -> nn.Module:
+    def folded(self) -> DetectionModel:
         """The model with folded batch norm, made anew after its weights have changed or moved."""
         tensors = [*self.model.parameters(), *self.model.buffers()]
         state = [(t.data_ptr(), t.device, None if t.is_inference() else t._version) for t in tensors]
-        if self._fast is None or self._fast[0] != state:
-            self._fast = state, fold_detector(self.model)
-        return self._fast[1]
+        kept = self._fast  # read once: another thread may exchange it
+        if kept is None or kept[0] != state:
+            kept = self._fast = state, fold_detector(self.model)
+        return kept[1]
+
+
+def move_to(model: nn.Module, device: torch.device | str | None) -> torch.device:
+    """Moves a model to a device such as ``cpu`` or ``cuda:1``; None is the first CUDA GPU, else the CPU.
+
+    Raises:
+        UserError: there is no such device.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        model.to(device)
+    except (RuntimeError, AssertionError) as error:  # a misspelt name, no GPU, or torch built without CUDA
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise UserError(f"device {str(device)!r} cannot be used ({reason}); choose cpu, cuda or cuda:0") from error
+    return torch.device(device)

@@ -10,7 +10,36 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from mimicdet.losses.comparison import Comparison
+
 ImitationForm = Literal["product", "squared", "norm"]
+
+
+def imitation(comparison: Comparison, *, form: ImitationForm, detach: bool, normalise: bool) -> Tensor:
+    """Prediction-guided Feature Imitation, mean over the levels, 0-d; see :func:`imitation_loss`."""
+    losses = [
+        imitation_loss(
+            prediction_difference(pair.teacher_scores, pair.student_scores, known=comparison.known),
+            feature_difference(pair.teacher, pair.student),
+            pair.valid,
+            form=form,
+            detach=detach,
+            normalise=normalise,
+        )
+        for pair in comparison.levels
+    ]
+    return torch.stack(losses).mean()
+
+
+def whole_map(comparison: Comparison) -> Tensor:
+    """FitNets' imitation of all cells alike, mean over the levels, 0-d; see :func:`whole_map_loss`."""
+    losses = [whole_map_loss(feature_difference(pair.teacher, pair.student), pair.valid) for pair in comparison.levels]
+    return torch.stack(losses).mean()
+
+
+def correlation(comparison: Comparison) -> Tensor:
+    """PKD's imitation up to each channel's scale and shift, mean over the levels, 0-d; see :func:`correlation_loss`."""
+    return torch.stack([correlation_loss(pair.teacher, pair.student, pair.valid) for pair in comparison.levels]).mean()
 
 
 def prediction_difference(teacher: Tensor, student: Tensor, *, known: Tensor) -> Tensor:

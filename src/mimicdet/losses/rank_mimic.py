@@ -10,7 +10,31 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-RankScore = Literal["sigmoid", "logit"]
+from mimicdet.losses.comparison import Comparison
+
+Which = Literal["classification", "localisation", "both"]
+
+
+def rank_mimicking(
+    comparison: Comparison, *, which: Which, score: Literal["sigmoid", "logit"], temperature: float
+) -> Tensor:
+    """Rank Mimicking of scores, of IoUs, or of each in turn (summed), 0-d.
+
+    Args:
+        which: what an object's positives are ranked by.
+        score: rank by the logit itself, or by its sigmoid.
+        temperature: see :func:`rank_divergences`.
+    """
+    positives, objects = comparison.positives, comparison.objects
+    total = positives.student_logits.new_zeros(())
+    if which != "localisation":
+        sides = (positives.teacher_logits, positives.student_logits)
+        teacher, student = (side.sigmoid() if score == "sigmoid" else side for side in sides)
+        total = total + object_rank_loss(teacher, student, positives.group, objects, temperature=temperature)
+    if which != "classification":
+        sides = (positives.teacher_iou, positives.student_iou)
+        total = total + object_rank_loss(*sides, positives.group, objects, temperature=temperature)
+    return total
 
 
 def group_log_softmax(values: Tensor, group: Tensor, groups: int) -> Tensor:
@@ -48,3 +72,14 @@ def rank_loss(divergences: Tensor, objects: Tensor) -> Tensor:
     b = len(objects)
     sums = divergences.reshape(b, -1).sum(1)
     return (sums / objects.sum(1).clamp(min=1)).mean()
+
+
+def object_rank_loss(teacher: Tensor, student: Tensor, group: Tensor, objects: Tensor, *, temperature: float) -> Tensor:
+    """Rank Mimicking of P positives by one quantity, 0-d; without any object it is 0, attached to the graph.
+
+    Arguments as for :func:`rank_divergences` and :func:`rank_loss`.
+    """
+    groups = objects.numel()
+    if not groups:
+        return student.sum()
+    return rank_loss(rank_divergences(teacher, student, group, groups, temperature=temperature), objects)

@@ -8,9 +8,19 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from mimicdet.losses.comparison import Comparison
+
+
+def soft_labels(comparison: Comparison, *, temperature: float) -> Tensor:
+    """The teacher's scores as targets: sum over sites and classes by the number of positives, 0-d."""
+    teacher, student = (side.amax(2) for side in (comparison.teacher_logits, comparison.student_logits))  # (B, S, K)
+    losses = soft_label_divergences(teacher, student, temperature=temperature)
+    losses = losses.where(comparison.known & comparison.valid[..., None], 0)
+    return losses.sum() / comparison.positive_count
+
 
 def soft_label_divergences(teacher: Tensor, student: Tensor, *, temperature: float) -> Tensor:
-    """Of classes scored each by itself, KL(teacher || student) of each: logits (..., K) twice -> (..., K).
+    """KL(teacher || student) of classes that are scored each by itself: logits (..., K) twice -> (..., K).
 
     Args:
         temperature: T > 0; scores are sigmoid(logits / T).
@@ -24,7 +34,7 @@ def soft_label_divergences(teacher: Tensor, student: Tensor, *, temperature: flo
 
 
 def class_divergences(teacher: Tensor, student: Tensor, *, temperature: float) -> Tensor:
-    """Of classes that exclude each other, KL(teacher || student): logits (..., K+1) twice -> (...).
+    """KL(teacher || student) of classes that exclude each other: logits (..., K+1) twice -> (...).
 
     Args:
         temperature: T > 0; scores are softmax(logits / T).

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
-from mimicdet.models.grid import ANCHOR_SIDE_IN_CELLS
+from mimicdet.models.refinement import ANCHOR_SIDE_IN_CELLS
 from mimicdet.ops.boxes import MAX_LOG_SCALE
 from mimicdet.ops.deformable import kernel_taps
 from mimicdet.ops.precision import full_precision

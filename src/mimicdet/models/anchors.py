@@ -1,4 +1,4 @@
-"""Anchors of the one-stage detectors that have them at every cell of every level: RetinaNet, FCOS, ATSS, GFL.
+"""Anchors at every cell of every pyramid level.
 
 A anchors over all levels: level by level, row by row, n anchors a cell.
 """
@@ -6,32 +6,19 @@ A anchors over all levels: level by level, row by row, n anchors a cell.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
+from mimicdet.models.detector import Places
+
 Convention = Literal["corner", "center"]
 
 
-class Places(NamedTuple):
-    """Where each anchor lies."""
-
-    anchors: Tensor  # (A, 4) float32, x1 y1 x2 y2 in pixels of the padded input
-    level: Tensor  # (A,) int64, index into the levels, 0 is the finest
-    y: Tensor  # (A,) int64, row of its cell
-    x: Tensor  # (A,) int64, column of its cell
-    stride: Tensor  # (A,) float32, 2^level in pixels
-
-    def valid(self, sizes: Tensor) -> Tensor:
-        """(B, A) bool: anchors whose cell overlaps the image; ``sizes`` (B, 2) is height, width."""
-        limits = sizes.to(self.stride.dtype)[:, :, None]
-        return (self.y * self.stride < limits[:, 0]) & (self.x * self.stride < limits[:, 1])
-
-
 class Anchors(nn.Module):
-    """Base boxes, repeated at every cell.
+    """Repeats base boxes at every cell.
 
     Args:
         base: for each level (n, 4) boxes around the origin, in pixels.
@@ -49,23 +36,28 @@ class Anchors(nn.Module):
         for level, boxes in zip(levels, base, strict=True):
             self.register_buffer(f"base_p{level}", boxes.float(), persistent=False)
 
-    def forward(self, shapes: Sequence[tuple[int, int]], canvas: tuple[int, int]) -> Places:
-        """Anchors of levels with so many rows and columns, on a canvas of that height and width."""
+    def forward(self, shapes: Sequence[tuple[int, int]], canvas: tuple[int, int] = (0, 0)) -> Places:
+        """Anchors of levels with so many rows and columns; ``corner`` reads the canvas's height and width too."""
         parts: list[tuple[Tensor, ...]] = []
-        n = self.per_cell
+        starts, start, n = [], 0, self.per_cell
         for index, (number, (h, w)) in enumerate(zip(self.level_numbers, shapes, strict=True)):
-            base: Tensor = getattr(self, f"base_p{number}")
+            base = self.get_buffer(f"base_p{number}")  # (n, 4)
             y = torch.arange(h, device=base.device)[:, None, None].expand(h, w, n)
             x = torch.arange(w, device=base.device)[None, :, None].expand(h, w, n)
             if self.convention == "corner":
                 center = torch.stack([x * (canvas[1] // w), y * (canvas[0] // h)], dim=-1).to(base.dtype)
             else:
-                center = (torch.stack([x, y], dim=-1) + 0.5) * 2**number
-            boxes = center.repeat(1, 1, 1, 2) + base
-            constant = torch.ones_like(y)
-            parts.append((boxes.flatten(0, 2), (index * constant).flatten(), y.flatten(), x.flatten(),
-                          (2**number * constant).flatten().to(base.dtype)))  # fmt: skip
-        return Places(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+                center = (torch.stack([x, y], dim=-1) + 0.5) * 2**number  # (h, w, n, 2)
+            boxes = (center.repeat(1, 1, 1, 2) + base).flatten(0, 2)  # (h w n, 4)
+            constant = torch.ones_like(y).flatten()
+            stride = (2**number * constant).to(base.dtype)
+            parts.append((boxes, index * constant, y.flatten(), x.flatten(), stride))
+            starts.append(start)
+            start += h * w * n
+        anchors, level, y, x, stride = (torch.cat(columns) for columns in zip(*parts, strict=True))
+        tables = (starts, [h for h, _ in shapes], [w for _, w in shapes])
+        first, rows, columns = (torch.tensor(values, device=level.device) for values in tables)
+        return Places(anchors, level, y, x, stride, first, rows, columns)
 
 
 def base_boxes(sizes: Sequence[float], ratios: Sequence[float]) -> Tensor:
@@ -74,6 +66,8 @@ def base_boxes(sizes: Sequence[float], ratios: Sequence[float]) -> Tensor:
     return AnchorGenerator().generate_anchors(list(sizes), list(ratios))
 
 
-def square(side: float) -> Tensor:
-    """(1, 4) around the origin."""
-    return torch.tensor([[-side, -side, side, side]]) / 2
+def square_anchors(levels: Sequence[int], *, side_in_cells: float, convention: Convention = "center") -> Anchors:
+    """One square anchor a cell, ``side_in_cells`` cells wide on every level."""
+    sides = [side_in_cells * 2**level for level in levels]
+    base = [torch.tensor([[-side, -side, side, side]]) / 2 for side in sides]
+    return Anchors(base=base, levels=levels, convention=convention)

@@ -30,6 +30,7 @@ class Backbone(nn.Module):
         mean, std: of the pixel values in 0..1 that the network's weights expect.
     """
 
+    network: nn.Module
     mean: Tensor
     std: Tensor
 

@@ -7,19 +7,17 @@ B images, H W the padded canvas, A positions, R positions read, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from mimicdet.models.backbone import Backbone
-from mimicdet.models.dense import DenseMaps, DenseOutput, log_odds
-from mimicdet.models.grid import Grid, make_grid
-from mimicdet.models.pyramid import Pyramid, PyramidFeatures
-from mimicdet.models.refinement import Refinement
+from mimicdet.models.anchors import square_anchors
+from mimicdet.models.detector import DenseMaps, DetectionModel, Places, Predictions, log_odds
+from mimicdet.models.pyramid import PyramidFeatures
+from mimicdet.models.refinement import ANCHOR_SIDE_IN_CELLS, Refinement
 from mimicdet.models.s_head import HeadOutput, SHead
-from mimicdet.models.trunk import DIVISOR, level_shapes, pyramid_of
+from mimicdet.models.trunk import Trunk, level_shapes
 from mimicdet.ops.boxes import decode_deltas
 
 REFINEMENT_STD = (1.0, 1.0, 1.0, 1.0)
@@ -29,113 +27,107 @@ HEAD_STD = (0.1, 0.1, 0.2, 0.2)
 
 
 class Refined(NamedTuple):
-    """What the refinement module gives on a batch."""
+    """Holds what trunk and refinement module give on a batch."""
 
     pyramid: PyramidFeatures
-    grid: Grid
+    places: Places
     valid: Tensor  # (B, A) bool, False on padding
     objectness: Tensor  # (B, A) logits
     deltas: Tensor  # (B, A, 4) raw
     adjusted_boxes: Tensor  # (B, A, 4) anchors moved by the detached deltas, pixels of the padded input
 
+    def best(self, top: int | None) -> Tensor:
+        """(B, R) int64, the ``top`` positions of each image by refinement score, padding last; None: all, in order."""
+        b, a = self.objectness.shape
+        if top is None:
+            return torch.arange(a, device=self.objectness.device).expand(b, a)
+        objectness = self.objectness.masked_fill(~self.valid, float("-inf"))
+        return objectness.topk(min(top, a), dim=1).indices
 
-class MimicDet(nn.Module):
+    def predictions(self, positions: Tensor, logits: Tensor, deltas: Tensor) -> Predictions:
+        """What a head makes of ``positions`` (B, R): its logits (B, R, K+1) and deltas (B, R, 4) on adjusted boxes."""
+        inside = self.valid.gather(1, positions)  # (B, R)
+        base = self.adjusted_boxes.gather(1, positions[..., None].expand(-1, -1, 4))  # (B, R, 4)
+        return Predictions(
+            positions=positions,
+            scores=logits.softmax(-1)[..., :-1].masked_fill(~inside[..., None], 0),
+            boxes=decode_deltas(deltas, base, std=HEAD_STD),
+        )
+
+
+class MimicDet(DetectionModel):
     """A one-stage detector with one square anchor a position, adjusted once and classified at its adjusted place.
 
     Args:
-        backbone, pyramid, refinement, s_head: built modules; the pyramid's levels are the heads' levels.
+        trunk, refinement, s_head: built modules; the pyramid's levels are the heads' levels.
     """
 
-    divisor = DIVISOR
-
-    def __init__(self, *, backbone: Backbone, pyramid: Pyramid, refinement: Refinement, s_head: SHead) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.pyramid = pyramid
+    def __init__(self, *, trunk: Trunk, refinement: Refinement, s_head: SHead) -> None:
+        super().__init__(trunk=trunk, num_classes=s_head.num_classes)
         self.refinement = refinement
         self.s_head = s_head
+        self.anchors = square_anchors(trunk.level_numbers, side_in_cells=ANCHOR_SIDE_IN_CELLS)
 
     @property
-    def num_classes(self) -> int:
-        return self.s_head.num_classes
+    def final_head(self) -> SHead:
+        return self.s_head
 
     def forward(
-        self,
-        images: Tensor,
-        sizes: Tensor | None = None,
-        *,
-        dense: bool = False,
-        top: int = 1000,
-    ) -> DenseOutput:
-        """Predictions for a padded batch.
-
-        Args:
-            images: (B, 3, H, W) RGB, uint8 or float in 0..1; H and W multiples of 32.
-            sizes: (B, 2) int64, height and width of each image inside the canvas; None: the whole canvas.
-            dense: compute the S-head everywhere; else at the ``top`` positions by refinement score.
-            top: R, at most A.
-        """
+        self, images: Tensor, sizes: Tensor | None = None, *, dense: bool = False, top: int | None = 1000
+    ) -> Predictions:
+        """See ``DetectionModel.forward``: the S-head at the ``top`` positions by refinement score, or everywhere."""
         return self.predict(self.refine(images, sizes), dense=dense, top=top)
 
-    def predict(self, refined: Refined, *, dense: bool = False, top: int = 1000) -> DenseOutput:
+    def predict(self, refined: Refined, *, dense: bool = False, top: int | None = 1000) -> Predictions:
         """The S-head on what :meth:`refine` gives; arguments as for :meth:`forward`."""
-        objectness = refined.objectness.masked_fill(~refined.valid, float("-inf"))
-        b, a = objectness.shape
+        positions = refined.best(top)
         if dense:
-            positions = torch.arange(a, device=objectness.device).expand(b, a)
-            head = self.s_head.dense(refined.pyramid.levels, refined.deltas, refined.grid)
+            head = self.s_head.dense(refined.pyramid.levels, refined.deltas)
+            logits, deltas = (
+                field.gather(1, positions[..., None].expand(-1, -1, field.shape[2])) for field in head[:2]
+            )
         else:
-            positions = objectness.topk(min(top, a), dim=1).indices
-            head = self.s_head_at(refined, positions)
-        base = refined.adjusted_boxes.gather(1, positions[..., None].expand(-1, -1, 4))
-        return DenseOutput(
-            objectness=objectness,
-            adjusted_boxes=refined.adjusted_boxes,
-            positions=positions,
-            logits=head.logits,
-            boxes=decode_deltas(head.deltas, base, std=HEAD_STD),
-        )
+            logits, deltas = self.s_head_at(refined, positions)[:2]
+        return refined.predictions(positions, logits, deltas)
 
     def dense_maps(self, images: Tensor, sizes: Tensor | None = None) -> DenseMaps:
-        """See ``mimicdet.models.dense.DenseDetector``; the S-head is computed everywhere."""
+        """See ``DetectionModel.dense_maps``; the S-head is computed everywhere."""
         return self.dense_maps_of(self.refine(images, sizes))
 
     def dense_maps_of(self, refined: Refined) -> DenseMaps:
         """The same from what :meth:`refine` gives. A class's logit is the log-odds of its softmax score."""
-        output = self.predict(refined, dense=True)
+        head = self.s_head.dense(refined.pyramid.levels, refined.deltas)
         return DenseMaps(
             features=refined.pyramid.levels,
-            level_numbers=self.pyramid.level_numbers,
+            level_numbers=self.trunk.level_numbers,
             per_cell=1,
-            logits=log_odds(output.logits.log_softmax(-1)[..., :-1]),
-            boxes=output.boxes,
+            logits=log_odds(head.logits.log_softmax(-1)[..., :-1]),
+            boxes=decode_deltas(head.deltas, refined.adjusted_boxes, std=HEAD_STD),
             valid=refined.valid,
         )
 
     def refine(self, images: Tensor, sizes: Tensor | None = None) -> Refined:
-        """Backbone, pyramid and refinement module; arguments as for :meth:`forward`."""
-        return self.refine_pyramid(pyramid_of(self.backbone, self.pyramid, images, sizes), sizes)
+        """Trunk and refinement module; arguments as for :meth:`forward`."""
+        return self.refine_pyramid(self.trunk(images, sizes), sizes)
 
     def refine_pyramid(self, pyramid: PyramidFeatures, sizes: Tensor | None = None) -> Refined:
         """The refinement module on a pyramid; ``sizes`` as for :meth:`forward`."""
         shapes = [(level.shape[2], level.shape[3]) for level in pyramid.levels]
-        grid = self._grid(shapes, pyramid.levels[0].device)
-        objectness, deltas = self.refinement(pyramid.levels)
-        valid = torch.ones_like(objectness, dtype=torch.bool) if sizes is None else grid.valid(sizes)
-        adjusted = decode_deltas(deltas.detach(), grid.anchors.to(deltas.dtype), std=REFINEMENT_STD)
-        return Refined(pyramid, grid, valid, objectness, deltas, adjusted)
+        places = self.anchors(shapes)
+        objectness, deltas = self.refinement(pyramid.levels)  # (B, A), (B, A, 4)
+        valid = torch.ones_like(objectness, dtype=torch.bool) if sizes is None else places.valid(sizes)
+        adjusted = decode_deltas(deltas.detach(), places.anchors.to(deltas.dtype), std=REFINEMENT_STD)
+        return Refined(pyramid, places, valid, objectness, deltas, adjusted)
 
-    def grid_of(self, images: Tensor) -> Grid:
+    def places_of(self, images: Tensor) -> Places:
         """Where the predictions for a padded batch (B, 3, H, W) lie, without computing them."""
         height, width = images.shape[2:]
-        return self._grid(level_shapes(height, width, self.pyramid.level_numbers), images.device)
-
-    def _grid(self, shapes: Sequence[tuple[int, int]], device: torch.device) -> Grid:
-        return make_grid(shapes, [2**l for l in self.pyramid.level_numbers], device)
+        places: Places = self.anchors(level_shapes(height, width, self.trunk.level_numbers))
+        return places
 
     def s_head_at(self, refined: Refined, positions: Tensor) -> HeadOutput:
         """The S-head at ``positions`` (B, R) int64; outputs (B, R, ...)."""
         b, r = positions.shape
         rows = positions + torch.arange(b, device=positions.device)[:, None] * refined.objectness.shape[1]
-        flat = self.s_head.at(refined.pyramid.levels, refined.deltas, refined.grid, rows.flatten())
+        flat = self.s_head.at(refined.pyramid.levels, refined.deltas, refined.places, rows.flatten())
         return HeadOutput(*(field.reshape(b, r, -1) for field in flat))

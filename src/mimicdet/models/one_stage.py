@@ -10,42 +10,55 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from mimicdet.models.anchors import Anchors, Places
-from mimicdet.models.backbone import Backbone
-from mimicdet.models.dense import DenseMaps, ScoredOutput
-from mimicdet.models.pyramid import Pyramid
-from mimicdet.models.trunk import DIVISOR, level_shapes, pyramid_of
+from mimicdet.models.anchors import Anchors
+from mimicdet.models.branches import Branches
+from mimicdet.models.detector import DenseMaps, DetectionModel, Places, Predictions
+from mimicdet.models.trunk import Trunk, level_shapes
 from mimicdet.ops.precision import full_precision
 
 
 class HeadMaps(NamedTuple):
-    """A head's predictions at every anchor."""
+    """Holds a head's predictions at every anchor."""
 
     logits: Tensor  # (B, A, K)
     box_outputs: Tensor  # (B, A, D) what the box decoder reads
     quality: Tensor | None  # (B, A) logits by whose sigmoid scores are multiplied (centerness), or None
 
 
+class OneStageHead(nn.Module):
+    """Defines what is asked of the head of RetinaNet, FCOS, ATSS and GFL."""
+
+    def forward(self, levels: list[Tensor]) -> HeadMaps:
+        """Pyramid levels (B, C, H_l, W_l) -> predictions at every anchor."""
+        raise NotImplementedError
+
+    def branches(self) -> Branches:
+        """Its two branches of convolutions and what follows them: where CrossKD cuts it."""
+        raise NotImplementedError
+
+
 class BoxDecoder(Protocol):
+    """Makes boxes of a head's box outputs."""
+
     def __call__(self, box_outputs: Tensor, anchors: Tensor, stride: Tensor) -> Tensor:
         """(..., D), (..., 4), (...) -> boxes (..., 4) x1 y1 x2 y2 in pixels."""
         ...
 
 
 class OneStageMaps(NamedTuple):
-    """What a detector says of a batch before any choice is made; float32."""
+    """Holds what a detector predicts for a batch before any choice is made; float32."""
 
-    features: tuple[Tensor, ...]  # pyramid levels
+    features: tuple[Tensor, ...]  # (B, C, H_l, W_l) pyramid levels
     places: Places
     valid: Tensor  # (B, A) bool, False on padding
     head: HeadMaps
 
 
-class OneStage(nn.Module):
-    """Backbone, pyramid, one head shared over the levels.
+class OneStage(DetectionModel):
+    """Trunk and one head that is shared over the levels.
 
     Args:
-        backbone, pyramid: built modules; the pyramid's levels are the head's.
+        trunk: built; the pyramid's levels are the head's.
         head: levels (list of (B, C, H_l, W_l)) -> ``HeadMaps``.
         anchors: what boxes are predicted from.
         decode_boxes: makes boxes of the head's outputs.
@@ -54,75 +67,61 @@ class OneStage(nn.Module):
             FCOS), or their product (ATSS).
     """
 
-    divisor = DIVISOR
-
     def __init__(
         self,
         *,
-        backbone: Backbone,
-        pyramid: Pyramid,
-        head: nn.Module,
+        trunk: Trunk,
+        head: OneStageHead,
         anchors: Anchors,
         decode_boxes: BoxDecoder,
         num_classes: int,
         score: Literal["root", "product"] = "product",
     ) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.pyramid = pyramid
+        super().__init__(trunk=trunk, num_classes=num_classes)
         self.head = head
         self.anchors = anchors
         self.decode_boxes = decode_boxes
-        self.num_classes = num_classes
         self.score = score
 
-    def forward(
-        self,
-        images: Tensor,
-        sizes: Tensor | None = None,
-        *,
-        dense: bool = False,
-        top: int = 1000,
-    ) -> ScoredOutput:
-        """Predictions for a padded batch.
+    @property
+    def final_head(self) -> OneStageHead:
+        return self.head
 
-        Args:
-            images: (B, 3, H, W) RGB, uint8 or float in 0..1; H and W multiples of 32.
-            sizes: (B, 2) int64, height and width of each image inside the canvas; None: the whole canvas.
-            dense: boxes of all anchors; else of the ``top`` ones whose best class scores highest.
-            top: R, at most A.
-        """
+    def forward(
+        self, images: Tensor, sizes: Tensor | None = None, *, dense: bool = False, top: int | None = 1000
+    ) -> Predictions:
+        """See ``DetectionModel.forward``: boxes of the ``top`` anchors whose best class scores highest, or of all."""
         maps = self.maps(images, sizes)
-        scores = self.scores(maps)
+        scores, outputs, places = self.scores(maps), maps.head.box_outputs, maps.places
         b, a, k = scores.shape
-        if dense:
+        if top is None:
             positions = torch.arange(a, device=scores.device).expand(b, a)
-            box_outputs = maps.head.box_outputs
         else:
             positions = scores.amax(-1).topk(min(top, a), dim=1).indices
-            scores = scores.gather(1, positions[..., None].expand(-1, -1, k))
-            box_outputs = maps.head.box_outputs.gather(
-                1, positions[..., None].expand(-1, -1, maps.head.box_outputs.shape[2])
-            )
-        boxes = self.decode_boxes(box_outputs, maps.places.anchors[positions], maps.places.stride[positions])
-        return ScoredOutput(positions, scores, boxes)
+        index = positions[..., None]
+        if dense:
+            boxes = self.decode_boxes(outputs, places.anchors, places.stride).gather(1, index.expand(-1, -1, 4))
+        else:
+            chosen = outputs.gather(1, index.expand(-1, -1, outputs.shape[2]))  # (B, R, D)
+            boxes = self.decode_boxes(chosen, places.anchors[positions], places.stride[positions])
+        return Predictions(positions, scores.gather(1, index.expand(-1, -1, k)), boxes)
 
     def maps(self, images: Tensor, sizes: Tensor | None = None) -> OneStageMaps:
-        """Pyramid and head; arguments as for :meth:`forward`."""
-        features = pyramid_of(self.backbone, self.pyramid, images, sizes).levels
+        """Trunk and head; arguments as for :meth:`forward`."""
+        features = self.trunk(images, sizes).levels
         shapes = [(level.shape[2], level.shape[3]) for level in features]
         places = self.anchors(shapes, (images.shape[2], images.shape[3]))
-        head = self.head(list(features))
-        full = [None if part is None else full_precision(part) for part in head]
-        valid = full_precision(head.logits[..., 0]).new_ones(head.logits.shape[:2], dtype=torch.bool)
-        if sizes is not None:
-            valid = places.valid(sizes)
-        return OneStageMaps(features, places, valid, HeadMaps(*full))  # type: ignore[arg-type]
+        logits, box_outputs, quality = self.head(list(features))
+        quality = None if quality is None else full_precision(quality)
+        head = HeadMaps(full_precision(logits), full_precision(box_outputs), quality)
+        valid = torch.ones_like(head.logits[..., 0], dtype=torch.bool) if sizes is None else places.valid(sizes)
+        return OneStageMaps(features, places, valid, head)
 
     def places_of(self, images: Tensor) -> Places:
         """The anchors of a padded batch (B, 3, H, W), without computing what is predicted there."""
         height, width = images.shape[2:]
-        return self.anchors(level_shapes(height, width, self.pyramid.level_numbers), (height, width))
+        places: Places = self.anchors(level_shapes(height, width, self.trunk.level_numbers), (height, width))
+        return places
 
     def scores(self, maps: OneStageMaps) -> Tensor:
         """(B, A, K) in 0..1, 0 on padding."""
@@ -134,14 +133,14 @@ class OneStage(nn.Module):
         return scores * maps.valid[..., None]
 
     def dense_maps(self, images: Tensor, sizes: Tensor | None = None) -> DenseMaps:
-        """See ``mimicdet.models.dense.DenseDetector``. The logits are the classifier's, without the quality."""
+        """See ``DetectionModel.dense_maps``. The logits are the classifier's, without the quality."""
         return self.dense_maps_of(self.maps(images, sizes))
 
     def dense_maps_of(self, maps: OneStageMaps) -> DenseMaps:
         """The same from :meth:`maps`."""
         return DenseMaps(
             features=maps.features,
-            level_numbers=self.pyramid.level_numbers,
+            level_numbers=self.trunk.level_numbers,
             per_cell=self.anchors.per_cell,
             logits=maps.head.logits,
             boxes=self.decode_boxes(maps.head.box_outputs, maps.places.anchors, maps.places.stride),

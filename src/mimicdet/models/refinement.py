@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from mimicdet.ops.precision import full_precision
 
 PRIOR_PROBABILITY = 0.01
+ANCHOR_SIDE_IN_CELLS = 4
+"""S_l = 4 * 2^l: 32 px on P3 .. 512 px on P7 (section 3.2)."""
 
 
 class Refinement(nn.Module):

@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mimicdet.models.alignment import AlignedConv, GuidedOffsets, OffsetSource
-from mimicdet.models.grid import ANCHOR_SIDE_IN_CELLS, Grid
+from mimicdet.models.detector import Places
 from mimicdet.models.pyramid import he_init
+from mimicdet.models.refinement import ANCHOR_SIDE_IN_CELLS
 from mimicdet.ops.boxes import decode_deltas
 from mimicdet.ops.deformable import kernel_taps, sample_bilinear
 from mimicdet.ops.precision import full_precision
@@ -109,7 +110,7 @@ class SHead(nn.Module):
             for layer in (self.align, self.align_finest, self.class_features, self.box_features):
                 he_init(layer)
 
-    def dense(self, levels: Sequence[Tensor], deltas: Tensor, grid: Grid) -> HeadOutput:
+    def dense(self, levels: Sequence[Tensor], deltas: Tensor) -> HeadOutput:
         """At every position: levels (B, C, H_l, W_l) and the refinement module's deltas (B, A, 4)."""
         parts = []
         start = 0
@@ -127,58 +128,40 @@ class SHead(nn.Module):
             start += h * w
         return self._predict(torch.cat(parts, dim=1))
 
-    def at(self, levels: Sequence[Tensor], deltas: Tensor, grid: Grid, rows: Tensor) -> HeadOutput:
+    def at(self, levels: Sequence[Tensor], deltas: Tensor, places: Places, rows: Tensor) -> HeadOutput:
         """At chosen positions only.
 
         Args:
             levels: pyramid levels (B, C, H_l, W_l), finest first.
             deltas: (B, A, 4) of the refinement module.
-            grid: of the levels.
+            places: of the levels.
             rows: (P,) int64, ``image * A + position``; repeats are allowed.
         """
-        table, count = self._table(levels)
+        table, count = self.table(levels)
         image = rows // count
         position = rows - image * count  # not %, which has no ONNX form for a size known only at run time
         chosen_deltas = self._guide(deltas.reshape(-1, 4)[rows])
-        on_finest = grid.level[position] == 0
+        on_finest = places.level[position] == 0
         # Two forms of one function: compiled or exported, no shape may depend on how many positions each level has
         align = self._align_fixed if torch.compiler.is_compiling() else self._align_grouped
-        return self._predict(align(table, chosen_deltas, grid, image * count, position, on_finest))
+        return self._predict(align(table, chosen_deltas, places, image * count, position, on_finest))
 
-    def points_at(self, levels: Sequence[Tensor], deltas: Tensor, grid: Grid, rows: Tensor) -> list[Tensor]:
-        """Where the alignment layer reads for each of P positions: (T, 2) x, y in pixels of the padded input.
-
-        Arguments as for :meth:`at`. The number T of taps is that of the position's level.
-        """
-        table, count = self._table(levels)
-        image_start = rows // count * count
-        position = rows - image_start
-        guide = deltas.reshape(-1, 4)[rows]
-        found = []
-        for p in range(len(rows)):
-            one = slice(p, p + 1)
-            level = _level_of(grid, image_start[one], position[one])
-            finest = bool(grid.level[position[p]] == 0)
-            points = self._points(table, guide[one], grid, level, position[one], finest=finest)
-            found.append((points[0].flip(-1) + 0.5) * grid.stride[position[p]])
-        return found
-
-    def _table(self, levels: Sequence[Tensor]) -> tuple[Tensor, int]:
+    def table(self, levels: Sequence[Tensor]) -> tuple[Tensor, int]:
         """All cells of a batch, image by image (B A, C), and A."""
         # Channels last first: for such levels, as on every fast path, this is one plain copy
         table = torch.cat([level.permute(0, 2, 3, 1).flatten(1, 2) for level in levels], dim=1)  # (B, A, C)
         return table.reshape(-1, table.shape[2]).to(self.align.weight.dtype), table.shape[1]
 
     def _align_grouped(
-        self, table: Tensor, deltas: Tensor, grid: Grid, image_start: Tensor, position: Tensor, on_finest: Tensor
+        self, table: Tensor, deltas: Tensor, places: Places, image_start: Tensor, position: Tensor, on_finest: Tensor
     ) -> Tensor:
         """Positions on the finest level, then all others: no tap is read in vain."""
         groups, order = [], []
         # Both groups are always computed, so that every process of a group touches the same parameters
         for finest, members in ((True, on_finest), (False, ~on_finest)):
             index = members.nonzero().squeeze(1)
-            level = _level_of(grid, image_start[index], position[index])
-            points = self._points(table, deltas[index], grid, level, position[index], finest=finest)
+            level = level_of(places, image_start[index], position[index])
+            points = self.points(table, deltas[index], places, level, position[index], finest=finest)
             groups.append(self._layer(finest)[0].at(sample_bilinear(table, points, **level)))
             order.append(index)
         rows = torch.arange(len(position), device=position.device)
@@ -186,11 +169,11 @@ class SHead(nn.Module):
         return torch.cat(groups)[restored]
 
     def _align_fixed(
-        self, table: Tensor, deltas: Tensor, grid: Grid, image_start: Tensor, position: Tensor, on_finest: Tensor
+        self, table: Tensor, deltas: Tensor, places: Places, image_start: Tensor, position: Tensor, on_finest: Tensor
     ) -> Tensor:
         """As many taps everywhere as the larger kernel has; those that the finest level lacks lie far outside."""
-        level = _level_of(grid, image_start, position)
-        points = [self._points(table, deltas, grid, level, position, finest=finest) for finest in (True, False)]
+        level = level_of(places, image_start, position)
+        points = [self.points(table, deltas, places, level, position, finest=finest) for finest in (True, False)]
         most = max(p.shape[1] for p in points)
         fine, other = (F.pad(p, (0, 0, 0, most - p.shape[1]), value=FAR_OUTSIDE) for p in points)
         taps = sample_bilinear(table, torch.where(on_finest[:, None, None], fine, other), **level)
@@ -223,12 +206,12 @@ class SHead(nn.Module):
         detached = deltas.detach()
         return detached if self.offset_grad == 0 else detached + self.offset_grad * (deltas - detached)
 
-    def _points(
-        self, table: Tensor, deltas: Tensor, grid: Grid, level: dict[str, Tensor], position: Tensor, *, finest: bool
+    def points(
+        self, table: Tensor, deltas: Tensor, places: Places, level: dict[str, Tensor], position: Tensor, *, finest: bool
     ) -> Tensor:
         """Where the alignment layer reads: (P, T, 2) y, x in cells of each position's level."""
         align, _ = self._layer(finest)
-        center = torch.stack([grid.y[position], grid.x[position]], dim=-1).to(table.dtype)
+        center = torch.stack([places.y[position], places.x[position]], dim=-1).to(table.dtype)
         if self.alignment == "guided":
             return center[:, None] + self.tap_points(deltas, finest=finest).to(table.dtype)
         points = center[:, None] + kernel_taps(align.kernel_size[0], device=table.device).to(table.dtype)
@@ -250,10 +233,11 @@ class SHead(nn.Module):
         )
 
 
-def _level_of(grid: Grid, image_start: Tensor, position: Tensor) -> dict[str, Tensor]:
+def level_of(places: Places, image_start: Tensor, position: Tensor) -> dict[str, Tensor]:
     """Where each position's map begins in the table of all cells, and its size; (P,) each."""
+    level = places.level[position]
     return {
-        "start": image_start + grid.start[position],
-        "height": grid.height[position],
-        "width": grid.width[position],
+        "start": image_start + places.first[level],
+        "height": places.rows[level],
+        "width": places.columns[level],
     }

@@ -13,10 +13,11 @@ from typing import Any, TypedDict
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mimicdet.build import load_model
 from mimicdet.config import InferenceSettings, ModelSettings
+from mimicdet.data.batch import pad_to_batch
 from mimicdet.data.dataset import Category
 from mimicdet.data.tiles import merge_tile_detections, tile_windows
 from mimicdet.data.transform import resize_for_inference
@@ -24,8 +25,8 @@ from mimicdet.errors import UserError
 from mimicdet.export.description import SUFFIXES
 from mimicdet.inference.decode import Detections
 from mimicdet.inference.detect import to_original_pixels
-from mimicdet.inference.device import move_to
-from mimicdet.inference.folded import FoldedModel
+from mimicdet.inference.folded import FoldedModel, move_to
+from mimicdet.models.detector import DetectionModel
 from mimicdet.predict.exported import ExportedModel
 from mimicdet.predict.inputs import ImageLike, each_image, to_pixels
 from mimicdet.weights.folder import save_model
@@ -49,7 +50,7 @@ class Detector:
     """A detector ready for use; ``Detector.from_pretrained(folder)`` makes one.
 
     Args:
-        model: a dense detector (``mimicdet.models.dense``), or an exported one.
+        model: a detector, or an exported one.
         categories: class index -> id and name.
         settings: how ``model`` was built, for ``save_pretrained``; an exported one needs none.
         inference: sizes, thresholds and limits; the attribute of this name may be exchanged at any time.
@@ -58,7 +59,7 @@ class Detector:
     def __init__(
         self,
         *,
-        model: nn.Module | ExportedModel,
+        model: DetectionModel | ExportedModel,
         categories: Sequence[Category],
         settings: ModelSettings,
         inference: InferenceSettings,
@@ -120,7 +121,7 @@ class Detector:
         return self
 
     @property
-    def model(self) -> nn.Module | ExportedModel:
+    def model(self) -> DetectionModel | ExportedModel:
         """As it was given; its weights may be changed at any time."""
         return self._model
 
@@ -215,9 +216,8 @@ class Detector:
             found: dict[int, Detections] = {}
             for start in range(0, len(chunk), batch_size):
                 members = order[start : start + batch_size]
-                for i, detections in zip(
-                    members, self.runner.detect([resized[i] for i in members], inference), strict=True
-                ):
+                batch = pad_to_batch([resized[i] for i in members], self.runner.divisor)
+                for i, detections in zip(members, self.runner.detect(batch, inference), strict=True):
                     size = (resized[i].shape[1], resized[i].shape[2])
                     boxes = to_original_pixels(detections.boxes.cpu(), size, chunk[i].shape[:2])
                     found[i] = Detections(boxes, detections.scores.cpu(), detections.labels.cpu())

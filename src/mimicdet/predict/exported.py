@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mimicdet.config import InferenceSettings
-from mimicdet.data.batch import pad_to_batch
+from mimicdet.data.batch import Batch
 from mimicdet.errors import UserError
 from mimicdet.export.description import ExportDescription, read_export_description
 from mimicdet.export.network import NO_LABEL
@@ -61,11 +60,18 @@ class ExportedModel:
         if torch.device(device).type != "cpu":
             raise UserError(f"{self.file} is an exported model, which runs on the CPU here, not on {device}")
 
+    @property
+    def divisor(self) -> int:
+        return self.description.divisor
+
     @torch.inference_mode()
-    def detect(self, images: Sequence[Tensor], inference: InferenceSettings) -> list[Detections]:
-        """Of each resized image (3, h, w) uint8, in its pixels; UserError for settings that the file has not."""
+    def detect(self, batch: Batch, inference: InferenceSettings) -> list[Detections]:
+        """The detections of each image of a batch, in pixels of the resized image.
+
+        Raises:
+            UserError: settings that the file has not, or not enough memory.
+        """
         self._refuse_what_is_fixed(inference)
-        batch = pad_to_batch(images, self.description.divisor)
         sizes = batch.sizes.numpy()
 
         def detect_all(images: Tensor) -> list[Detections]:
@@ -75,18 +81,12 @@ class ExportedModel:
                 boxes, scores, labels = found
                 return [_rows(*row, inference) for row in zip(boxes, scores, labels, strict=True)]
             return [
-                detections_of_image(
-                    boxes.float(), scores.float(), inference.score_threshold, inference.nms_iou,
-                    inference.max_detections,
-                )
+                detections_of_image(boxes.float(), scores.float(), inference)
                 for boxes, scores in zip(*found, strict=True)
-            ]  # fmt: skip
+            ]
 
         with memory_errors_explained(batch.images):
-            return detect_in_views(
-                detect_all, batch.images, batch.sizes, flips=inference.flips, nms_iou=inference.nms_iou,
-                max_detections=inference.max_detections,
-            )  # fmt: skip
+            return detect_in_views(detect_all, batch.images, batch.sizes, inference)
 
     def _refuse_what_is_fixed(self, inference: InferenceSettings) -> None:
         has, asked = self.inference, inference

@@ -125,37 +125,6 @@ def predict_files(
     return PredictSummary(images=count, detections=len(rows), failures=tuple(failures))
 
 
-def predict_dataset(
-    detector: Detector,
-    dataset: DetectionDataset,
-    *,
-    tile: int | None = None,
-    overlap: float = 0.25,
-    progress: bool = False,
-) -> list[dict[str, Any]]:
-    """COCO results for the images of a data set, in its order and with its ids; for ``coco_metrics``.
-
-    The way to evaluate on tiles. Evaluate against ``match_classes(dataset, detector.categories).to_coco()``.
-
-    Raises:
-        UserError: an image that cannot be read, or a class that the model does not know.
-    """
-    dataset = match_classes(dataset, detector.categories)
-    found: list[dict[str, Any]] = []
-
-    def images() -> Iterator[np.ndarray]:
-        for _, pixels in _read_ahead([record.file for record in dataset.images]):
-            if isinstance(pixels, UserError):
-                raise pixels
-            yield pixels
-
-    results = detector.stream(images(), tile=tile, overlap=overlap)
-    bar = tqdm(results, total=len(dataset), desc="predict", unit="image", leave=False, disable=not progress)
-    for record, result in zip(dataset.images, bar, strict=True):
-        found += _coco_rows(result, _class_indices(detector, result), dataset.categories, record.id, record.file)
-    return found
-
-
 def find_images(sources: Sequence[str | PathLike[str]], *, leave_out: Path | None = None) -> list[Path]:
     """The image files that were meant, in the order given, each once.
 

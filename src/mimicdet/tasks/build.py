@@ -1,54 +1,92 @@
-"""From settings to a task."""
+"""From settings to a task: the only way to put one together."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mimicdet.build import LEARNING, build_model, build_trunk
 from mimicdet.config import Settings
+from mimicdet.models.detector import DetectionModel
+from mimicdet.models.faster_rcnn import FasterRcnn
 from mimicdet.models.mimicdet import MimicDet
 from mimicdet.models.one_stage import OneStage
-from mimicdet.models.two_stage import TwoStage
-from mimicdet.tasks.build_mimic import build_mimic_task
+from mimicdet.models.pyramid import FinerLevel
 from mimicdet.tasks.detect import DetectTask
 from mimicdet.tasks.distill import DistillTask
+from mimicdet.tasks.faster_rcnn import FasterRcnnTask
 from mimicdet.tasks.lessons import make_lessons
 from mimicdet.tasks.mimic import MimicTask
 from mimicdet.tasks.one_stage import OneStageTask
-from mimicdet.tasks.recipes import recipe_of
-from mimicdet.tasks.two_stage import TwoStageTask
-
-Task = DetectTask | MimicTask | OneStageTask | TwoStageTask | DistillTask
+from mimicdet.tasks.task import Task
+from mimicdet.teachers.t_head import THead
 
 
 def build_task(
     settings: Settings,
-    detector: MimicDet | OneStage | TwoStage,
     *,
+    class_names: Sequence[str],
     pretrained: bool = True,
-    class_names: Sequence[str] = (),
+    detector: DetectionModel | None = None,
 ) -> Task:
-    """The task that ``settings.task`` names, around a built detector.
+    """The task that settings describe, with its detector and whatever teaches it.
 
     Args:
-        detector: made with ``build_model(..., finest_level=finest_backbone_level(settings))``.
-        pretrained: load ``settings.model.weights`` into a backbone of the T-head's own, if it has one.
-        class_names: of the data set, which external teachers' classes are matched to.
+        class_names: of the data set; external teachers' classes are matched to them.
+        pretrained: load ``settings.model.weights`` into the backbones; False leaves them random (weights come later).
+        detector: train this one, which was built already, instead of building it. Its backbone must return features
+            from the T-head's finest level on, where the T-head pools from it.
 
     Raises:
-        UserError: a teacher that cannot be loaded or does not go with the student.
+        UserError: backbone weights that cannot be fetched; a teacher that cannot be loaded or does not fit the student.
     """
-    if isinstance(detector, TwoStage):
-        return TwoStageTask(detector=detector)
-    if isinstance(detector, OneStage):
-        recipe, names = recipe_of(settings.model.family, settings.one_stage)
-        weights = {name: getattr(settings.one_stage, name) for name in names}
-        alone: DetectTask | OneStageTask = OneStageTask(detector=detector, recipe=recipe, weights=weights)
-    else:
-        alone = DetectTask(detector=detector, assign=settings.assign, loss=settings.loss)
+    if detector is None:
+        pools = settings.task == "mimic" and settings.teacher.backbone == "shared"
+        finest_level = settings.teacher.levels[0] if pools else None
+        detector = build_model(settings.model, len(class_names), pretrained=pretrained, finest_level=finest_level)
+    if settings.task == "mimic":
+        assert isinstance(detector, MimicDet)
+        return _mimic_task(settings, detector, pretrained)
+    alone = _task_alone(settings, detector)
     if settings.task == "detect":
         return alone
-    if settings.task == "distill":
-        lessons = make_lessons(settings.distill, detector, settings.model.family, class_names)
-        return DistillTask(student=alone, lessons=lessons, settings=settings.distill)
-    assert isinstance(detector, MimicDet)
-    return build_mimic_task(settings, detector, pretrained=pretrained)
+    lessons = make_lessons(settings.distill, detector, settings.model.family, class_names, build_task)
+    return DistillTask(student=alone, lessons=lessons, settings=settings.distill)
+
+
+def _task_alone(settings: Settings, detector: DetectionModel) -> Task:
+    if isinstance(detector, MimicDet):
+        return DetectTask(detector=detector, assign=settings.assign, loss=settings.loss)
+    if isinstance(detector, OneStage):
+        return OneStageTask(detector=detector, learning=LEARNING[settings.model.family](settings.one_stage))
+    assert isinstance(detector, FasterRcnn)
+    return FasterRcnnTask(detector=detector)
+
+
+def _mimic_task(settings: Settings, detector: MimicDet, pretrained: bool) -> MimicTask:
+    teacher, separate = settings.teacher, settings.teacher.backbone == "separate"
+    t_head = THead(
+        in_channels=settings.model.pyramid_channels,
+        num_classes=detector.num_classes,
+        features=settings.model.head_features,
+        conv_channels=teacher.conv_channels,
+        variant=teacher.variant,
+    )
+    finest, finer_level, own_trunk = teacher.levels[0], None, None
+    if separate:
+        own_trunk = build_trunk(settings.model, teacher.levels, finest_level=finest, pretrained=pretrained)
+    elif finest < settings.model.levels[0]:
+        finer_level = FinerLevel(
+            in_channels=detector.trunk.backbone.channels[finest],
+            channels=settings.model.pyramid_channels,
+            level=finest,
+            norm=settings.model.pyramid_norm,
+        )
+    return MimicTask(
+        detector=detector,
+        t_head=t_head,
+        finer_level=finer_level,
+        own_trunk=own_trunk,
+        assign=settings.assign,
+        mimic=settings.mimic,
+        loss=settings.loss,
+    )

@@ -20,7 +20,7 @@ from mimicdet.tasks.student import Prepared, StudentSums
 @torch.no_grad()
 def student_diagnostics(detector: MimicDet, batch: Batch, prepared: Prepared, sums: StudentSums) -> dict[str, Tensor]:
     """Recall of proposals, positives, and where the S-head's taps lie."""
-    targets, grid = prepared.targets, prepared.refined.grid
+    targets, places = prepared.targets, prepared.refined.places
     objects = (batch.labels >= 0) & ~batch.crowd
     found = {
         "diag/recall_50": _share(targets.best_iou >= 0.5, objects),
@@ -28,13 +28,13 @@ def student_diagnostics(detector: MimicDet, batch: Batch, prepared: Prepared, su
         "diag/proposals": prepared.proposals.valid.sum() / len(batch.labels),
         "diag/proposal_positives": (targets.match != NO_OBJECT).sum() / len(batch.labels),
     }
-    found |= positives_by_level(prepared.anchor_match, grid.level, detector.pyramid.level_numbers)
+    found |= positives_by_level(prepared.anchor_match, places.level, detector.trunk.level_numbers)
     if detector.s_head.alignment == "guided":
         image, row = sums.chosen.unbind(1)
         positions = prepared.proposals.positions[image, row]
         positive = targets.match[image, row] != NO_OBJECT
-        deltas, level = prepared.refined.deltas[image, positions], grid.level[positions]
-        found |= _taps(detector.s_head, deltas, level, positive, detector.pyramid.level_numbers)
+        deltas, level = prepared.refined.deltas[image, positions], places.level[positions]
+        found |= _taps(detector.s_head, deltas, level, positive, detector.trunk.level_numbers)
     return found
 
 
@@ -51,7 +51,7 @@ def positives_by_level(match: Tensor, level: Tensor, numbers: Sequence[int]) -> 
 def _taps(s_head: SHead, deltas: Tensor, level: Tensor, positive: Tensor, numbers: Sequence[int]) -> dict[str, Tensor]:
     """Share of a positive's taps inside its adjusted box; the mean length of its offsets in cells, also by level.
 
-    Besides, by level, the mean length of what the micro-network gives to them, where there is one.
+    Where there is a micro-network, also the mean length by level of what it gives to them.
     """
     on_finest = level == 0  # where the layer has taps of its own
     both = (s_head.tap_statistics(deltas, finest=finest) for finest in (True, False))

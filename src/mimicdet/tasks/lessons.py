@@ -4,43 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from mimicdet.assign_dense import match_objects
-from mimicdet.build import LoadedModel, load_model
+from mimicdet.build import LEARNING, LoadedModel, load_model
 from mimicdet.config import AssignSettings, DistillSettings, OneStageSettings
 from mimicdet.data.batch import Batch
 from mimicdet.errors import UserError
+from mimicdet.models.detector import DetectionModel
 from mimicdet.models.mimicdet import MimicDet
 from mimicdet.models.one_stage import OneStage
-from mimicdet.tasks.assignment import Assignment, OverlapAssignment, TeacherAssignment
-from mimicdet.tasks.distill import Lesson
-from mimicdet.tasks.distill_roi import RoiLesson
-from mimicdet.tasks.recipes import recipe_of
-from mimicdet.tasks.roi_teachers import read_roi_head
-from mimicdet.teachers.frozen import FrozenTeacher, match_classes
+from mimicdet.tasks.dense_lesson import DenseLesson
+from mimicdet.tasks.mimic_run import BuildTask
+from mimicdet.tasks.roi_heads import read_roi_head
+from mimicdet.tasks.roi_lesson import RoiLesson
+from mimicdet.tasks.sites import Assignment, OverlapAssignment, TeacherAssignment
+from mimicdet.teachers.dense import DenseTeacher
 from mimicdet.teachers.roi import RoiHead, RoiTeacher
+from mimicdet.teachers.teacher import match_classes
 
 
 def make_lessons(
-    settings: DistillSettings, detector: MimicDet | OneStage, family: str, class_names: Sequence[str]
-) -> list[Lesson | RoiLesson]:
+    settings: DistillSettings, detector: DetectionModel, family: str, class_names: Sequence[str], build_task: BuildTask
+) -> list[DenseLesson | RoiLesson]:
     """Every teacher that the settings name, made ready for a student.
 
     Raises:
         UserError: a file that holds no teacher; classes, levels or heads that do not go together.
     """
-    lessons: list[Lesson | RoiLesson] = []
+    lessons: list[DenseLesson | RoiLesson] = []
     for path in settings.teachers:
-        two_stage = read_roi_head(Path(path))
+        two_stage = read_roi_head(Path(path), build_task)
         if two_stage is None:
-            lessons.append(_lesson(settings, path, load_model(path), detector, family, class_names))
+            lessons.append(_dense_lesson(settings, path, load_model(path), detector, family, class_names))
         else:
             lessons.append(_roi_lesson(settings, path, *two_stage, class_names))
     looks = any(isinstance(lesson, RoiLesson) for lesson in lessons)
-    if not looks and settings.roi_samples != DistillSettings.model_fields["roi_samples"].default:
+    if not looks and settings.roi_samples != DistillSettings().roi_samples:
         raise UserError("distill.roi_samples has no meaning without a two-stage teacher; leave it out")
     return lessons
 
@@ -48,27 +49,30 @@ def make_lessons(
 def _roi_lesson(
     settings: DistillSettings, path: str, head: RoiHead, names: Sequence[str], class_names: Sequence[str]
 ) -> RoiLesson:
-    refused = next(
-        (f"distill.{name}" for name in ("cross", "teacher_scale", "assignment")
-         if getattr(settings, name) != DistillSettings.model_fields[name].default), None,
-    )  # fmt: skip
+    given, usual = settings.model_dump(), DistillSettings().model_dump()
+    of_dense_teachers = ("cross", "teacher_scale", "assignment")
+    refused = next((f"distill.{name}" for name in of_dense_teachers if given[name] != usual[name]), None)
     if refused:
         raise UserError(
             f"{path}: {refused} has no meaning with a two-stage teacher, which looks at the student's own boxes; leave "
             "it out"
         )
-    return RoiLesson(RoiTeacher(head=head, classes=match_classes(names, class_names, path), name=path))
+    teacher = RoiTeacher(head=head, classes=match_classes(names, class_names, path), name=path)
+    return RoiLesson(teacher, settings.roi_samples)
 
 
-def _lesson(
-    settings: DistillSettings, path: str, loaded: LoadedModel, detector: MimicDet | OneStage, family: str,
+def _dense_lesson(
+    settings: DistillSettings,
+    path: str,
+    loaded: LoadedModel,
+    detector: DetectionModel,
+    family: str,
     class_names: Sequence[str],
-) -> Lesson:  # fmt: skip
+) -> DenseLesson:
     name = str(Path(path))
-    model: Any = loaded.model
     classes = match_classes([c.name for c in loaded.categories], class_names, name)
-    teacher = FrozenTeacher(model=model, classes=classes, scale=settings.teacher_scale, name=name)
-    own, theirs = detector.pyramid.level_numbers, teacher.level_numbers
+    teacher = DenseTeacher(network=loaded.model, classes=classes, scale=settings.teacher_scale, name=name)
+    own, theirs = detector.trunk.level_numbers, teacher.level_numbers
     if not set(own) & set(theirs):
         raise UserError(
             f"{name}: the teacher's pyramid levels {list(theirs)} and the student's {list(own)} (model.levels) have "
@@ -80,7 +84,7 @@ def _lesson(
     assignment = _assignment(teacher, loaded.settings.family) if settings.assignment == "teacher" else None
     if isinstance(assignment, TeacherAssignment) and same_family and theirs == own:
         assignment = None  # a static rule of the student's own, which is worked out anyway
-    return Lesson(teacher, assignment, same_anchors=same_family)
+    return DenseLesson(teacher, assignment, same_anchors=same_family, cross_depth=settings.cross_depth)
 
 
 def _require_equal_heads(
@@ -102,15 +106,15 @@ def _require_equal_heads(
         )
 
 
-def _assignment(teacher: FrozenTeacher, family: str) -> Assignment | None:
+def _assignment(teacher: DenseTeacher, family: str) -> Assignment | None:
     """A family's published assignment; None where the student's must serve."""
     model = teacher.network
     if isinstance(model, MimicDet):
         return OverlapAssignment(positive_iou=AssignSettings().positive_iou)
     if teacher.scale != 1:
         return None  # on a scaled input a static rule would speak of another canvas
-    match = recipe_of(family, OneStageSettings())[0].match
-    anchors = model.anchors
+    assert isinstance(model, OneStage)
+    match, anchors = LEARNING[family](OneStageSettings()).recipe.match, model.anchors
 
     def rule(batch: Batch, shapes: Sequence[tuple[int, int]], canvas: tuple[int, int]) -> Tensor:
         places = anchors(shapes, canvas)

@@ -5,34 +5,46 @@ N boxes sampled for the T-head in a batch (at most 128 an image), A positions, R
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from typing import NamedTuple
 
-from mimicdet.assign import NO_OBJECT, sample_balanced
-from mimicdet.config import AssignSettings, LossSettings, MimicSettings
+import torch
+from torch import Tensor
+
+from mimicdet.assign import NO_OBJECT
+from mimicdet.config import AssignSettings, InferenceSettings, LossSettings, MimicSettings
 from mimicdet.data.batch import Batch
-from mimicdet.inference.decode import Detections, decode
-from mimicdet.inference.flips import Flips, detect_in_views
+from mimicdet.inference.dataset import FunctionRunner
+from mimicdet.inference.decode import Detections
+from mimicdet.inference.detect import detect_with
 from mimicdet.losses.detection import box_loss, class_losses
 from mimicdet.losses.feature_imitation import prediction_difference
 from mimicdet.losses.mimic import class_mimic_distances, cosine_distances
-from mimicdet.losses.rank_mimic import rank_divergences, rank_loss
+from mimicdet.losses.rank_mimic import object_rank_loss
 from mimicdet.losses.soft_labels import class_divergences
-from mimicdet.models.dense import DenseOutput
-from mimicdet.models.grid import ANCHOR_SIDE_IN_CELLS
+from mimicdet.models.detector import Predictions
 from mimicdet.models.mimicdet import HEAD_STD, MimicDet, Refined
 from mimicdet.models.pyramid import FinerLevel
+from mimicdet.models.refinement import ANCHOR_SIDE_IN_CELLS
 from mimicdet.models.s_head import HeadOutput
+from mimicdet.models.trunk import Trunk
 from mimicdet.ops.boxes import decode_deltas, iou_of_pairs
-from mimicdet.tasks.detect import student_parts, total
+from mimicdet.tasks.detect import dense_step, student_parts, total
 from mimicdet.tasks.diagnostics import mimic_diagnostics, student_diagnostics
-from mimicdet.tasks.normalise import WholeStep, divisors
-from mimicdet.tasks.student import count_anchor_positives, matched_boxes, prepare, student_sums
-from mimicdet.teachers.own_features import OwnFeatures
+from mimicdet.tasks.student import balanced_samples, count_anchor_positives, matched_boxes, prepare, student_sums
+from mimicdet.tasks.task import Task, TaskStep, WholeStep, divisors
 from mimicdet.teachers.t_head import THead
 
 
-class MimicTask(nn.Module):
+class BothHeads(NamedTuple):
+    """Holds what both heads say at the same positions; R of each of B images."""
+
+    refined: Refined
+    positions: Tensor  # (B, R) int64
+    student: HeadOutput  # (B, R, ...) of the S-head
+    teacher: HeadOutput  # (B, R, ...) of the T-head
+
+
+class MimicTask(Task):
     """L_R + L_S + L_T + L_mimic.
 
     Args:
@@ -40,9 +52,11 @@ class MimicTask(nn.Module):
         t_head: the teacher; its boxes come from the same proposals as the S-head's.
         finer_level: builds the level below the detector's pyramid (P2) that a staggered pyramid needs, or None where
             the T-head pools from the detector's own levels (Table 4).
-        own_features: a second backbone and pyramid that the T-head pools from instead (Table 5), or None.
+        own_trunk: a second backbone and pyramid that the T-head pools from instead (Table 5), or None.
         assign, mimic, loss: settings.
     """
+
+    detector: MimicDet
 
     def __init__(
         self,
@@ -50,43 +64,36 @@ class MimicTask(nn.Module):
         detector: MimicDet,
         t_head: THead,
         finer_level: FinerLevel | None,
-        own_features: OwnFeatures | None = None,
+        own_trunk: Trunk | None = None,
         assign: AssignSettings,
         mimic: MimicSettings,
         loss: LossSettings,
     ) -> None:
-        super().__init__()
-        self.detector = detector
+        super().__init__(detector=detector)
         self.t_head = t_head
         self.finer_level = finer_level
-        self.own_features = own_features
+        self.own_trunk = own_trunk
         self.assign = assign
         self.mimic = mimic
         self.loss = loss
 
     def count_positives(self, batch: Batch) -> Tensor:
-        """0-d float, for ``WholeStep``."""
         return count_anchor_positives(self.detector, batch, self.assign)
 
-    def forward(self, batch: Batch, whole: WholeStep | None = None) -> dict[str, Tensor]:
-        """``loss`` (weighted sum), its parts unweighted, and diagnostics under ``diag/``; 0-d tensors.
-
-        Args:
-            whole: of the step that the batch is a part of; None: the batch is the step.
-        """
+    def step(self, batch: Batch, whole: WholeStep | None = None) -> TaskStep:
         prepared = prepare(self.detector, batch, self.assign)
         proposals, targets = prepared.proposals, prepared.targets
-        sampled = sample_balanced(
-            targets.classes, prepared.keys[..., 1], num_classes=self.detector.num_classes,
-            count=self.assign.t_samples, positive_fraction=self.assign.t_positive_fraction,
-        )  # fmt: skip
+        count, share = self.assign.t_samples, self.assign.t_positive_fraction
+        sampled = balanced_samples(
+            self.detector, targets.classes, prepared.keys, count=count, positive_fraction=share
+        )  # (B, R)
         sums = student_sums(self.detector, batch, prepared, self.assign, also=sampled)
 
         image, row = sampled.nonzero().unbind(1)
         boxes, match = proposals.boxes[image, row], targets.match[image, row]
         positive = match != NO_OBJECT
-        level = prepared.refined.grid.level[proposals.positions[image, row]]
-        teacher = self._teach(batch.images, prepared.refined, batch.sizes, boxes, image, level)
+        level = prepared.refined.places.level[proposals.positions[image, row]]
+        teacher = self._pooled(batch.images, prepared.refined, batch.sizes, boxes, image, level)
         t_classification = class_losses(teacher.logits, targets.classes[image, row]).sum()
         wanted = matched_boxes(batch.boxes, image, match)
         t_boxes = box_loss(teacher.deltas, wanted, boxes, positive, std=HEAD_STD)
@@ -111,84 +118,70 @@ class MimicTask(nn.Module):
         }
         summed = 2 if self.mimic.classification == "both" else 1
         cosines = {"class": 1 - class_distance / summed, "box": 1 - box_distance}
-        return (
+        losses = (
             total(parts, self.loss)
             | student_diagnostics(self.detector, batch, prepared, sums)
-            | mimic_diagnostics(cosines, positive, level, self.detector.pyramid.level_numbers)
+            | mimic_diagnostics(cosines, positive, level, self.detector.trunk.level_numbers)
         )
+        return dense_step(self.detector, batch, prepared, losses, self.assign)
+
+    def t_head_runner(self, device: torch.device) -> FunctionRunner:
+        """Runs the T-head over a data set: on the boxes the S-head would see, with the same post-processing (Table 3).
+
+        The caller sees to evaluation mode.
+        """
+        return FunctionRunner(self.detect_by_t_head, device, self.detector.divisor)
 
     @torch.no_grad()
-    def detect_teacher(
-        self,
-        batch: Batch,
-        *,
-        top: int,
-        score_threshold: float,
-        nms_iou: float,
-        max_detections: int,
-        flips: Flips = "none",
-    ) -> list[Detections]:
-        """Detections of the T-head on the boxes the S-head would see, with the same post-processing (Table 3)."""
+    def detect_by_t_head(self, batch: Batch, inference: InferenceSettings) -> list[Detections]:
+        """The T-head's detections in each image of a batch."""
 
-        def detect_once(images: Tensor) -> list[Detections]:
-            return decode(
-                self._teacher_output(images, self.detector.refine(images, batch.sizes), batch.sizes, top),
-                batch.sizes,
-                score_threshold=score_threshold,
-                nms_iou=nms_iou,
-                max_detections=max_detections,
-                top=top,
-            )
+        def predict(images: Tensor, sizes: Tensor | None) -> Predictions:
+            refined = self.detector.refine(images, sizes)
+            positions = refined.best(inference.positions)
+            teacher = self._t_head_at(images, refined, sizes, positions)
+            return refined.predictions(positions, teacher.logits, teacher.deltas)
 
-        return detect_in_views(
-            detect_once, batch.images, batch.sizes, flips=flips, nms_iou=nms_iou, max_detections=max_detections
-        )
+        return detect_with(predict, batch.images, batch.sizes, inference)
 
     @torch.no_grad()
-    def outputs(self, images: Tensor, sizes: Tensor, *, top: int) -> tuple[DenseOutput, DenseOutput]:
-        """Of the S-head, which is the detector's, and of the T-head, at the same best ``top`` positions."""
+    def both_heads(self, images: Tensor, sizes: Tensor, *, top: int) -> BothHeads:
+        """S-head and T-head at the same best ``top`` positions."""
         refined = self.detector.refine(images, sizes)
-        return self.detector.predict(refined, top=top), self._teacher_output(images, refined, sizes, top)
+        positions = refined.best(top)
+        teacher = self._t_head_at(images, refined, sizes, positions)
+        return BothHeads(refined, positions, self.detector.s_head_at(refined, positions), teacher)
 
-    def _teacher_output(self, images: Tensor, refined: Refined, sizes: Tensor, top: int) -> DenseOutput:
-        """As the detector's output, with the T-head's logits and boxes at the best ``top`` positions."""
-        b, a = refined.objectness.shape
-        objectness = refined.objectness.masked_fill(~refined.valid, float("-inf"))
-        positions = objectness.topk(min(top, a), dim=1).indices
-        boxes = refined.adjusted_boxes.gather(1, positions[..., None].expand(-1, -1, 4))
-        image = torch.arange(b, device=boxes.device)[:, None].expand_as(positions)
-        teacher = self._teach(
-            images, refined, sizes, boxes.flatten(0, 1), image.flatten(), refined.grid.level[positions.flatten()]
-        )
-        return DenseOutput(
-            objectness=objectness,
-            adjusted_boxes=refined.adjusted_boxes,
-            positions=positions,
-            logits=teacher.logits.reshape(b, positions.shape[1], -1),
-            boxes=decode_deltas(teacher.deltas.reshape(boxes.shape), boxes, std=HEAD_STD),
-        )
+    @torch.no_grad()
+    def t_head_on(self, images: Tensor, sizes: Tensor, boxes: Tensor, image: Tensor) -> HeadOutput:
+        """The T-head on any boxes (N, 4) of images (N,); each is pooled from the level that its size belongs to."""
+        refined = self.detector.refine(images, sizes)
+        sides = refined.places.stride[refined.places.first] * ANCHOR_SIDE_IN_CELLS  # (L,)
+        scale = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(1).sqrt()
+        level = (scale[:, None] >= sides[1:]).sum(1)
+        return self._pooled(images, refined, sizes, boxes, image, level)
 
-    def _teach(
-        self, images: Tensor, refined: Refined, sizes: Tensor, boxes: Tensor, image: Tensor, level: Tensor
+    def _t_head_at(self, images: Tensor, refined: Refined, sizes: Tensor | None, positions: Tensor) -> HeadOutput:
+        """The T-head on the adjusted boxes of ``positions`` (B, R); outputs (B, R, ...)."""
+        b, r = positions.shape
+        boxes = refined.adjusted_boxes.gather(1, positions[..., None].expand(-1, -1, 4))  # (B, R, 4)
+        image = torch.arange(b, device=boxes.device)[:, None].expand_as(positions).flatten()
+        level = refined.places.level[positions.flatten()]
+        flat = self._pooled(images, refined, sizes, boxes.flatten(0, 1), image, level)
+        return HeadOutput(*(field.reshape(b, r, -1) for field in flat))
+
+    def _pooled(
+        self, images: Tensor, refined: Refined, sizes: Tensor | None, boxes: Tensor, image: Tensor, level: Tensor
     ) -> HeadOutput:
         """The T-head on boxes (N, 4), each pooled from its level (index, (N,)), or one finer (section 3.1)."""
-        levels: tuple[Tensor, ...] = refined.pyramid.levels
-        numbers = self.detector.pyramid.level_numbers
-        if self.own_features is not None:
-            levels, numbers = self.own_features(images, sizes), self.own_features.pyramid.level_numbers
+        levels, numbers = refined.pyramid.levels, self.detector.trunk.level_numbers
+        if self.own_trunk is not None:
+            levels, numbers = self.own_trunk(images, sizes).levels, self.own_trunk.level_numbers
         elif self.finer_level is not None:
             levels = (self.finer_level(refined.pyramid, sizes), *levels[:-1])
             numbers = (self.finer_level.level, *numbers[:-1])
-        return self.t_head(levels, [2**l for l in numbers], boxes, image, level)
-
-    @torch.no_grad()
-    def look(self, images: Tensor, sizes: Tensor, boxes: Tensor, image: Tensor) -> HeadOutput:
-        """The T-head on any boxes (N, 4) of images (N,); each is pooled from the level that its size belongs to."""
-        refined = self.detector.refine(images, sizes)
-        sides = refined.grid.stride[refined.grid.first] * ANCHOR_SIDE_IN_CELLS
-        scale = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(1).sqrt()
-        level = (scale[:, None] >= sides[1:]).sum(1)
-        return self._teach(images, refined, sizes, boxes, image, level)
+        output: HeadOutput = self.t_head(levels, [2**l for l in numbers], boxes, image, level)
+        return output
 
     def _weights(self, teacher: HeadOutput, student: HeadOutput, mimicked: Tensor) -> Tensor:
         """(N,) of each box's distances; mean 1 over the boxes that are mimicked, 0 elsewhere."""
@@ -203,36 +196,35 @@ class MimicTask(nn.Module):
             return apart * ones / mean.clamp(min=torch.finfo(mean.dtype).tiny)
 
     def _rank(
-        self, batch: Batch, teacher: HeadOutput, student: HeadOutput, boxes: Tensor, wanted: Tensor, image: Tensor,
+        self,
+        batch: Batch,
+        teacher: HeadOutput,
+        student: HeadOutput,
+        boxes: Tensor,
+        wanted: Tensor,
+        image: Tensor,
         match: Tensor,
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         """Rank Mimicking over the positives among the sampled boxes: both heads score the same ones."""
-        groups = batch.labels.numel()
-        rows = (match != NO_OBJECT).nonzero().squeeze(1)
+        rows = (match != NO_OBJECT).nonzero().squeeze(1)  # (P,)
         zero = student.logits.sum() * 0
-        if groups == 0:
+        if batch.labels.numel() == 0:
             return zero
         group = image[rows] * batch.labels.shape[1] + match[rows]
-        label = batch.labels[image[rows], match[rows]]
+        label = batch.labels[image[rows], match[rows]][:, None]
         objects = (batch.labels >= 0) & ~batch.crowd
 
         def divergence(theirs: Tensor, ours: Tensor) -> Tensor:
             theirs = theirs.detach() if self.mimic.detach_teacher else theirs
-            found = rank_divergences(theirs, ours, group, groups, temperature=self.mimic.rank_temperature)
-            return rank_loss(found, objects)
+            return object_rank_loss(theirs, ours, group, objects, temperature=self.mimic.rank_temperature)
 
         total = zero
+        heads = (teacher, student)
         if self.mimic.rank_which != "localisation":
-            total = total + divergence(
-                *(head.logits[rows].softmax(-1).gather(1, label[:, None]).squeeze(1) for head in (teacher, student))
-            )
+            total = total + divergence(*(h.logits[rows].softmax(-1).gather(1, label).squeeze(1) for h in heads))
         if self.mimic.rank_which != "classification":
-            total = total + divergence(
-                *(
-                    iou_of_pairs(decode_deltas(head.deltas[rows], boxes[rows], std=HEAD_STD), wanted[rows])
-                    for head in (teacher, student)
-                )
-            )
+            moved = (decode_deltas(h.deltas[rows], boxes[rows], std=HEAD_STD) for h in heads)
+            total = total + divergence(*(iou_of_pairs(ours, wanted[rows]) for ours in moved))
         return total
 
     def _distances(self, teacher: HeadOutput, student: HeadOutput) -> tuple[Tensor, Tensor]:

@@ -1,32 +1,34 @@
-"""The mimic task of a run, T-head and all, with the weights that the run has reached."""
+"""Reads the mimic task of a run, T-head and all, with the weights that the run has reached."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from mimicdet.build import build_model
 from mimicdet.config import Settings
 from mimicdet.data.dataset import Category
 from mimicdet.errors import UserError
-from mimicdet.models.mimicdet import MimicDet
 from mimicdet.settings_file import load_settings
-from mimicdet.tasks.build_mimic import build_mimic_task, finest_backbone_level
 from mimicdet.tasks.mimic import MimicTask
+from mimicdet.tasks.task import Task
 from mimicdet.weights.folder import DESCRIPTION_FILE, read_description
+
+BuildTask = Callable[..., Task]
+"""``mimicdet.tasks.build_task``, which reads runs itself, for their T-heads may teach: it is handed on."""
 
 
 class MimicRun(NamedTuple):
-    """What a run has made so far."""
+    """Holds what a run has made so far."""
 
     task: MimicTask  # with its last weights, averaged where the run averages
     settings: Settings
     categories: list[Category]
 
 
-def read_mimic_run(run: Path) -> MimicRun:
+def read_mimic_run(run: Path, build_task: BuildTask) -> MimicRun:
     """The task in a run folder, which alone has the T-head: what ships has none.
 
     Raises:
@@ -49,18 +51,13 @@ def read_mimic_run(run: Path) -> MimicRun:
             "which it was trained"
         )
     categories = list(read_description(folder).categories)
-    detector = build_model(
-        settings.model, len(categories), pretrained=False, finest_level=finest_backbone_level(settings)
-    )
-    assert isinstance(detector, MimicDet)  # settings of another family have no mimic task
-    task = build_mimic_task(settings, detector, pretrained=False)
+    task = build_task(settings, class_names=[category.name for category in categories], pretrained=False)
+    assert isinstance(task, MimicTask)
     try:
         saved = torch.load(file, map_location="cpu", weights_only=True)
         average = saved["average"]
-        task.load_state_dict(
-            saved["task"] if average is None
-            else {key.removeprefix("module."): value for key, value in average.items() if key.startswith("module.")}
-        )  # fmt: skip
+        averaged = {key.removeprefix("module."): value for key, value in (average or {}).items() if "module." in key}
+        task.load_state_dict(averaged or saved["task"])
     except Exception as error:  # whatever a file that is something else provokes
         raise UserError(
             f"{file} is not the checkpoint of {run} ({type(error).__name__}); resume that run once"

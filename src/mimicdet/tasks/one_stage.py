@@ -3,49 +3,38 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mimicdet.assign_dense import match_objects
 from mimicdet.data.batch import Batch
-from mimicdet.models.anchors import Places
+from mimicdet.losses.recipe import Learning, PositiveAnchors
+from mimicdet.models.detector import Places
 from mimicdet.models.one_stage import OneStage, OneStageMaps
 from mimicdet.tasks.diagnostics import positives_by_level
-from mimicdet.tasks.normalise import WholeStep, divisors
-from mimicdet.tasks.recipes import Positives, Recipe
-from mimicdet.tasks.step import TaskStep
+from mimicdet.tasks.task import Task, TaskStep, WholeStep, divisors
 
 
-class OneStageTask(nn.Module):
+class OneStageTask(Task):
     """A detector's own losses, weighted.
 
     Args:
         detector: what ships.
-        recipe: its assignment and losses.
-        weights: of the losses, by their names.
+        learning: its assignment and losses, and their weights.
     """
 
-    def __init__(self, *, detector: OneStage, recipe: Recipe, weights: dict[str, float]) -> None:
-        super().__init__()
-        self.detector = detector
-        self.recipe = recipe
-        self.weights = weights
+    detector: OneStage
 
-    def forward(self, batch: Batch, whole: WholeStep | None = None) -> dict[str, Tensor]:
-        """``loss`` (weighted sum), its parts unweighted, and diagnostics under ``diag/``; 0-d tensors.
-
-        Args:
-            whole: of the step that the batch is a part of; None: the batch is the step.
-        """
-        return self.step(batch, whole).losses
+    def __init__(self, *, detector: OneStage, learning: Learning) -> None:
+        super().__init__(detector=detector)
+        self.recipe = learning.recipe
+        self.weights = learning.weights
 
     @torch.no_grad()
     def count_positives(self, batch: Batch) -> Tensor:
-        """0-d float, for ``WholeStep``."""
         places = self.detector.places_of(batch.images)
         return (self._match(batch, places, places.valid(batch.sizes)) >= 0).sum().float()
 
     def step(self, batch: Batch, whole: WholeStep | None = None) -> TaskStep:
-        """:meth:`forward`, and what distillation reads."""
         maps = self.detector.maps(batch.images, batch.sizes)
         match = self._match(batch, maps.places, maps.valid)
         losses = self._losses(batch, maps, match, whole)
@@ -63,7 +52,7 @@ class OneStageTask(nn.Module):
             if batch.labels.shape[1]
             else (maps.places.anchors.new_zeros(0, 4), match.new_zeros(0))
         )
-        sums = self.recipe.sums(self.detector, maps, match, Positives(image, anchor, boxes, labels))
+        sums = self.recipe.sums(self.detector, maps, match, PositiveAnchors(image, anchor, boxes, labels))
         positives = boxes.new_tensor(len(image), dtype=torch.float32)
         counts = divisors([part.share for part in sums.values()], positives, whole)
         parts = {name: part.total / count for (name, part), count in zip(sums.items(), counts, strict=True)}
@@ -74,5 +63,5 @@ class OneStageTask(nn.Module):
         return (
             {"loss": loss}
             | {name: part.detach() for name, part in parts.items()}
-            | positives_by_level(match, maps.places.level, self.detector.pyramid.level_numbers)
+            | positives_by_level(match, maps.places.level, self.detector.trunk.level_numbers)
         )

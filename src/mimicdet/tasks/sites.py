@@ -1,4 +1,4 @@
-"""Student and teacher side by side: the places at which the two can be compared.
+"""Student and teacher side by side: the places at which the two can be compared, and what is assigned to them.
 
 B images, S sites over all levels that both have, n boxes at a site, K classes, M objects (padded), P positives.
 A site is an anchor where both have the same anchors, else a cell, for which the best of its anchors speaks.
@@ -6,40 +6,95 @@ A site is an anchor where both have the same anchors, else a cell, for which the
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from mimicdet.models.dense import DenseMaps
+from mimicdet.assign import match_overlapping
+from mimicdet.data.batch import Batch
+from mimicdet.losses.comparison import Positives
+from mimicdet.models.detector import DenseMaps
+from mimicdet.models.trunk import level_shapes
 from mimicdet.ops.boxes import iou_of_pairs
 from mimicdet.teachers.match_maps import TeacherMaps, by_level, split_levels
 
+Assignment = Callable[[Batch, dict[int, TeacherMaps]], dict[int, Tensor]]
+"""Batch, the teacher's maps by level number -> (B, cells, n) by level number, index of the object of each position,
+below 0 for none."""
+
+LevelAssignment = Callable[[Batch, Sequence[tuple[int, int]], tuple[int, int]], Tensor]
+"""Batch, shapes of the levels, canvas -> (B, A), the same of all levels."""
+
+
+class TeacherAssignment:
+    """A static rule, which knows places and objects alone, on levels of the student's canvas.
+
+    Args:
+        rule: assigns objects to the positions of all of the teacher's levels.
+        level_numbers: of the teacher.
+        per_cell: anchors of a cell, the teacher's.
+    """
+
+    def __init__(self, *, rule: LevelAssignment, level_numbers: Sequence[int], per_cell: int) -> None:
+        self.rule = rule
+        self.level_numbers = tuple(level_numbers)
+        self.per_cell = per_cell
+
+    def __call__(self, batch: Batch, maps: dict[int, TeacherMaps]) -> dict[int, Tensor]:
+        """See ``Assignment``; ``maps`` plays no part."""
+        height, width = batch.images.shape[2:]
+        shapes = level_shapes(height, width, self.level_numbers)
+        match = self.rule(batch, shapes, (height, width))
+        found: dict[int, Tensor] = {}
+        start = 0
+        for number, (h, w) in zip(self.level_numbers, shapes, strict=True):
+            count = h * w * self.per_cell
+            found[number] = match[:, start : start + count].unflatten(1, (h * w, self.per_cell))
+            start += count
+        return found
+
+
+class OverlapAssignment:
+    """MimicDet's rule, which depends on its boxes: a position belongs to the object that its box overlaps best.
+
+    Its S-head learns by this rule (section 3.3). The refinement module's, by the places' centres, leaves one position
+    to most objects, and one has no order that Rank Mimicking could take over.
+
+    Args:
+        positive_iou: least overlap.
+    """
+
+    def __init__(self, *, positive_iou: float) -> None:
+        self.positive_iou = positive_iou
+
+    def __call__(self, batch: Batch, maps: dict[int, TeacherMaps]) -> dict[int, Tensor]:
+        """See ``Assignment``."""
+        found = {}
+        for number, level in maps.items():
+            boxes = level.boxes.flatten(1, 2)  # padding needs no exclusion here: sites leave it out
+            everywhere = boxes.new_ones(boxes.shape[:2]).bool()
+            objects = (batch.boxes, batch.labels, batch.crowd)
+            match = match_overlapping(boxes, everywhere, *objects, positive_iou=self.positive_iou)
+            found[number] = match.unflatten(1, level.boxes.shape[1:3])
+        return found
+
 
 class Side(NamedTuple):
-    """What one of the two says at the sites."""
+    """Holds what one of the two says at the sites."""
 
     logits: Tensor  # (B, S, n, K)
     boxes: Tensor  # (B, S, n, 4)
 
 
 class Sites(NamedTuple):
-    """Both sides, and what is assigned to the sites."""
+    """Holds both sides, and what is assigned to the sites."""
 
     student: Side
     teacher: Side
     valid: Tensor  # (B, S) bool, False on padding
     match: Tensor  # (B, S) int64, index of the object, below 0 for none
-
-
-class Positives(NamedTuple):
-    """Sites that belong to objects, and what both sides say of those objects there."""
-
-    group: Tensor  # (P,) int64, image * M + object
-    teacher_logits: Tensor  # (P,) of the object's class
-    student_logits: Tensor
-    teacher_iou: Tensor  # (P,) of the box with the object's
-    student_iou: Tensor
 
 
 def common_sites(

@@ -24,7 +24,7 @@ from mimicdet.assign import (
 from mimicdet.config import AssignSettings
 from mimicdet.data.batch import Batch
 from mimicdet.losses.detection import box_loss, class_losses, objectness_loss
-from mimicdet.models.grid import Grid
+from mimicdet.models.detector import Places
 from mimicdet.models.mimicdet import HEAD_STD, REFINEMENT_STD, MimicDet, Refined
 from mimicdet.models.s_head import HeadOutput
 from mimicdet.ops.precision import autocast_without_cache
@@ -58,15 +58,22 @@ def prepare(detector: MimicDet, batch: Batch, assign: AssignSettings) -> Prepare
     """Runs the detector up to the refinement module, makes proposals and assigns objects to them."""
     refined = detector.refine(batch.images, batch.sizes)
     with torch.no_grad():
-        anchor_match = _match_anchors(refined.grid, refined.valid, batch, assign)
+        anchor_match = _match_anchors(refined.places, refined.valid, batch, assign)
         proposals = make_proposals(
-            refined.adjusted_boxes, refined.objectness, refined.valid,
-            nms_iou=assign.proposal_nms, count=assign.proposals,
-        )  # fmt: skip
+            refined.adjusted_boxes,
+            refined.objectness,
+            refined.valid,
+            nms_iou=assign.proposal_nms,
+            count=assign.proposals,
+        )
         targets = match_proposals(
-            proposals, batch.boxes, batch.labels, batch.crowd,
-            num_classes=detector.num_classes, positive_iou=assign.positive_iou,
-        )  # fmt: skip
+            proposals,
+            batch.boxes,
+            batch.labels,
+            batch.crowd,
+            num_classes=detector.num_classes,
+            positive_iou=assign.positive_iou,
+        )
         # Always as many as there can be: a proposal's number must not depend on how many its batch has
         keys = random_keys(batch.seeds, assign.proposals, 2, batch.images.device)[:, : proposals.positions.shape[1]]
     return Prepared(refined, anchor_match, proposals, targets, keys)
@@ -75,15 +82,20 @@ def prepare(detector: MimicDet, batch: Batch, assign: AssignSettings) -> Prepare
 @torch.no_grad()
 def count_anchor_positives(detector: MimicDet, batch: Batch, assign: AssignSettings) -> Tensor:
     """0-d float: the positives of a batch's refinement module, which hang on its objects alone."""
-    grid = detector.grid_of(batch.images)
-    return (_match_anchors(grid, grid.valid(batch.sizes), batch, assign) != NO_OBJECT).sum().float()
+    places = detector.places_of(batch.images)
+    return (_match_anchors(places, places.valid(batch.sizes), batch, assign) != NO_OBJECT).sum().float()
 
 
-def _match_anchors(grid: Grid, valid: Tensor, batch: Batch, assign: AssignSettings) -> Tensor:
+def _match_anchors(places: Places, valid: Tensor, batch: Batch, assign: AssignSettings) -> Tensor:
     return match_anchors(
-        grid, valid, batch.boxes, batch.labels, batch.crowd,
-        center_fraction=assign.center_fraction, ensure_match=assign.ensure_match,
-    )  # fmt: skip
+        places,
+        valid,
+        batch.boxes,
+        batch.labels,
+        batch.crowd,
+        center_fraction=assign.center_fraction,
+        ensure_match=assign.ensure_match,
+    )
 
 
 def student_sums(
@@ -109,7 +121,7 @@ def student_sums(
         boxes = proposals.boxes[image, row]
         target_boxes = matched_boxes(batch.boxes, image, targets.match[image, row])
     head = detector.s_head.at(
-        refined.pyramid.levels, refined.deltas, refined.grid, image * refined.objectness.shape[1] + positions
+        refined.pyramid.levels, refined.deltas, refined.places, image * refined.objectness.shape[1] + positions
     )
     on_classified, on_regressed = classified[image, row], regressed[image, row]
     classification = (class_losses(head.logits, targets.classes[image, row]) * on_classified).sum()
@@ -122,7 +134,7 @@ def student_sums(
     return StudentSums(
         objectness=objectness_loss(refined.objectness, anchor_positive, refined.valid),
         refinement_boxes=box_loss(
-            refined.deltas, anchor_targets, refined.grid.anchors, anchor_positive, std=REFINEMENT_STD
+            refined.deltas, anchor_targets, refined.places.anchors, anchor_positive, std=REFINEMENT_STD
         ),
         classification=classification,
         boxes=s_boxes,
@@ -138,13 +150,20 @@ def _class_samples(detector: MimicDet, prepared: Prepared, assign: AssignSetting
     """(B, R) bool: the proposals that the S-head's classification learns from."""
     classes = prepared.targets.classes
     if assign.s_class_choice == "balanced":
-        return sample_balanced(
-            classes, prepared.keys[..., 1], num_classes=detector.num_classes, count=assign.s_class_samples,
-            positive_fraction=assign.t_positive_fraction,
-        )  # fmt: skip
+        share = assign.t_positive_fraction
+        return balanced_samples(detector, classes, prepared.keys, count=assign.s_class_samples, positive_fraction=share)
     with autocast_without_cache(classes.device.type):
         logits = detector.s_head_at(prepared.refined, prepared.proposals.positions).logits
     return sample_some(classes >= 0, -class_losses(logits, classes), assign.s_class_samples)
+
+
+def balanced_samples(
+    detector: MimicDet, classes: Tensor, keys: Tensor, *, count: int, positive_fraction: float
+) -> Tensor:
+    """(B, R) bool: at most ``count`` random proposals an image, at most that share of them positive."""
+    return sample_balanced(
+        classes, keys[..., 1], num_classes=detector.num_classes, count=count, positive_fraction=positive_fraction
+    )
 
 
 def matched_boxes(boxes: Tensor, image: Tensor, match: Tensor) -> Tensor:

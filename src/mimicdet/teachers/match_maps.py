@@ -13,16 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mimicdet.models.dense import DenseMaps
-
-UNKNOWN = -1
-"""In place of the teacher's class index, for a class that it does not have."""
-NEVER = -30.0
-"""Logit of such a class."""
+from mimicdet.models.detector import DenseMaps
+from mimicdet.teachers.teacher import NEVER, known_classes
 
 
 class TeacherMaps(NamedTuple):
-    """One pyramid level of the student as the teacher sees it; no gradients."""
+    """Holds one pyramid level of the student as the teacher sees it; no gradients."""
 
     feature: Tensor  # (B, C, H, W)
     logits: Tensor  # (B, H W, n, K)
@@ -58,8 +54,8 @@ def match_levels(
         maps = [_as_map(values, h, w) for values in (logits, teacher.boxes[:, rows] * back)]
         if (h, w) != tuple(size):
             feature = F.interpolate(feature.float(), size, mode="bilinear", align_corners=False)
-            maps = [F.interpolate(maps[0], size, mode="bilinear", align_corners=False),
-                    F.interpolate(maps[1], size, mode="nearest-exact")]  # fmt: skip
+            logits = F.interpolate(maps[0], size, mode="bilinear", align_corners=False)
+            maps = [logits, F.interpolate(maps[1], size, mode="nearest-exact")]
         resized = [m.flatten(2).transpose(1, 2).unflatten(2, (teacher.per_cell, -1)) for m in maps]
         found[number] = TeacherMaps(feature, resized[0], resized[1])
     return found
@@ -68,11 +64,6 @@ def match_levels(
 def level_shift(area: float) -> int:
     """By how many levels an object rises whose image grows to ``area`` times its pixels."""
     return round(math.log2(area) / 2)
-
-
-def known_classes(classes: Sequence[int], device: torch.device) -> Tensor:
-    """(K,) bool, the student's classes that a teacher has."""
-    return torch.tensor([c != UNKNOWN for c in classes], device=device)
 
 
 def split_levels(maps: DenseMaps) -> dict[int, TeacherMaps]:

@@ -11,15 +11,16 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from mimicdet.config import InferenceSettings
 from mimicdet.inference.decode import Detections
-from mimicdet.models.dense import log_odds
-from mimicdet.models.second_stage import second_stage_at
-from mimicdet.teachers.match_maps import NEVER, known_classes
-from mimicdet.teachers.precision import half_precision
+from mimicdet.inference.detect import detect
+from mimicdet.models.detector import log_odds
+from mimicdet.models.faster_rcnn import FasterRcnn, SecondStage, second_stage_at
+from mimicdet.teachers.teacher import NEVER, Teacher, half_precision
 
 
 class RoiView(NamedTuple):
-    """What a teacher says of boxes; ordinary tensors without gradient."""
+    """Holds what a teacher says of boxes; ordinary tensors without gradient."""
 
     logits: Tensor  # (N, K) log-odds of each class's score
     boxes: Tensor  # (N, 4) moved by the teacher
@@ -34,10 +35,8 @@ class RoiHead(Protocol):
     @property
     def network(self) -> nn.Module: ...
 
-    def to(self, device: torch.device) -> None: ...
-
-    def look(self, images: Tensor, sizes: Tensor, boxes: Tensor, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits (N, 1 + teacher's classes) with the background first, boxes (N, 1 or classes, 4), features (N, D).
+    def second_stage(self, images: Tensor, sizes: Tensor, boxes: Tensor, image: Tensor) -> SecondStage:
+        """What it makes of boxes; each is moved once, or for every class of the teacher's.
 
         Args:
             images, sizes: (B, 3, H, W), (B, 2).
@@ -51,43 +50,35 @@ class RoiHead(Protocol):
         ...
 
 
-class RoiTeacher:
-    """A frozen two-stage detector; not a module, for the reasons of ``mimicdet.teachers.frozen.FrozenTeacher``.
+class RoiTeacher(Teacher):
+    """A frozen two-stage detector: it scores, moves and describes boxes that it is given.
 
     Args:
         head: the detector.
-        classes: for each of the student's classes the teacher's index (from 0, without the background), or UNKNOWN.
-        name: what messages call it.
     """
 
-    scale = 1.0
-
     def __init__(self, *, head: RoiHead, classes: Sequence[int], name: str = "teacher") -> None:
+        super().__init__(network=head.network, classes=classes, name=name)
         self.head = head
-        self.classes = tuple(classes)
-        self.name = name
 
     @property
     def num_features(self) -> int:
+        """D."""
         return self.head.num_features
 
-    @property
-    def network(self) -> nn.Module:
-        return self.head.network
+    def view(self, images: Tensor, sizes: Tensor, boxes: Tensor, image: Tensor, label: Tensor) -> RoiView:
+        """What it says of boxes, in the student's classes.
 
-    def known(self, device: torch.device) -> Tensor:
-        """(K,) bool, the student's classes that it has."""
-        return known_classes(self.classes, device)
-
-    def look(self, images: Tensor, sizes: Tensor, boxes: Tensor, image: Tensor, label: Tensor) -> RoiView:
-        """Arguments as for ``RoiHead.look``; ``label`` (N,): the student's class that a box is moved for."""
-        self.head.to(images.device)
-        # Pooling needs an area; a box without one is looked at as a pixel
+        Args:
+            images, sizes, boxes, image: as for ``RoiHead.second_stage``; boxes without an area count as a pixel.
+            label: (N,) the student's class that a box is moved for.
+        """
+        self.network.to(images.device)
         boxes = torch.cat([boxes[:, :2], torch.maximum(boxes[:, 2:], boxes[:, :2] + 1)], dim=1)
         with torch.inference_mode(), half_precision(images.device):
-            logits, moved, features = self.head.look(images, sizes, boxes, image)
+            seen = self.head.second_stage(images, sizes, boxes, image)
         # Copies: tensors of inference mode may not be saved for a backward pass
-        logits, moved, features = (t.clone().float() for t in (logits, moved, features))
+        logits, moved, features = (t.clone().float() for t in seen)
         index = torch.tensor([max(c, 0) for c in self.classes], device=logits.device)
         unknown = ~self.known(logits.device)
         odds = log_odds(logits.log_softmax(-1)[:, 1:])
@@ -99,18 +90,33 @@ class RoiTeacher:
         )
 
     def detect(self, images: Tensor, sizes: Tensor) -> list[Detections]:
-        """Its own detections, in its own classes."""
         with torch.inference_mode(False):
-            self.head.to(images.device)
+            self.network.to(images.device)
         with torch.inference_mode():
             return self.head.detect(images, sizes)
 
-    def __deepcopy__(self, memo: object) -> RoiTeacher:
-        """Itself: a task's moving average needs no second teacher."""
-        return self
+
+class OwnFasterRcnn:
+    """This project's own Faster R-CNN.
+
+    Args:
+        network: trained.
+    """
+
+    def __init__(self, *, network: FasterRcnn) -> None:
+        self.network = network
+        self.num_features: int = network.roi_heads.box_predictor.cls_score.in_features
+
+    def second_stage(self, images: Tensor, sizes: Tensor, boxes: Tensor, image: Tensor) -> SecondStage:
+        """See ``RoiHead``."""
+        return self.network.second_stage_at(images, sizes, boxes, image)
+
+    def detect(self, images: Tensor, sizes: Tensor) -> list[Detections]:
+        """See ``RoiHead``; with the default settings."""
+        return detect(self.network, images, sizes, InferenceSettings())
 
 
-class FasterRcnn:
+class TorchvisionFasterRcnn:
     """Torchvision's Faster R-CNN.
 
     Args:
@@ -121,15 +127,14 @@ class FasterRcnn:
         self.network: Any = model.eval().requires_grad_(False)
         self.num_features: int = model.roi_heads.box_predictor.cls_score.in_features
 
-    def to(self, device: torch.device) -> None:
-        self.network.to(device)
-
-    def look(self, images: Tensor, sizes: Tensor, boxes: Tensor, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def second_stage(self, images: Tensor, sizes: Tensor, boxes: Tensor, image: Tensor) -> SecondStage:
+        """See ``RoiHead``."""
         maps = self.network.backbone(self._normalised(images, sizes))
         shapes = [(images.shape[2], images.shape[3])] * len(images)
         return second_stage_at(self.network.roi_heads, maps, shapes, boxes, image)
 
     def detect(self, images: Tensor, sizes: Tensor) -> list[Detections]:
+        """See ``RoiHead``; with torchvision's own thresholds."""
         found = []
         pixels = _from_0_to_1(images)
         transform = self.network.transform

@@ -22,10 +22,10 @@ from mimicdet.errors import UserError
 SUFFIXES = (".pth", ".pt", ".safetensors")
 
 _RENAMED = (
-    (r"^backbone\.body\.", "backbone.network."),
-    (r"^backbone\.fpn\.inner_blocks\.(\d)(?:\.0)?\.(?=weight|bias)", r"pyramid.lateral.{}."),
-    (r"^backbone\.fpn\.layer_blocks\.(\d)(?:\.0)?\.(?=weight|bias)", r"pyramid.output.{}."),
-    (r"^backbone\.fpn\.extra_blocks\.", "pyramid.extra."),
+    (r"^backbone\.body\.", "trunk.backbone.network."),
+    (r"^backbone\.fpn\.inner_blocks\.(\d)(?:\.0)?\.(?=weight|bias)", r"trunk.pyramid.lateral.{}."),
+    (r"^backbone\.fpn\.layer_blocks\.(\d)(?:\.0)?\.(?=weight|bias)", r"trunk.pyramid.output.{}."),
+    (r"^backbone\.fpn\.extra_blocks\.", "trunk.pyramid.extra."),
 )
 _FINEST = 3
 _UNUSED = ("N/A", "__background__")

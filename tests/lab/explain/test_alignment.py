@@ -21,7 +21,7 @@ from mimicdet.config import InferenceSettings, ModelSettings
 from mimicdet.data.batch import pad_to_batch
 from mimicdet.data.dataset import DetectionDataset
 from mimicdet.data.transform import resize_for_inference
-from mimicdet.lab.explain.alignment import FOUND_IOU, Sight, look_at_objects, summarise
+from mimicdet.lab.explain.alignment import FOUND_IOU, Sight, look_at_objects, points_read, summarise
 from mimicdet.lab.explain.picture import choose_objects
 from mimicdet.lab.explain.report import _short, _summary
 from mimicdet.models.mimicdet import MimicDet
@@ -39,14 +39,14 @@ def test_the_points_are_those_that_the_head_reads(head: dict[str, Any]) -> None:
     """Read there with grid_sample, the features give what the head gives."""
     model, batch = tiny_detector(**head), tiny_batch()
     refined = model.refine(batch.images, batch.sizes)
-    grid, a = refined.grid, refined.objectness.shape[1]
+    places, a = refined.places, refined.objectness.shape[1]
     rows = torch.tensor([0, 17, 100, a - 1, a + 3, 2 * a + 190, 2 * a + 191])
-    points = model.s_head.points_at(refined.pyramid.levels, refined.deltas, grid, rows)
-    expected = model.s_head.at(refined.pyramid.levels, refined.deltas, grid, rows)
+    points = points_read(model.s_head, refined, rows)
+    expected = model.s_head.at(refined.pyramid.levels, refined.deltas, places, rows)
     for row, place, wanted in zip(rows.tolist(), points, expected.class_feature, strict=True):
-        level = int(grid.level[row % a])
+        level = int(places.level[row % a])
         feature = refined.pyramid.levels[level][row // a][None]
-        size = torch.tensor([feature.shape[3], feature.shape[2]]) * grid.stride[row % a]
+        size = torch.tensor([feature.shape[3], feature.shape[2]]) * places.stride[row % a]
         read = F.grid_sample(feature, (place / size * 2 - 1)[None, None], align_corners=False)  # (1, C, 1, T)
         align = model.s_head.align_finest if level == 0 else model.s_head.align
         found = model.s_head._predict(align.at(read[0, :, 0].T[None])).class_feature
@@ -107,7 +107,7 @@ def test_the_best_adjusted_box_speaks_for_an_object(dataset: DetectionDataset) -
             found += 1
             adjusted = refined.adjusted_boxes[0, best].numpy() / np.tile(ratio, 2)
             np.testing.assert_allclose(sight.adjusted_box, adjusted, rtol=1e-5)
-            assert sight.level == 3 + int(refined.grid.level[best])
+            assert sight.level == 3 + int(refined.places.level[best])
             np.testing.assert_array_equal(sight.box, box)
             # The taps of box_grid are the centres of a k x k division of the adjusted box
             k = 3 if sight.level == 3 else 5

@@ -13,14 +13,17 @@ import torch
 from torch import Tensor
 
 from mimicdet.cli import main
+from mimicdet.config import InferenceSettings
 from mimicdet.data.batch import Batch
 from mimicdet.data.dataset import DetectionDataset
 from mimicdet.engine.metrics_file import read_metrics
 from mimicdet.engine.train import train
+from mimicdet.inference.dataset import FunctionRunner, evaluate_runner
 from mimicdet.inference.decode import Detections, decode
-from mimicdet.inference.evaluate import evaluate_with
 from mimicdet.lab.explain.gap import ADJUSTED, S_HEAD, T_HEAD, Mixture, measure_mixtures, mix_scores
-from mimicdet.models.dense import DenseOutput
+from mimicdet.models.detector import Predictions
+from mimicdet.tasks import build_task
+from mimicdet.tasks.mimic import BothHeads
 from mimicdet.tasks.mimic_run import read_mimic_run
 from tests.commands.test_end_to_end import write_split
 from tests.engine.toy import toy_data, toy_settings
@@ -43,7 +46,7 @@ def run(data: DetectionDataset, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def test_each_head_with_its_own_boxes_is_what_training_measured(run: Path, data: DetectionDataset) -> None:
-    mixtures = measure_mixtures(read_mimic_run(run), data, device=torch.device("cpu"))
+    mixtures = measure_mixtures(read_mimic_run(run, build_task), data, device=torch.device("cpu"))
     assert len(mixtures) == 10
     last = [record for record in read_metrics(run / "metrics.jsonl") if record["kind"] == "eval"][-1]
     assert mixtures[Mixture(S_HEAD, S_HEAD, S_HEAD)].to_json()["AP"] == pytest.approx(last["AP"], abs=1e-9)
@@ -54,19 +57,23 @@ def test_each_head_with_its_own_boxes_is_what_training_measured(run: Path, data:
 
 
 def test_the_t_heads_boxes_with_the_s_heads_scores(run: Path, data: DetectionDataset) -> None:
-    trained = read_mimic_run(run)
+    trained = read_mimic_run(run, build_task)
     task, inference = trained.task.eval(), trained.settings.inference
 
-    def ap_with(choose: Callable[[DenseOutput, DenseOutput], Tensor]) -> float:
-        def detect(batch: Batch) -> list[Detections]:
-            s_head, t_head = task.outputs(batch.images, batch.sizes, top=inference.positions)
-            return decode(s_head._replace(boxes=choose(s_head, t_head)), batch.sizes)
+    def ap_with(choose: Callable[[BothHeads, Predictions], Tensor]) -> float:
+        def detect(batch: Batch, inference: InferenceSettings) -> list[Detections]:
+            heads = task.both_heads(batch.images, batch.sizes, top=inference.positions)
+            s_head, t_head = (
+                heads.refined.predictions(heads.positions, head.logits, head.deltas)
+                for head in (heads.student, heads.teacher)
+            )
+            return decode(s_head._replace(boxes=choose(heads, t_head)), batch.sizes, InferenceSettings())
 
-        found = evaluate_with(detect, data, shorter_side=inference.shorter_side, longer_side=inference.longer_side)
+        found = evaluate_runner(FunctionRunner(detect, torch.device("cpu"), 32), data, inference)
         return found.to_json()["AP"]
 
-    def adjusted(s_head: DenseOutput, _: DenseOutput) -> Tensor:
-        return torch.stack([boxes[row] for boxes, row in zip(s_head.adjusted_boxes, s_head.positions, strict=True)])
+    def adjusted(heads: BothHeads, _: Predictions) -> Tensor:
+        return torch.stack([b[row] for b, row in zip(heads.refined.adjusted_boxes, heads.positions, strict=True)])
 
     mixtures = measure_mixtures(trained, data, device=torch.device("cpu"))
     assert mixtures[Mixture(S_HEAD, S_HEAD, T_HEAD)].to_json()["AP"] == ap_with(lambda _, t_head: t_head.boxes)

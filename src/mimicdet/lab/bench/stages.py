@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from mimicdet.config import InferenceSettings
 from mimicdet.data.batch import pad_to_batch
 from mimicdet.inference.decode import decode
 from mimicdet.inference.detect import sizes_or_none
 from mimicdet.inference.folded import FoldedModel
-from mimicdet.models.dense import DenseOutput
+from mimicdet.models.detector import Predictions
 from mimicdet.models.mimicdet import MimicDet
 from mimicdet.models.pyramid import mask_padding
 
@@ -26,7 +27,7 @@ STAGES = ("backbone", "pyramid", "refinement", "s_head", "decode")
 
 
 def stages(
-    model: MimicDet, images: Tensor, sizes: Tensor, *, top: int = 1000, score_threshold: float = 0.05
+    model: MimicDet, images: Tensor, sizes: Tensor, inference: InferenceSettings
 ) -> dict[str, Callable[[], object]]:
     """Each stage of a prediction on what the stages before it give for ``images``.
 
@@ -34,39 +35,38 @@ def stages(
         model: in evaluation mode, on the device of ``images``. Run this and the stages in inference mode.
         images: (B, 3, H, W) as the model takes them.
         sizes: (B, 2), height and width of each image inside the canvas.
-        top: positions that the S-head looks at.
-        score_threshold: for the stage ``decode``, which includes class-wise NMS.
+        inference: its ``positions`` for the S-head, and the rest for the stage ``decode``, which includes suppression.
 
     Returns:
         By the names in ``STAGES``.
     """
 
-    seen = sizes_or_none(images, sizes)
+    seen, trunk = sizes_or_none(images, sizes), model.trunk
 
     def backbone() -> dict[int, Tensor]:
-        return model.backbone(mask_padding(model.backbone.normalise(images), seen, 0))
+        return trunk.backbone(mask_padding(trunk.backbone.normalise(images), seen, 0))
 
     features = backbone()
-    pyramid = model.pyramid(features, seen)
+    pyramid = trunk.pyramid(features, seen)
     refined = model.refine(images, seen)
 
-    def s_head() -> DenseOutput:
-        return model.predict(refined, top=top)
+    def s_head() -> Predictions:
+        return model.predict(refined, top=inference.positions)
 
     output = s_head()
     return {
         "backbone": backbone,
-        "pyramid": lambda: model.pyramid(features, seen),
+        "pyramid": lambda: trunk.pyramid(features, seen),
         "refinement": lambda: model.refine_pyramid(pyramid, seen),
         "s_head": s_head,
-        "decode": lambda: decode(output, sizes, score_threshold=score_threshold, top=top),
+        "decode": lambda: decode(output, sizes, inference),
     }
 
 
 def batch_detector(detector: Detector, images: Sequence[Tensor]) -> Callable[[], object]:
     """Detection in resized images (3, h, w) uint8, with the detector's settings as they are, as a unit of work."""
-    inference = detector.inference
-    return lambda: detector.runner.detect(images, inference)
+    inference, runner = detector.inference, detector.runner
+    return lambda: runner.detect(pad_to_batch(images, runner.divisor), inference)
 
 
 def stages_of(detector: Detector, images: Sequence[Tensor]) -> dict[str, Callable[[], object]]:
@@ -76,8 +76,5 @@ def stages_of(detector: Detector, images: Sequence[Tensor]) -> dict[str, Callabl
         return {}
     batch, inference = pad_to_batch(images, runner.model.divisor).to(runner.device), detector.inference
     with torch.inference_mode():
-        parts = stages(
-            runner.folded(), batch.images, batch.sizes,  # type: ignore[arg-type]
-            top=inference.positions, score_threshold=inference.score_threshold,
-        )  # fmt: skip
+        parts = stages(runner.folded(), batch.images, batch.sizes, inference)  # type: ignore[arg-type]
     return {name: torch.inference_mode()(part) for name, part in parts.items()}

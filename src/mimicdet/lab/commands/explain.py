@@ -93,9 +93,10 @@ class Explain:
 
     def _gap(self, dataset: DetectionDataset) -> tuple[str, str]:
         from mimicdet.lab.explain.gap import explain_gap
+        from mimicdet.tasks import build_task
         from mimicdet.tasks.mimic_run import read_mimic_run
 
         text = explain_gap(
-            read_mimic_run(self.model), dataset, self.out, device=self.device, progress=sys.stderr.isatty()
+            read_mimic_run(self.model, build_task), dataset, self.out, device=self.device, progress=sys.stderr.isatty()
         )
         return text, "gap.md and gap.csv"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from mimicdet.data.batch import pad_to_batch
@@ -20,7 +21,8 @@ from mimicdet.data.match import match_classes
 from mimicdet.data.transform import resize_for_inference
 from mimicdet.errors import UserError
 from mimicdet.lab.explain.hull import hull_overlap
-from mimicdet.models.mimicdet import MimicDet
+from mimicdet.models.mimicdet import MimicDet, Refined
+from mimicdet.models.s_head import SHead, level_of
 from mimicdet.ops.boxes import iou
 from mimicdet.predict.detector import Detector
 from mimicdet.predict.exported import ExportedModel
@@ -101,20 +103,37 @@ def _look(detector: Detector, record: ImageRecord) -> list[Sight | None]:
     scale = np.array([width / record.width, height / record.height])
     resized = torch.tensor(boxes * np.tile(scale, 2), dtype=torch.float32, device=detector.device)
     refined = model.refine(batch.images, batch.sizes)
-    objectness = refined.objectness[0].masked_fill(~refined.valid[0], -torch.inf)
-    positions = objectness.topk(min(detector.inference.positions, len(objectness))).indices
+    positions = refined.best(detector.inference.positions)[0]
     overlap = iou(refined.adjusted_boxes[0, positions], resized)  # (R, M)
     best, row = overlap.max(0)
     chosen = positions[row]
-    points = model.s_head.points_at(refined.pyramid.levels, refined.deltas, refined.grid, chosen)
-    levels = refined.grid.level[chosen].tolist()
+    points = points_read(model.s_head, refined, chosen)
+    levels = refined.places.level[chosen].tolist()
     adjusted = refined.adjusted_boxes[0, chosen].double().cpu().numpy() / np.tile(scale, 2)
     return [
-        Sight(model.pyramid.level_numbers[level], box, box_there, read.double().cpu().numpy() / scale)
+        Sight(model.trunk.level_numbers[level], box, box_there, read.double().cpu().numpy() / scale)
         if value >= FOUND_IOU
         else None
         for value, level, box, box_there, read in zip(best.tolist(), levels, boxes, adjusted, points, strict=True)
     ]
+
+
+def points_read(s_head: SHead, refined: Refined, rows: Tensor) -> list[Tensor]:
+    """Where the alignment layer reads for each of P positions: (T, 2) x, y in pixels of the padded input.
+
+    Args:
+        rows: (P,) int64, ``image * A + position``. The number T of taps is that of the position's level.
+    """
+    table, count = s_head.table(refined.pyramid.levels)
+    places, found = refined.places, []
+    for row in rows.split(1):
+        image_start, guide = row // count * count, refined.deltas.reshape(-1, 4)[row]
+        position = row - image_start
+        finest = bool(places.level[position] == 0)
+        where = level_of(places, image_start, position)
+        points = s_head.points(table, guide, places, where, position, finest=finest)  # (1, T, 2) y, x in cells
+        found.append((points[0].flip(-1) + 0.5) * places.stride[position])
+    return found
 
 
 def summarise(sights: Sequence[Sight | None]) -> Summary:

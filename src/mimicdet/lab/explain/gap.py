@@ -8,24 +8,26 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from mimicdet.data.dataset import DetectionDataset
-from mimicdet.data.loader import eval_loader
+from mimicdet.config import InferenceSettings
+from mimicdet.data.batch import Batch
+from mimicdet.data.dataset import Category, DetectionDataset
 from mimicdet.data.match import match_classes
 from mimicdet.files import make_folder, replace_file
 from mimicdet.inference.coco_metrics import Metrics, coco_metrics
-from mimicdet.inference.decode import decode
-from mimicdet.inference.device import move_to
-from mimicdet.inference.evaluate import coco_results, evaluation_mode
-from mimicdet.models.dense import DenseOutput
+from mimicdet.inference.dataset import FunctionRunner, detect_dataset, evaluation_mode
+from mimicdet.inference.decode import Detections, decode
+from mimicdet.inference.folded import move_to
+from mimicdet.models.detector import Predictions
 from mimicdet.report.table import table
+from mimicdet.tasks.mimic import BothHeads
 from mimicdet.tasks.mimic_run import MimicRun
 
 S_HEAD, T_HEAD, ADJUSTED = "S-head", "T-head", "adjusted"
@@ -79,40 +81,54 @@ def measure_mixtures(
     Raises:
         UserError: a class the run does not know; an image that cannot be read.
     """
-    inference = run.settings.inference
+    task, inference = run.task, run.settings.inference
     dataset = match_classes(dataset, run.categories)
-    category_ids = [category.id for category in dataset.categories]
-    task = run.task
-    found: dict[Mixture, list[dict]] = {}
-    loader = eval_loader(
-        dataset, shorter_side=inference.shorter_side, longer_side=inference.longer_side,
-        batch_size=inference.batch_size, workers=run.settings.data.workers, pin_memory=device.type == "cuda",
-        divisor=task.detector.divisor,
-    )  # fmt: skip
-    with evaluation_mode(task), torch.inference_mode():
-        for batch in tqdm(loader, desc="gap", unit="batch", leave=False, disable=not progress):
-            moved = batch.to(device)
-            heads = task.outputs(moved.images, moved.sizes, top=inference.positions)
-            for mixture, output in _mixtures(*heads):
-                images = decode(
-                    output, moved.sizes, score_threshold=inference.score_threshold, nms_iou=inference.nms_iou,
-                    max_detections=inference.max_detections, top=inference.positions,
-                )  # fmt: skip
-                for rows in coco_results(batch, images, category_ids).values():
-                    found.setdefault(mixture, []).extend(rows)
+    mixtures, classes = list(_mixtures()), len(dataset.categories)
+
+    def detect_each(batch: Batch, inference: InferenceSettings) -> list[Detections]:
+        """What every mixture finds; the labels of the n-th begin at n times the number of classes."""
+        heads = task.both_heads(batch.images, batch.sizes, top=inference.positions)
+        found = [decode(_mix(heads, mixture), batch.sizes, inference) for mixture in mixtures]
+        of_image = (
+            [d._replace(labels=d.labels + n * classes) for n, d in enumerate(row)] for row in zip(*found, strict=True)
+        )
+        return [Detections(*(torch.cat(part) for part in zip(*row, strict=True))) for row in of_image]
+
+    numbered = [Category(id=number, name=str(number)) for number in range(len(mixtures) * classes)]
+    with evaluation_mode(task):
+        rows = detect_dataset(
+            FunctionRunner(detect_each, device, task.detector.divisor),
+            replace(dataset, categories=tuple(numbered)),
+            inference,
+            workers=run.settings.data.workers,
+            progress=progress,
+        )
+    found: list[list[dict]] = [[] for _ in mixtures]
+    for row in rows:
+        mixture, label = divmod(row["category_id"], classes)
+        found[mixture].append(row | {"category_id": dataset.categories[label].id})
     truth = dataset.to_coco()
-    return {mixture: coco_metrics(truth, rows) for mixture, rows in found.items()}
+    return {mixture: coco_metrics(truth, rows) for mixture, rows in zip(mixtures, found, strict=True)}
 
 
-def _mixtures(student: DenseOutput, teacher: DenseOutput) -> Iterator[tuple[Mixture, DenseOutput]]:
-    adjusted = student.adjusted_boxes.gather(1, student.positions[..., None].expand(-1, -1, 4))
-    logits = {S_HEAD: student.logits, T_HEAD: teacher.logits}
-    boxes = {ADJUSTED: adjusted, S_HEAD: student.boxes, T_HEAD: teacher.boxes}
-    for foreground, classes, place in product(logits, logits, boxes):
-        own = foreground == classes
-        scores = logits[classes] if own else mix_scores(logits[foreground], logits[classes])
-        if own or place != ADJUSTED:
-            yield Mixture(foreground, classes, place), student._replace(logits=scores, boxes=boxes[place])
+def _mixtures() -> Iterator[Mixture]:
+    for foreground, classes, boxes in product((S_HEAD, T_HEAD), (S_HEAD, T_HEAD), (ADJUSTED, S_HEAD, T_HEAD)):
+        if foreground == classes or boxes != ADJUSTED:
+            yield Mixture(foreground, classes, boxes)
+
+
+def _mix(heads: BothHeads, mixture: Mixture) -> Predictions:
+    """The predictions that have each part from the head that the mixture names."""
+    head = {S_HEAD: heads.student, T_HEAD: heads.teacher}
+    logits = head[mixture.classes].logits
+    if mixture.foreground != mixture.classes:
+        logits = mix_scores(head[mixture.foreground].logits, logits)
+    deltas = head[S_HEAD if mixture.boxes == ADJUSTED else mixture.boxes].deltas
+    found = heads.refined.predictions(heads.positions, logits, deltas)
+    if mixture.boxes == ADJUSTED:
+        index = heads.positions[..., None].expand(-1, -1, 4)
+        found = found._replace(boxes=heads.refined.adjusted_boxes.gather(1, index))
+    return found
 
 
 def mix_scores(foreground: Tensor, classes: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Two-stage teachers from what users have: torchvision's Faster R-CNN weights, and runs of the mimic task."""
+"""Reads two-stage teachers from what users have: Faster R-CNN weights and models, and runs of the mimic task."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torchvision.models import detection
 from torchvision.models._meta import _COCO_CATEGORIES
 
 from mimicdet.build import load_model
-from mimicdet.data.batch import Batch
+from mimicdet.config import InferenceSettings
+from mimicdet.data.batch import empty_batch
 from mimicdet.errors import UserError
 from mimicdet.inference.decode import Detections
-from mimicdet.inference.detect import detect
+from mimicdet.models.faster_rcnn import FasterRcnn, SecondStage
 from mimicdet.models.mimicdet import HEAD_STD
-from mimicdet.models.two_stage import TwoStage
 from mimicdet.ops.boxes import decode_deltas
 from mimicdet.tasks.mimic import MimicTask
-from mimicdet.tasks.mimic_run import read_mimic_run
-from mimicdet.teachers.roi import FasterRcnn, RoiHead
+from mimicdet.tasks.mimic_run import BuildTask, read_mimic_run
+from mimicdet.teachers.roi import OwnFasterRcnn, RoiHead, TorchvisionFasterRcnn
 from mimicdet.weights.folder import DESCRIPTION_FILE, read_description
 from mimicdet.weights.torchvision import SUFFIXES, read_state
 
@@ -28,7 +28,7 @@ _WITHOUT_EPS = "258fb6c6"
 """Torchvision runs this file's batch norm with an epsilon of 0 (its ``overwrite_eps``)."""
 
 
-def read_roi_head(path: Path) -> tuple[RoiHead, list[str]] | None:
+def read_roi_head(path: Path, build_task: BuildTask) -> tuple[RoiHead, list[str]] | None:
     """The two-stage detector in a file or run folder and its class names; None where there is none in it.
 
     Raises:
@@ -39,38 +39,12 @@ def read_roi_head(path: Path) -> tuple[RoiHead, list[str]] | None:
         return _faster_rcnn(path, state) if "roi_heads.box_predictor.cls_score.weight" in state else None
     if (path / DESCRIPTION_FILE).is_file() and read_description(path).family == "faster_rcnn":
         loaded = load_model(path)
-        assert isinstance(loaded.model, TwoStage)
-        return TwoStageHead(network=loaded.model), [category.name for category in loaded.categories]
+        assert isinstance(loaded.model, FasterRcnn)
+        return OwnFasterRcnn(network=loaded.model), [category.name for category in loaded.categories]
     if (path / "settings.yaml").is_file() and (path / "checkpoints").is_dir():
-        trained = read_mimic_run(path)
+        trained = read_mimic_run(path, build_task)
         return MimicHead(task=trained.task), [category.name for category in trained.categories]
     return None
-
-
-class TwoStageHead:
-    """This project's own Faster R-CNN.
-
-    Args:
-        network: trained.
-    """
-
-    def __init__(self, *, network: TwoStage) -> None:
-        self.network = network.eval().requires_grad_(False)
-        self.num_features: int = network.roi_heads.box_predictor.cls_score.in_features
-
-    def to(self, device: torch.device) -> None:
-        self.network.to(device)
-
-    def look(self, images: Tensor, sizes: Tensor, boxes: Tensor, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """See ``mimicdet.teachers.roi.RoiHead``."""
-        return self.network.look(images, sizes, boxes, image)
-
-    def detect(self, images: Tensor, sizes: Tensor) -> list[Detections]:
-        """See ``mimicdet.teachers.roi.RoiHead``."""
-        return detect(
-            self.network, images, sizes, dense=False, positions=1000, score_threshold=0.005, nms_iou=0.6,
-            max_detections=100,
-        )  # fmt: skip
 
 
 class MimicHead:
@@ -81,27 +55,18 @@ class MimicHead:
     """
 
     def __init__(self, *, task: MimicTask) -> None:
-        self.network = task.eval().requires_grad_(False)
+        self.network = task
         self.num_features = task.t_head.classifier.in_features
 
-    def to(self, device: torch.device) -> None:
-        self.network.to(device)
-
-    def look(self, images: Tensor, sizes: Tensor, boxes: Tensor, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def second_stage(self, images: Tensor, sizes: Tensor, boxes: Tensor, image: Tensor) -> SecondStage:
         """See ``mimicdet.teachers.roi.RoiHead``."""
-        seen = self.network.look(images, sizes, boxes, image)
+        seen = self.network.t_head_on(images, sizes, boxes, image)
         moved = decode_deltas(seen.deltas, boxes, std=HEAD_STD)[:, None]
-        return seen.logits.roll(1, dims=1), moved, seen.class_feature  # the background comes first there
+        return SecondStage(seen.logits.roll(1, dims=1), moved, seen.class_feature)  # the background comes first there
 
     def detect(self, images: Tensor, sizes: Tensor) -> list[Detections]:
-        """See ``mimicdet.teachers.roi.RoiHead``."""
-        b, nothing = len(images), torch.zeros(len(images), 0, device=images.device)
-        batch = Batch(
-            images=images, sizes=sizes, boxes=nothing[..., None].expand(b, 0, 4), labels=nothing.long(),
-            crowd=nothing.bool(), seeds=torch.zeros(b, dtype=torch.int64), image_ids=tuple(range(b)), files=("",) * b,
-            original_sizes=((0, 0),) * b,
-        )  # fmt: skip
-        return self.network.detect_teacher(batch, top=1000, score_threshold=0.005, nms_iou=0.6, max_detections=100)
+        """See ``mimicdet.teachers.roi.RoiHead``; with the default settings."""
+        return self.network.detect_by_t_head(empty_batch(images, sizes), InferenceSettings())
 
 
 def _faster_rcnn(file: Path, state: dict[str, Tensor]) -> tuple[RoiHead, list[str]]:
@@ -121,4 +86,4 @@ def _faster_rcnn(file: Path, state: dict[str, Tensor]) -> tuple[RoiHead, list[st
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.eps = 0.0
     names = list(_COCO_CATEGORIES) if outputs == len(_COCO_CATEGORIES) else list(map(str, range(outputs)))
-    return FasterRcnn(model=model), names[1:]
+    return TorchvisionFasterRcnn(model=model), names[1:]

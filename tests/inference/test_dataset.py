@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,14 +14,28 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from mimicdet.config import InferenceSettings
 from mimicdet.data.batch import Batch
 from mimicdet.data.dataset import DetectionDataset
 from mimicdet.errors import UserError
+from mimicdet.inference.coco_metrics import Metrics
+from mimicdet.inference.dataset import FunctionRunner, detect_dataset, evaluate_runner, evaluation_mode
 from mimicdet.inference.decode import Detections
-from mimicdet.inference.evaluate import detect_dataset, evaluate, evaluate_with, evaluation_mode
+from mimicdet.inference.folded import FoldedModel
 from tests.fake_detector import FakeDetector, make_dataset
 
 SIZE = {"shorter_side": 75, "longer_side": 133}
+
+
+def runs(function: Callable[[Batch], list[Detections]]) -> FunctionRunner:
+    return FunctionRunner(lambda batch, _: function(batch), torch.device("cpu"), 32)
+
+
+def evaluate(model: FakeDetector, dataset: DetectionDataset, **options: Any) -> Metrics:
+    """What validation does: in evaluation mode, with folded batch norm."""
+    limits = {"limits": options.pop("limits")} if "limits" in options else {}
+    with evaluation_mode(model):
+        return evaluate_runner(FoldedModel(model), dataset, InferenceSettings(**options), **limits)
 
 
 @pytest.fixture
@@ -57,7 +73,7 @@ def test_results_are_in_original_pixels_with_the_data_sets_own_ids(dataset: Dete
             found.append(Detections(boxes, torch.tensor([0.75, 0.5]), torch.tensor([2, 0])))
         return found
 
-    results = detect_dataset(detect, dataset, **SIZE, batch_size=batch_size)
+    results = detect_dataset(runs(detect), dataset, InferenceSettings(**SIZE, batch_size=batch_size))
     assert [r["image_id"] for r in results] == [0, 0, 11, 11, 22, 22, 33, 33, 44, 44]
     assert [r["category_id"] for r in results] == [91, 7] * 5
     assert [r["score"] for r in results] == [0.75, 0.5] * 5
@@ -75,7 +91,7 @@ def test_anything_that_detects_can_be_evaluated(dataset: DetectionDataset):
         empty = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
         return [empty for _ in batch.image_ids]
 
-    metrics = evaluate_with(nothing, dataset, **SIZE, batch_size=3)
+    metrics = evaluate_runner(runs(nothing), dataset, InferenceSettings(**SIZE, batch_size=3))
     assert metrics["AP"] == 0
     assert metrics.detections == 0
 

@@ -3,13 +3,13 @@
 Torchvision's own parts and published values: region proposal network, box pooling, box head, box coder. It is
 no dense detector: no teacher by its maps, no student, no export. As torchvision's it sees padding: its anchors propose
 there too, and boxes at an image's edge are pooled from beyond it.
-B images, H W the padded canvas, N proposals of an image, K classes.
+B images, H W the padded canvas, N proposals or boxes, K classes, D width of a box's feature.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,14 +22,11 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import initLevelMapper
 
-from mimicdet.models.backbone import Backbone
-from mimicdet.models.dense import ScoredOutput
-from mimicdet.models.pyramid import Pyramid
-from mimicdet.models.second_stage import second_stage, second_stage_at
-from mimicdet.models.trunk import DIVISOR, pyramid_of
+from mimicdet.models.detector import DetectionModel, Predictions
+from mimicdet.models.trunk import Trunk
 from mimicdet.ops.precision import full_precision
 
-ANCHOR_SIDE_IN_CELLS = 8
+RPN_ANCHOR_SIDE_IN_CELLS = 8
 """32 px on P2 .. 512 px on P6."""
 RATIOS = (0.5, 1.0, 2.0)
 _POOLED = 7
@@ -37,69 +34,59 @@ _COARSEST_POOLED = 5
 """P6 proposes and is not pooled from."""
 
 
-class TwoStage(nn.Module):
+class SecondStage(NamedTuple):
+    """Holds what a second stage makes of boxes."""
+
+    logits: Tensor  # (N, 1 + K), the background first
+    boxes: Tensor  # (N, K, 4), each moved for every class
+    features: Tensor  # (N, D) what the logits are computed from
+
+
+class FasterRcnn(DetectionModel):
     """A detector that proposes boxes, pools each from the pyramid and classifies it.
 
     In evaluation mode only: torchvision's parts ask for objects in training mode. See :meth:`losses` for that.
 
     Args:
-        backbone, pyramid: built modules.
+        trunk: built.
         rpn, roi_heads: torchvision's, which read the pyramid's levels by name, ``p2`` and so on.
         num_classes: K.
     """
 
-    divisor = DIVISOR
-
-    def __init__(
-        self, *, backbone: Backbone, pyramid: Pyramid, rpn: RegionProposalNetwork, roi_heads: RoIHeads, num_classes: int
-    ) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.pyramid = pyramid
+    def __init__(self, *, trunk: Trunk, rpn: RegionProposalNetwork, roi_heads: RoIHeads, num_classes: int) -> None:
+        super().__init__(trunk=trunk, num_classes=num_classes)
         self.rpn = rpn
         self.roi_heads = roi_heads
-        self.num_classes = num_classes
+
+    @property
+    def final_head(self) -> nn.Module:
+        return self.roi_heads
 
     def forward(
-        self,
-        images: Tensor,
-        sizes: Tensor | None = None,
-        *,
-        dense: bool = False,
-        top: int = 1000,
-    ) -> ScoredOutput:
-        """Predictions for a padded batch; a row is a proposal moved for one class, whose score alone is not 0.
-
-        Args:
-            images: (B, 3, H, W) RGB, uint8 or float in 0..1; H and W multiples of 32.
-            sizes: (B, 2) int64, height and width of each image inside the canvas; None: the whole canvas.
-            dense: all rows; else the ``top`` ones of the highest scores.
-            top: R, at most.
-        """
+        self, images: Tensor, sizes: Tensor | None = None, *, dense: bool = False, top: int | None = 1000
+    ) -> Predictions:
+        """See ``DetectionModel.forward``; a row is a proposal moved for one class, whose score alone is not 0."""
         levels, image_list = self._levels(images, sizes)
         with _full_precision(images):
             proposals, _ = self.rpn(image_list, levels)
-            logits, boxes, _ = second_stage(self.roi_heads, levels, image_list.image_sizes, proposals)
+            seen = second_stage(self.roi_heads, levels, image_list.image_sizes, proposals)
         counts = [len(p) for p in proposals]
-        scores = logits.softmax(-1)[:, 1:]
+        scores = seen.logits.softmax(-1)[:, 1:]  # (N, K)
         pairs = max(counts) * self.num_classes
-        rows = pairs if dense else min(pairs, top)
+        rows = pairs if top is None else min(pairs, top)
         outputs = [
             _best(scores_i, boxes_i, rows)
-            for scores_i, boxes_i in zip(scores.split(counts), boxes.split(counts), strict=True)
+            for scores_i, boxes_i in zip(scores.split(counts), seen.boxes.split(counts), strict=True)
         ]
-        return ScoredOutput(*(torch.stack(column) for column in zip(*outputs, strict=True)))
+        return Predictions(*(torch.stack(column) for column in zip(*outputs, strict=True)))
 
-    def look(self, images: Tensor, sizes: Tensor, boxes: Tensor, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What the second stage says of given boxes.
+    def second_stage_at(self, images: Tensor, sizes: Tensor, boxes: Tensor, image: Tensor) -> SecondStage:
+        """What the second stage makes of given boxes, in their order.
 
         Args:
             images, sizes: as for :meth:`forward`.
             boxes: (N, 4) in pixels of the canvas, with an area.
             image: (N,) int64.
-
-        Returns:
-            Logits (N, 1 + K), the background first; boxes (N, K, 4); features (N, D).
         """
         levels, image_list = self._levels(images, sizes)
         with _full_precision(images):
@@ -119,13 +106,15 @@ class TwoStage(nn.Module):
             proposals, first = self.rpn(image_list, levels, shifted)
             _, second = self.roi_heads(levels, proposals, image_list.image_sizes, shifted)
         return {
-            "proposal_objectness": first["loss_objectness"], "proposal_boxes": first["loss_rpn_box_reg"],
-            "classification": second["loss_classifier"], "boxes": second["loss_box_reg"],
-        }  # fmt: skip
+            "proposal_objectness": first["loss_objectness"],
+            "proposal_boxes": first["loss_rpn_box_reg"],
+            "classification": second["loss_classifier"],
+            "boxes": second["loss_box_reg"],
+        }
 
     def _levels(self, images: Tensor, sizes: Tensor | None) -> tuple[dict[str, Tensor], ImageList]:
-        features = pyramid_of(self.backbone, self.pyramid, images, sizes).levels
-        levels = {f"p{l}": full_precision(f) for l, f in zip(self.pyramid.level_numbers, features, strict=True)}
+        features = self.trunk(images, sizes).levels
+        levels = {f"p{l}": full_precision(f) for l, f in zip(self.trunk.level_numbers, features, strict=True)}
         height, width = images.shape[2:]
         extents = [(height, width)] * len(images) if sizes is None else [(int(h), int(w)) for h, w in sizes.tolist()]
         return levels, ImageList(images, extents)
@@ -146,30 +135,71 @@ def _best(scores: Tensor, boxes: Tensor, rows: int) -> tuple[Tensor, Tensor, Ten
     return best.indices, one_hot, F.pad(boxes.flatten(0, 1), (0, 0, 0, lacking))[best.indices]
 
 
-def faster_rcnn(*, backbone: Backbone, pyramid: Pyramid, num_classes: int, features: int = 1024) -> TwoStage:
-    """Faster R-CNN on a pyramid, with torchvision's values.
+def second_stage(
+    roi_heads: Any, levels: Mapping[str, Tensor], shapes: Sequence[tuple[int, int]], boxes: Sequence[Tensor]
+) -> SecondStage:
+    """What torchvision's ``RoIHeads`` makes of each image's boxes, image by image.
+
+    Args:
+        levels: the pyramid, by the names that ``roi_heads`` reads.
+        shapes: height and width of each image.
+        boxes: (N_i, 4) of each image.
+    """
+    features = roi_heads.box_head(roi_heads.box_roi_pool(levels, boxes, shapes))
+    logits, deltas = roi_heads.box_predictor(features)
+    moved = roi_heads.box_coder.decode(full_precision(deltas), boxes)  # (N, 1 + K, 4); in half precision pixels round
+    return SecondStage(logits, moved[:, 1:], features)
+
+
+def second_stage_at(
+    roi_heads: Any, levels: Mapping[str, Tensor], shapes: Sequence[tuple[int, int]], boxes: Tensor, image: Tensor
+) -> SecondStage:
+    """The same for boxes (N, 4) in any order, each of the image ``image`` (N,) int64."""
+    order = image.argsort(stable=True)
+    lists = [boxes[order][image[order] == i] for i in range(len(shapes))]
+    seen = second_stage(roi_heads, levels, shapes, lists)
+    back = torch.empty_like(order).index_put((order,), torch.arange(len(order), device=order.device))
+    return SecondStage(*(field[back] for field in seen))
+
+
+def faster_rcnn(*, trunk: Trunk, num_classes: int, features: int = 1024) -> FasterRcnn:
+    """Faster R-CNN on a trunk, with torchvision's values.
 
     Args:
         num_classes: K.
         features: width of the box head's two layers.
     """
-    levels = pyramid.level_numbers
+    levels = trunk.level_numbers
     anchors = AnchorGenerator(
-        sizes=tuple((ANCHOR_SIDE_IN_CELLS * 2**l,) for l in levels), aspect_ratios=(RATIOS,) * len(levels)
+        sizes=tuple((RPN_ANCHOR_SIDE_IN_CELLS * 2**l,) for l in levels), aspect_ratios=(RATIOS,) * len(levels)
     )
+    counts = {"training": 2000, "testing": 1000}
     rpn = RegionProposalNetwork(
-        anchors, RPNHead(pyramid.channels, len(RATIOS)), fg_iou_thresh=0.7, bg_iou_thresh=0.3, batch_size_per_image=256,
-        positive_fraction=0.5, pre_nms_top_n={"training": 2000, "testing": 1000},
-        post_nms_top_n={"training": 2000, "testing": 1000}, nms_thresh=0.7,
-    )  # fmt: skip
+        anchors,
+        RPNHead(trunk.channels, len(RATIOS)),
+        fg_iou_thresh=0.7,
+        bg_iou_thresh=0.3,
+        batch_size_per_image=256,
+        positive_fraction=0.5,
+        pre_nms_top_n=counts,
+        post_nms_top_n=counts,
+        nms_thresh=0.7,
+    )
     pooled = [l for l in levels if l <= _COARSEST_POOLED]
     pool = MultiScaleRoIAlign(featmap_names=[f"p{l}" for l in pooled], output_size=_POOLED, sampling_ratio=2)
     # Said here, for the pool would guess them once and for all from the first batch, wrongly if its images are low
     pool.scales, pool.map_levels = [2.0**-l for l in pooled], initLevelMapper(pooled[0], pooled[-1])
     roi_heads = RoIHeads(
         pool,
-        TwoMLPHead(pyramid.channels * _POOLED**2, features), FastRCNNPredictor(features, num_classes + 1),
-        fg_iou_thresh=0.5, bg_iou_thresh=0.5, batch_size_per_image=512, positive_fraction=0.25, bbox_reg_weights=None,
-        score_thresh=0.05, nms_thresh=0.5, detections_per_img=100,
-    )  # fmt: skip
-    return TwoStage(backbone=backbone, pyramid=pyramid, rpn=rpn, roi_heads=roi_heads, num_classes=num_classes)
+        TwoMLPHead(trunk.channels * _POOLED**2, features),
+        FastRCNNPredictor(features, num_classes + 1),
+        fg_iou_thresh=0.5,
+        bg_iou_thresh=0.5,
+        batch_size_per_image=512,
+        positive_fraction=0.25,
+        bbox_reg_weights=None,
+        score_thresh=0.05,
+        nms_thresh=0.5,
+        detections_per_img=100,
+    )
+    return FasterRcnn(trunk=trunk, rpn=rpn, roi_heads=roi_heads, num_classes=num_classes)

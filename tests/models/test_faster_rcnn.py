@@ -11,15 +11,14 @@ from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 
 from mimicdet.build import build_model
-from mimicdet.config import ModelSettings
+from mimicdet.config import InferenceSettings, ModelSettings
 from mimicdet.inference.detect import detect
-from mimicdet.models.trunk import pyramid_of
-from mimicdet.models.two_stage import TwoStage, _best
+from mimicdet.models.faster_rcnn import FasterRcnn, _best
 
 HEIGHT, WIDTH, CLASSES = 96, 128, 3
 
 
-def make(seed: int = 0) -> TwoStage:
+def make(seed: int = 0) -> FasterRcnn:
     """Weights that propose, classify and move."""
     torch.manual_seed(seed)
     settings = ModelSettings(
@@ -27,7 +26,7 @@ def make(seed: int = 0) -> TwoStage:
         levels=(2, 3, 4, 5, 6), pyramid_top="p5", frozen_stages=0,
     )  # fmt: skip
     model = build_model(settings, CLASSES)
-    assert isinstance(model, TwoStage)
+    assert isinstance(model, FasterRcnn)
     for layer in (*model.rpn.head.modules(), model.roi_heads.box_predictor.cls_score):
         if isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.normal_(layer.weight, std=0.1 if isinstance(layer, nn.Conv2d) else 1.0)
@@ -37,17 +36,17 @@ def make(seed: int = 0) -> TwoStage:
 class Features(nn.Module):
     """The model's backbone and pyramid in torchvision's form; images come normalised to 0..1."""
 
-    def __init__(self, model: TwoStage) -> None:
+    def __init__(self, model: FasterRcnn) -> None:
         super().__init__()
         self.model = model
-        self.out_channels = model.pyramid.channels
+        self.out_channels = model.trunk.channels
 
     def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
-        levels = pyramid_of(self.model.backbone, self.model.pyramid, images, None).levels
-        return OrderedDict((f"p{l}", f) for l, f in zip(self.model.pyramid.level_numbers, levels, strict=True))
+        levels = self.model.trunk(images).levels
+        return OrderedDict((f"p{l}", f) for l, f in zip(self.model.trunk.level_numbers, levels, strict=True))
 
 
-def torchvisions(model: TwoStage) -> FasterRCNN:
+def torchvisions(model: FasterRcnn) -> FasterRCNN:
     from torchvision.models.detection.anchor_utils import AnchorGenerator
     from torchvision.ops import MultiScaleRoIAlign
 
@@ -67,9 +66,7 @@ def test_it_finds_what_torchvisions_finds() -> None:
     images = torch.rand(2, 3, HEIGHT, WIDTH)
     sizes = torch.tensor([[HEIGHT, WIDTH]] * 2)
     expected = torchvisions(model)(list(images))
-    found = detect(
-        model, images, sizes, dense=False, positions=1000, score_threshold=0.3, nms_iou=0.5, max_detections=100
-    )
+    found = detect(model, images, sizes, InferenceSettings(score_threshold=0.3, nms_iou=0.5))
     assert any(len(e["scores"]) > 3 for e in expected)
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours.scores, theirs["scores"])
@@ -109,10 +106,12 @@ def test_what_it_says_of_given_boxes_does_not_depend_on_their_order() -> None:
     sizes = torch.tensor([[HEIGHT, WIDTH]] * 2)
     boxes = torch.tensor([[0.0, 0, 40, 50], [30, 20, 90, 80], [5, 5, 100, 60], [60, 40, 128, 96]])
     image = torch.tensor([1, 0, 1, 0])
-    together = model.look(images, sizes, boxes, image)
+    together = model.second_stage_at(images, sizes, boxes, image)
     assert [tuple(part.shape) for part in together] == [(4, 1 + CLASSES), (4, CLASSES, 4), (4, 32)]
     for i in range(4):
-        alone = model.look(images[image[i]][None], sizes[:1], boxes[i][None], torch.zeros(1, dtype=torch.int64))
+        alone = model.second_stage_at(
+            images[image[i]][None], sizes[:1], boxes[i][None], torch.zeros(1, dtype=torch.int64)
+        )
         for part, own in zip(together, alone, strict=True):
             torch.testing.assert_close(part[i], own[0])
 
@@ -134,11 +133,11 @@ def test_a_low_image_does_not_set_the_scale_for_those_after_it() -> None:
     """44 pixels on a canvas of 64: torchvision's pool would take its levels for twice as fine, for ever."""
     boxes, image = torch.tensor([[10.0, 12, 60, 70]]), torch.zeros(1, dtype=torch.int64)
     whole, sizes = torch.rand(1, 3, HEIGHT, WIDTH), torch.tensor([[HEIGHT, WIDTH]])
-    expected = make().look(whole, sizes, boxes, image)
+    expected = make().second_stage_at(whole, sizes, boxes, image)
     model = make()
     low = model(torch.rand(1, 3, 64, WIDTH), torch.tensor([[44, WIDTH]]))
     assert low.scores.isfinite().all()
-    for found, wanted in zip(model.look(whole, sizes, boxes, image), expected, strict=True):
+    for found, wanted in zip(model.second_stage_at(whole, sizes, boxes, image), expected, strict=True):
         torch.testing.assert_close(found, wanted)
 
 
@@ -161,10 +160,10 @@ def test_boxes_are_exact_in_half_precision(monkeypatch: pytest.MonkeyPatch) -> N
     assert {tensor.dtype for tensor in (*seen, *losses.values())} == {torch.float32}
 
 
-@pytest.mark.parametrize("dense", [False, True])
-def test_rows(dense: bool) -> None:
+@pytest.mark.parametrize("top", [10, None])
+def test_rows(top: int | None) -> None:
     model = make()
-    output = model(torch.rand(1, 3, 64, 96), dense=dense, top=10)
+    output = model(torch.rand(1, 3, 64, 96), top=top)
     assert output.scores.shape[2] == CLASSES
     assert (output.scores > 0).sum(-1).max() <= 1
-    assert output.scores.shape[1] > 10 if dense else output.scores.shape[1] == 10
+    assert output.scores.shape[1] > 10 if top is None else output.scores.shape[1] == top

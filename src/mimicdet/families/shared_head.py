@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from mimicdet.models.branches import CONVOLUTIONS, Branches, rows
-from mimicdet.models.one_stage import HeadMaps
+from mimicdet.models.one_stage import HeadMaps, OneStageHead
 
 PRIOR_PROBABILITY = 0.01
 
 
-class SharedHead(nn.Module):
+class SharedHead(OneStageHead):
     """One prediction a cell.
 
     Args:

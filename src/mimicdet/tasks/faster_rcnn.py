@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mimicdet.data.batch import Batch
-from mimicdet.models.two_stage import TwoStage
+from mimicdet.models.faster_rcnn import FasterRcnn
+from mimicdet.tasks.task import Task, WholeStep
 
 
-class TwoStageTask(nn.Module):
+class FasterRcnnTask(Task):
     """The sum of the losses of both stages, as published.
 
     Args:
         detector: what ships.
     """
 
-    def __init__(self, *, detector: TwoStage) -> None:
-        super().__init__()
-        self.detector = detector
+    detector: FasterRcnn
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, whole: WholeStep | None = None) -> dict[str, Tensor]:
         """``loss`` and its parts; 0-d tensors. Crowd regions teach nothing, and are background."""
         real = (batch.labels >= 0) & ~batch.crowd
         targets = [
@@ -33,3 +32,7 @@ class TwoStageTask(nn.Module):
             torch.manual_seed(int(batch.seeds[0]))
             losses = self.detector.losses(batch.images, batch.sizes, targets)
         return {"loss": torch.stack(list(losses.values())).sum()} | {k: v.detach() for k, v in losses.items()}
+
+    def count_positives(self, batch: Batch) -> Tensor:
+        """0: torchvision divides by counts of its own."""
+        return torch.zeros((), device=batch.images.device)

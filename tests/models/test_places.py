@@ -1,4 +1,4 @@
-"""Anchor positions: against their definition, cell by cell."""
+"""Places of positions: against their definition, cell by cell."""
 
 from __future__ import annotations
 
@@ -7,11 +7,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimicdet.models.grid import make_grid
+from mimicdet.models.anchors import square_anchors
+from mimicdet.models.detector import Places
 from mimicdet.models.pyramid import level_mask
 
 STRIDES = [8, 16, 32, 64, 128]
-CPU = torch.device("cpu")
+LEVELS = (3, 4, 5, 6, 7)
+
+
+def make_places(shapes: list[tuple[int, int]]) -> Places:
+    """MimicDet's: one square anchor a cell, four cells wide."""
+    places: Places = square_anchors(LEVELS, side_in_cells=4)(shapes)
+    return places
 
 
 def shapes_of(height: int, width: int) -> list[tuple[int, int]]:
@@ -26,36 +33,36 @@ def shapes_of(height: int, width: int) -> list[tuple[int, int]]:
 @given(rows=st.integers(1, 9), columns=st.integers(1, 9))
 def test_every_position_literally(rows: int, columns: int):
     shapes = shapes_of(32 * rows, 32 * columns)
-    grid = make_grid(shapes, STRIDES, CPU)
+    places = make_places(shapes)
     i = 0
     for level, (h, w) in enumerate(shapes):
         stride, begin = STRIDES[level], i
-        assert grid.first[level] == begin
+        assert (places.first[level], places.rows[level], places.columns[level]) == (begin, h, w)
         for y in range(h):
             for x in range(w):
-                row = (grid.level[i], grid.y[i], grid.x[i], grid.height[i], grid.width[i], grid.start[i])
-                assert tuple(int(v) for v in row) == (level, y, x, h, w, begin)
-                assert grid.stride[i] == stride
+                row = (places.level[i], places.y[i], places.x[i])
+                assert tuple(int(v) for v in row) == (level, y, x)
+                assert places.stride[i] == stride
                 left, top = x * stride + stride / 2 - 2 * stride, y * stride + stride / 2 - 2 * stride
-                assert grid.anchors[i].tolist() == [left, top, left + 4 * stride, top + 4 * stride]
+                assert places.anchors[i].tolist() == [left, top, left + 4 * stride, top + 4 * stride]
                 i += 1
-    assert len(grid.level) == i
+    assert len(places.level) == i
 
 
 def test_sides_and_count_of_the_paper():
-    grid = make_grid(shapes_of(800, 1280), STRIDES, CPU)
-    assert len(grid.anchors) == 21_330
-    assert (grid.anchors[grid.first, 2] - grid.anchors[grid.first, 0]).tolist() == [32, 64, 128, 256, 512]
-    assert grid.level.dtype == grid.first.dtype == torch.int64
-    assert grid.anchors.dtype == grid.stride.dtype == torch.float32
+    places = make_places(shapes_of(800, 1280))
+    assert len(places.anchors) == 21_330
+    assert (places.anchors[places.first, 2] - places.anchors[places.first, 0]).tolist() == [32, 64, 128, 256, 512]
+    assert places.level.dtype == places.first.dtype == torch.int64
+    assert places.anchors.dtype == places.stride.dtype == torch.float32
 
 
 @settings(max_examples=25, deadline=None)
 @given(sizes=st.lists(st.tuples(st.integers(1, 160), st.integers(1, 224)), min_size=1, max_size=4))
 def test_valid_are_the_cells_that_overlap_the_image(sizes: list[tuple[int, int]]):
     shapes = shapes_of(160, 224)
-    grid = make_grid(shapes, STRIDES, CPU)
-    valid = grid.valid(torch.tensor(sizes))
+    places = make_places(shapes)
+    valid = places.valid(torch.tensor(sizes))
     for row, (height, width) in zip(valid.tolist(), sizes, strict=True):
         expected = [
             y * stride < height and x * stride < width
@@ -69,11 +76,11 @@ def test_valid_are_the_cells_that_overlap_the_image(sizes: list[tuple[int, int]]
 
 
 def test_the_whole_canvas_is_valid():
-    grid = make_grid(shapes_of(160, 224), STRIDES, CPU)
-    assert grid.valid(torch.tensor([[160, 224]])).all()
-    assert grid.valid(torch.tensor([[1, 1]])).sum() == 5, "an image of one pixel has a cell on every level"
+    places = make_places(shapes_of(160, 224))
+    assert places.valid(torch.tensor([[160, 224]])).all()
+    assert places.valid(torch.tensor([[1, 1]])).sum() == 5, "an image of one pixel has a cell on every level"
 
 
 def test_levels_and_strides_must_be_as_many():
     with pytest.raises(ValueError, match="zip"):
-        make_grid([(4, 4), (2, 2)], [8], CPU)
+        make_places([(4, 4), (2, 2)])
