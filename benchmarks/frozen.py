@@ -25,9 +25,11 @@ import json
 import multiprocessing
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -42,7 +44,7 @@ SIZES = ((96, 128), (80, 120), (100, 90), (64, 64), (128, 70), (300, 400))
 TEST_SIZES = ((96, 128), (150, 110), (70, 200), (240, 320))
 TIMES = {"seconds", "seconds_per_step", "data_wait", "peak_memory_gib"}
 HEAVY = ["torch", "torchvision", "timm", "accelerate", "faster_coco_eval", "matplotlib.figure", "safetensors.torch"]
-SHOWN = 4
+SHOWN = 2
 """Differences of a row that are told."""
 
 Row = list[str]
@@ -94,21 +96,32 @@ def differences(old: Row, new: Row) -> Iterator[str]:
         yield f"only {title}: {len(alone)} of {len(one)}" + (": " if alone else "") + "; ".join(alone[:SHOWN])
 
 
-def _collect_both(
-    checkouts: Sequence[Path], folder: Path, only: str, *, together: bool
-) -> list[dict[str, Row]]:
+def _collect_both(checkouts: Sequence[Path], folder: Path, only: str, *, together: bool) -> list[dict[str, Row]]:
     files = [folder / title / "rows.json" for title in ("before", "now")]
-    running = []
-    for checkout, file in zip(checkouts, files, strict=True):
-        file.parent.mkdir()
-        words = [sys.executable, str(Path(__file__).resolve()), "--collect", str(file), "--only", only]
-        running.append(subprocess.Popen(words, env=environment(checkout, threads=1), cwd=folder))
-        if not together:
-            running[-1].wait()
-    codes = [process.wait() for process in running]
-    if any(codes):
-        sys.exit("one of the two could not be run to its end")
+    running: list[subprocess.Popen[bytes]] = []
+    try:
+        for checkout, file in zip(checkouts, files, strict=True):
+            file.parent.mkdir()
+            words = [sys.executable, str(Path(__file__).resolve()), "--collect", str(file), "--only", only]
+            variables = environment(checkout, threads=1)
+            running.append(subprocess.Popen(words, env=variables, cwd=folder, start_new_session=True))
+            if not together:
+                _wait(running)
+        _wait(running)
+    finally:
+        for process in running:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
     return [json.loads(file.read_text()) for file in files]
+
+
+def _wait(running: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Waits for all, or for the first that fails, which has said why."""
+    while (codes := [process.poll() for process in running]).count(0) < len(codes):
+        if any(codes):
+            sys.exit("one of the two could not be run to its end")
+        time.sleep(0.1)
 
 
 # ------------------------------------------------------------------- in a process of its own, for each revision
@@ -144,7 +157,10 @@ def _predictions(commands: Commands, training: Training, run: Path, dense: str) 
         found = run / "found.json"
         images = run.parent.parent / "test" / "test"
         commands.run(["predict", str(model), str(images), "--json", str(found), *words.split()])
-        yield row, [repr((d["image_id"], d["category_id"], d["bbox"], d["score"])) for d in json.loads(found.read_text())]
+        yield (
+            row,
+            [repr((d["image_id"], d["category_id"], d["bbox"], d["score"])) for d in json.loads(found.read_text())],
+        )
 
 
 def of_run(run: Path) -> dict[str, Row]:
@@ -167,7 +183,9 @@ def of_run(run: Path) -> dict[str, Row]:
         "gradient norms by module": [f"step {step} {value}" for step, name, value in values if "grad_norm/" in name],
         "checkpoint": [_of_tensor(t) for key in ("task", "optimizer", "average") for t in tensors(checkpoint[key])],
         "model": [
-            _of_tensor(t) for f in (run / "model").glob("*.safetensors") for t in safetensors.torch.load_file(f).values()
+            _of_tensor(t)
+            for f in (run / "model").glob("*.safetensors")
+            for t in safetensors.torch.load_file(f).values()
         ],
     }
 

@@ -16,7 +16,7 @@ CLASSES = ("flat", "tall", "square")
 def write_split(
     folder: Path, split: str, sizes: Sequence[tuple[int, int]], *, seed: int, objects: int = 4, crowd: bool = False
 ) -> Path:
-    """Writes ``split.json`` and its images; every sixth image from the second on has no objects, and the last is a JPEG.
+    """Writes ``split.json`` and its images; every sixth from the second on has no objects, the last is a JPEG.
 
     Args:
         folder: of the data set; made where it is missing.
@@ -37,7 +37,8 @@ def write_split(
         pixels = random.integers(0, 100, (height, width, 3), dtype=np.uint8)
         for _ in range(0 if number % 6 == 2 else objects):
             label = int(random.integers(len(CLASSES)))
-            long, short = random.integers(min(height, width) // 4, min(height, width) // 2), min(height, width) // 6
+            side = min(height, width)
+            long, short = int(random.integers(side // 4, 9 * side // 10)), side // 6
             w, h = ((long, short), (short, long), (long, long))[label]
             x, y = int(random.integers(width - w)), int(random.integers(height - h))
             pixels[y : y + h, x : x + w, label] = 220
@@ -46,8 +47,8 @@ def write_split(
                     "id": len(annotations) + 1,
                     "image_id": number,
                     "category_id": label + 1,
-                    "bbox": [x, y, int(w), int(h)],
-                    "area": int(w * h),
+                    "bbox": [x, y, w, h],
+                    "area": w * h,
                     "iscrowd": int(crowd and not annotations),
                 }
             )
