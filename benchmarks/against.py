@@ -9,6 +9,8 @@ validation or prediction is done, reports the seconds and waits; the other does 
 alternates. A row's ratio is the median over these pairs of this checkout's time by the other's, so that a machine
 that slows down slows both sides of a pair. ``10 %..90 %`` is the range of the pairs, ``sure`` the 95 % interval of the
 median. New processes are started ``--processes`` times, for where a process's memory happens to lie is worth a percent.
+With one thread, the default, other work on the machine disturbs least; where there is much of it, ``--clock processor``
+counts the time that a process computes instead of the time that passes.
 
 The times are taken at seams that lie outside the package and hold for any revision:
 
@@ -42,6 +44,7 @@ from revision import ROOT, checked_out, environment, name_of, require_package_of
 KINDS = ("step", "prediction", "validation")
 SIZE = (256, 320)
 BATCH = 4
+CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 WARM_UP = 5
 """Predictions that do not count."""
 SETTINGS = (
@@ -77,7 +80,7 @@ def main() -> None:
                 for kind, before, now in alternated(*sides, now_first=number % 2 == 1):
                     pairs[kind].append((before, now))
     print(f"before: {name_of(options.against)}\nnow:    this checkout, from {name_of('HEAD')}")
-    print(f"{options.threads} thread(s), {os.cpu_count()} core(s)\n")
+    print(f"{options.threads} thread(s) on {os.cpu_count()} core(s), by the {options.clock} clock\n")
     sys.exit(report(pairs, dict(zip(KINDS, options.most, strict=True))))
 
 
@@ -117,7 +120,7 @@ def _next(side: Connection) -> Event:
 
 def report(pairs: dict[str, list[tuple[float, float]]], most: dict[str, float]) -> int:
     """Prints a row for each kind of work; returns the program's exit code."""
-    print(f"{'':10}  {'pairs':>5}  {'before':>9}  {'now':>9}  {'ratio':>6}  {'10 %..90 %':>13}  {'sure':>13}  at most")
+    print("median of   pairs     before        now   ratio     10 %..90 %           sure  at most")
     code = 0
     for kind, times in pairs.items():
         before, now = (statistics.median(side) for side in zip(*times, strict=True))
@@ -147,11 +150,17 @@ def worker(checkout: Path, out: Path, data: Path, options: argparse.Namespace) -
     """A process with a checkout's package that trains and predicts piece by piece (see ``work``)."""
     ours, theirs = Pipe()
     log = out.with_suffix(".log")
-    words = [sys.executable, str(Path(__file__).resolve()), "--work", str(theirs.fileno()), "--out", str(out)]
-    words += ["--data", str(data), "--epochs", str(options.epochs), "--predictions", str(options.predictions)]
-    variables = environment(checkout, threads=options.threads)
+    given = {"work": theirs.fileno(), "out": out, "data": data}
+    given |= {name: getattr(options, name) for name in ("epochs", "predictions", "clock")}
+    words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
     with log.open("w") as file:
-        process = subprocess.Popen(words, env=variables, stdout=file, stderr=file, pass_fds=[theirs.fileno()])
+        process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).resolve()), *words],
+            env=environment(checkout, threads=options.threads),
+            stdout=file,
+            stderr=file,
+            pass_fds=[theirs.fileno()],
+        )
     theirs.close()  # so that reading ends when the process does
     try:
         yield ours
@@ -173,21 +182,23 @@ class Watch:
 
     Args:
         connection: to the process that says "go on".
+        clock: in seconds.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, clock: Callable[[], float]) -> None:
         self.connection = connection
+        self.clock = clock
         self.settled = False
         self.connection.recv()
         self.restart()
 
     def restart(self) -> None:
         """Lets the piece of work under way begin now."""
-        self.began = time.perf_counter()
+        self.began = self.clock()
 
     def done(self, kind: str) -> None:
         """Ends the piece of work under way, and waits; the next begins when this returns."""
-        self.connection.send((kind, time.perf_counter() - self.began))
+        self.connection.send((kind, self.clock() - self.began))
         self.connection.recv()
         self.restart()
 
@@ -210,7 +221,7 @@ def work(connection: Connection, options: argparse.Namespace) -> None:
     from PIL import Image
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
-    watch = Watch(connection)
+    watch = Watch(connection, CLOCKS[options.clock])
     register_optimizer_step_post_hook(watch.step_done)
     COCOeval_faster.accumulate = _followed_by(watch.validation_done, COCOeval_faster.accumulate)
     os.fsync = _followed_by(watch.restart, os.fsync)  # the end of a checkpoint, which comes before a validation
@@ -261,7 +272,8 @@ def _options() -> argparse.Namespace:
     add("--steps", type=int, default=11, metavar="N", help="of an epoch; the first does not count")
     add("--images", type=int, default=24, metavar="N", help="of a validation")
     add("--predictions", type=int, default=100, metavar="N", help="of each process")
-    add("--threads", type=int, default=os.cpu_count() or 1, metavar="N", help="for both")
+    add("--threads", type=int, default=1, metavar="N", help="of each process")
+    add("--clock", choices=CLOCKS, default="wall", help="time that passes, or that the process computes")
     add("--work", type=int, help=argparse.SUPPRESS)
     add("--out", type=Path, help=argparse.SUPPRESS)
     add("--data", type=Path, help=argparse.SUPPRESS)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.benchmarks.clone import ROOT, clone, compare_with_commit, git
+
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-import frozen  # noqa: E402
-from frozen_runs import TRAININGS, chosen  # noqa: E402
-from rectangles import write_split  # noqa: E402
-from revision import checked_out  # noqa: E402
+import frozen
+from frozen_runs import TRAININGS, chosen
+from rectangles import write_split
+from revision import checked_out
 
 CHANGE = """
 import torch.nn.functional
@@ -24,8 +24,9 @@ torch.nn.functional.group_norm = lambda *arguments, **named: _as_it_was(*argumen
 """
 
 
-def test_names_what_differs_and_only_that(tmp_path: Path) -> None:
-    done = _compare_with_commit(_clone(tmp_path, CHANGE), "detect fcos")
+def test_names_what_differs(tmp_path: Path) -> None:
+    made = clone(tmp_path, CHANGE)
+    done = compare_with_commit(made, "frozen.py", "--only", "detect fcos")
     rows = dict(line.rsplit(None, 3)[::3] for line in done.stdout.splitlines() if line.endswith((" yes", " NO")))
     assert done.returncode == 1, done.stderr
     assert set(rows.values()) == {"NO"}
@@ -37,8 +38,7 @@ def test_names_what_differs_and_only_that(tmp_path: Path) -> None:
         "detections",
     }
     assert "only now: " in done.stdout
-    assert "worktree" in _git(tmp_path / "clone", "worktree", "list", "--porcelain")
-    assert _git(tmp_path / "clone", "worktree", "list", "--porcelain").count("worktree") == 1
+    assert git(made, "worktree", "list", "--porcelain").count("worktree ") == 1
 
 
 def test_a_command_that_fails_ends_the_program_with_what_it_said(
@@ -102,25 +102,3 @@ def test_the_data_set_is_the_same_every_time(tmp_path: Path) -> None:
     files = [sorted(path for path in (tmp_path / name).rglob("*") if path.is_file()) for name in ("one", "two")]
     assert len(files[0]) == 4
     assert [file.read_bytes() for file in files[0]] == [file.read_bytes() for file in files[1]]
-
-
-def _clone(folder: Path, change: str) -> Path:
-    """A repository of its own with this package committed, changed in the working tree only."""
-    clone = folder / "clone"
-    for name in ("src", "benchmarks"):
-        shutil.copytree(ROOT / name, clone / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    _git(clone, "init", "--quiet")
-    _git(clone, "add", ".")
-    _git(clone, "-c", "user.name=test", "-c", "user.email=test@example.org", "commit", "--quiet", "-m", "as it was")
-    with (clone / "src/mimicdet/__init__.py").open("a") as file:
-        file.write(change)
-    return clone
-
-
-def _compare_with_commit(clone: Path, only: str) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, str(clone / "benchmarks/frozen.py"), "--against", "HEAD", "--only", only]
-    return subprocess.run(words, capture_output=True, text=True, cwd=clone.parent)
-
-
-def _git(clone: Path, *words: str) -> str:
-    return subprocess.run(["git", "-C", str(clone), *words], check=True, capture_output=True, text=True).stdout
