@@ -1,6 +1,9 @@
 # make demo        train on real images, evaluate, predict; needs only Python 3.11+, pip and PyPI
 # make test        style, types and the test suite
 # make test-slow   the tests that train for minutes
+# make frozen AGAINST=REVISION   whether losses, gradients, weights and detections are still those of another revision
+# make against AGAINST=REVISION  how long a step, a prediction and a validation take beside another revision;
+#                                MOST="1.02 1.02 1.02" are the ratios allowed
 # make clean       remove .venv, .cache and runs/demo
 #
 # PYTHON=python3.12 make ...   takes another interpreter to make .venv with
@@ -9,8 +12,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 CODE := src tests docs $(wildcard benchmarks)
 STARTED := $(shell date +%s)
+MOST ?= 1.02 1.02 1.02
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow frozen against lint clean
 
 demo: .venv/installed
 	$(BIN)/python -m mimicdet.lab.demo --started $(STARTED)
@@ -20,6 +24,13 @@ test: lint
 
 test-slow: .venv/installed-dev
 	$(BIN)/python -m pytest -m slow
+
+frozen: .venv/installed
+	$(BIN)/python benchmarks/frozen.py --against $(or $(AGAINST),$(error name a revision: make frozen AGAINST=main))
+
+against: .venv/installed
+	$(BIN)/python benchmarks/against.py --against $(or $(AGAINST),$(error name a revision: make against AGAINST=main)) \
+		--most $(MOST)
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check $(CODE)

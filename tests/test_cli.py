@@ -221,6 +221,13 @@ def test_inference_options_are_the_settings_of_that_section() -> None:
         InferenceOptions(nms_iou=2).applied_to(stored, Path("m"))
 
 
+def test_dense_inference_can_be_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("predict", str(tmp_path), "photo.jpg", "--json", str(tmp_path / "found.json"), "--inference.dense")
+    for word in ("true", "false"):
+        assert "is not a model folder" in complaint(capsys, *words, word)
+    assert "--inference.dense" in complaint(capsys, *words, "perhaps")
+
+
 # ------------------------------------------------------------------------------------------- guarded
 
 

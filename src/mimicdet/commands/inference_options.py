@@ -14,13 +14,6 @@ if TYPE_CHECKING:
     from mimicdet.config import InferenceSettings
 
 
-def switch(word: str) -> bool:
-    """True or false, from a word of the command line."""
-    if word.lower() not in ("true", "false"):
-        raise ValueError(f"{word} is neither true nor false")
-    return word.lower() == "true"
-
-
 @dataclass(frozen=True, kw_only=True)
 class InferenceOptions:
     """Stored with the model; what is given here is used instead."""
@@ -29,7 +22,7 @@ class InferenceOptions:
     """Shorter side that images are resized to."""
     longer_side: Annotated[int | None, optional("PIXELS", int)] = None
     """Longer side at most; the shorter one shrinks along."""
-    dense: Annotated[bool | None, optional("{true,false}", switch)] = None
+    dense: Annotated[Literal["true", "false"] | None, arg(metavar="{true,false}", help_behavior_hint="")] = None
     """Compute the S-head everywhere instead of at the best positions only."""
     positions: Annotated[int | None, optional("N", int)] = None
     """Positions of an image that the S-head looks at."""
@@ -53,4 +46,6 @@ class InferenceOptions:
 
         stored = {f"inference.{key}": value for key, value in settings.model_dump(mode="json").items()}
         given = {f"inference.{key}": value for key, value in asdict(self).items() if value is not None}
+        if self.dense is not None:
+            given["inference.dense"] = self.dense == "true"
         return resolve([Layer(f"in {model}", stored), Layer(COMMAND_LINE, given)]).inference
