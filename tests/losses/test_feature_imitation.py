@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from mimicdet.losses.comparison import feature_difference
 from mimicdet.losses.feature_imitation import (
     ImitationForm,
     correlation_loss,
-    feature_difference,
     imitation_loss,
     prediction_difference,
     whole_map_loss,

@@ -6,8 +6,9 @@ M objects (padded), P positives, C channels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 from torch import Tensor
@@ -23,7 +24,13 @@ class Positives(NamedTuple):
     student_iou: Tensor
 
 
-class LevelPair(NamedTuple):
+def feature_difference(teacher: Tensor, student: Tensor) -> Tensor:
+    """F_dif: mean over the channels of the squared difference: (B, C, H, W) twice -> (B, H W)."""
+    return (teacher - student).square().mean(1).flatten(1)
+
+
+@dataclass(frozen=True)
+class LevelPair:
     """Holds the features of one level that both have, and the scores there."""
 
     teacher: Tensor  # (B, C, H, W)
@@ -31,6 +38,11 @@ class LevelPair(NamedTuple):
     teacher_scores: Tensor  # (B, H W, n, K) in 0..1
     student_scores: Tensor  # (B, H W, n, K)
     valid: Tensor  # (B, H W) bool, False on padding
+
+    @cached_property
+    def feature_difference(self) -> Tensor:
+        """(B, H W), see :func:`feature_difference`; several losses read it."""
+        return feature_difference(self.teacher, self.student)
 
 
 class CrossedHeads(NamedTuple):
@@ -58,4 +70,4 @@ class Comparison:
     positive_count: Tensor  # 0-d, positive sites over all processes
     teacher_lead: Tensor  # 0-d, the teacher's score less the student's, mean over the positives; NaN for none
     levels: Sequence[LevelPair] = ()  # where a loss reads them
-    crossed: CrossedHeads | None = None  # where a loss reads them
+    crossed: Callable[[], CrossedHeads] | None = None  # computed when asked for, where a loss reads them

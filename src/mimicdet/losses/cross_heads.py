@@ -15,8 +15,8 @@ def cross_heads(comparison: Comparison, *, temperature: float) -> Tensor:
     Divergence of the classes over the number of positives, and generalised IoU of the boxes, weighted by where the
     teacher sees something.
     """
-    crossed = comparison.crossed
-    assert crossed is not None
+    assert comparison.crossed is not None
+    crossed = comparison.crossed()
     losses = soft_label_divergences(crossed.own_logits, crossed.logits.float(), temperature=temperature)
     classes = losses.where(crossed.valid[..., None], 0).sum() / comparison.positive_count
     overlaps = overlap_losses(crossed.boxes, crossed.own_boxes) * crossed.box_weight

@@ -20,7 +20,7 @@ def imitation(comparison: Comparison, *, form: ImitationForm, detach: bool, norm
     losses = [
         imitation_loss(
             prediction_difference(pair.teacher_scores, pair.student_scores, known=comparison.known),
-            feature_difference(pair.teacher, pair.student),
+            pair.feature_difference,
             pair.valid,
             form=form,
             detach=detach,
@@ -33,7 +33,7 @@ def imitation(comparison: Comparison, *, form: ImitationForm, detach: bool, norm
 
 def whole_map(comparison: Comparison) -> Tensor:
     """FitNets' imitation of all cells alike, mean over the levels, 0-d; see :func:`whole_map_loss`."""
-    losses = [whole_map_loss(feature_difference(pair.teacher, pair.student), pair.valid) for pair in comparison.levels]
+    losses = [whole_map_loss(pair.feature_difference, pair.valid) for pair in comparison.levels]
     return torch.stack(losses).mean()
 
 
@@ -54,11 +54,6 @@ def prediction_difference(teacher: Tensor, student: Tensor, *, known: Tensor) ->
     """
     squares = (teacher - student).square() * known
     return squares.mean(2).sum(-1) / known.sum()
-
-
-def feature_difference(teacher: Tensor, student: Tensor) -> Tensor:
-    """F_dif: mean over the channels of the squared difference: (B, C, H, W) twice -> (B, H W)."""
-    return (teacher - student).square().mean(1).flatten(1)
 
 
 def imitation_loss(

@@ -6,6 +6,7 @@ B images, K classes, n anchors of a cell.
 from __future__ import annotations
 
 from collections.abc import Set as AbstractSet
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -64,7 +65,7 @@ class DenseLesson(NamedTuple):
             positive_count=_count((sites.match >= 0) & sites.valid),
             teacher_lead=_lead(positives),
             levels=_level_pairs(maps, theirs, sites, adapters["levels"], each) if "levels" in reads else (),
-            crossed=self._crossed(student, batch, maps, seen.maps, adapters) if "heads" in reads else None,
+            crossed=partial(self._crossed, student, batch, maps, seen.maps, adapters) if "heads" in reads else None,
         )
 
     def _crossed(
