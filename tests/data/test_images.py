@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mimicdet.data import images
-from mimicdet.data.images import find_image, inspect_images, list_images
+from mimicdet.data import decode as module
+from mimicdet.data.decode import find_image, inspect_images, list_images
 from mimicdet.errors import UserError
 from tests.data.small_sets import write_image
 
@@ -62,7 +62,7 @@ def test_an_interruption_stops_the_rest(tmp_path: Path, monkeypatch: pytest.Monk
         time.sleep(0.002)
         return 1, 1
 
-    monkeypatch.setattr(images, "image_size", interrupt)
+    monkeypatch.setattr(module, "image_size", interrupt)
     with pytest.raises(KeyboardInterrupt):
         inspect_images([tmp_path] * 2000, decode=False, progress=False, label="")
     assert len(looked) < 2000

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mimicdet.data.categories import match_classes
 from mimicdet.data.dataset import Category, DetectionDataset, ImageRecord
-from mimicdet.data.match import match_classes
 from mimicdet.errors import UserError
 
 

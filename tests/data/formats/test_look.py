@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mimicdet.data.formats.look import find_splits
+from mimicdet.data.splits import find_splits
 from tests.data.small_sets import error_of, write_coco, write_voc, write_yolo
 
 

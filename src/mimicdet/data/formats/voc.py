@@ -36,11 +36,9 @@ from defusedxml import DefusedXmlException
 
 from mimicdet.data.categories import nearest
 from mimicdet.data.dataset import Category
-from mimicdet.data.decode import IMAGE_SUFFIXES
+from mimicdet.data.decode import IMAGE_SUFFIXES, find_image
 from mimicdet.data.faults import FaultKind, FaultLog
-from mimicdet.data.formats.text import clean_name, read_text
-from mimicdet.data.images import find_image
-from mimicdet.data.raw import RawImage, RawSplit, Source, SplitSources
+from mimicdet.data.raw import RawImage, RawSplit, Source, SplitSources, clean_name, first_repeated, read_text
 from mimicdet.data.split_names import name_splits, split_word
 from mimicdet.errors import UserError
 
@@ -48,7 +46,7 @@ CLASS_FILES = ("classes.txt", "labels.txt")
 
 
 def find(path: Path) -> dict[str, Source] | None:
-    """The VOC splits at a folder, or None if it does not look like VOC. Looks at names only."""
+    """Returns the VOC splits at a folder, or None if it does not look like VOC. It looks at names only."""
     if not path.is_dir():
         return None
     if inner := _annotation_folder(path):
@@ -89,7 +87,7 @@ def _has_xml(folder: Path) -> bool:
 
 @dataclass(frozen=True)
 class _Annotation:
-    """What is read from one XML file."""
+    """The content of one XML file."""
 
     filename: str
     recorded: tuple[int, int] | None  # height, width
@@ -97,10 +95,9 @@ class _Annotation:
 
 
 def read(sources: SplitSources, split: str, log: FaultLog, *, one_based: bool) -> RawSplit:
-    """The split's records. Faulty ones go into ``log``; UserError when no class is known."""
+    """Reads the split's records. Faulty ones go into ``log``; UserError when no class is known."""
     source = sources.splits[split]
     categories, origin = _categories(sources)
-    labels = {category.name: label for label, category in enumerate(categories)}
     raw = RawSplit(source, categories)
     by_stem = _images_by_stem(source.images)
     owners: dict[Path, Path] = {}
@@ -115,22 +112,18 @@ def read(sources: SplitSources, split: str, log: FaultLog, *, one_based: bool) -
         image = find_image(annotation.filename, source.images) if annotation.filename else None
         image = image or by_stem.get(file.stem)
         if image is None:
-            where = ", ".join(str(folder) for folder in source.images)
-            log.add(
-                FaultKind.MISSING_IMAGE, file, "",
-                f"its image ({annotation.filename or file.stem}) is in none of {where}; put it there, correct "
-                "<filename>, or remove the file",
-            )  # fmt: skip
+            problem = f"its image ({annotation.filename or file.stem}) is in none of "
+            problem += ", ".join(map(str, source.images)) + "; put it there, correct <filename>, or remove the file"
+            log.add(FaultKind.MISSING_IMAGE, file, "", problem)
             continue
         if image in owners:
-            log.add(
-                FaultKind.DUPLICATE_IMAGE, file, "",
-                f"{owners[image]} describes the same image {image.name}; correct <filename>, or remove one of them",
-            )  # fmt: skip
+            problem = f"{owners[image]} describes the same image {image.name}"
+            log.add(FaultKind.DUPLICATE_IMAGE, file, "", f"{problem}; correct <filename>, or remove one of them")
             continue
         owners[image] = file
         raw.images.append(RawImage(len(raw.images) + 1, image, annotation.recorded, file, ""))
-        _read_objects(raw, annotation, file, labels, origin, one_based, log)
+        for number, element in enumerate(annotation.objects, start=1):
+            _read_object(raw, element, f"object {number} ({_object_name(element)})", origin, one_based, log)
     if source.listing is None:
         for stem, image in by_stem.items():
             if stem not in stems and image not in owners:
@@ -138,43 +131,24 @@ def read(sources: SplitSources, split: str, log: FaultLog, *, one_based: bool) -
     return raw
 
 
-def _read_objects(
-    raw: RawSplit,
-    annotation: _Annotation,
-    file: Path,
-    labels: dict[str, int],
-    origin: str,
-    one_based: bool,
-    log: FaultLog,
-) -> None:
-    for number, element in enumerate(annotation.objects, start=1):
-        name = _object_name(element)
-        item = f"object {number} ({name})"
-        corners = [_number(element, f"bndbox/{tag}") for tag in ("xmin", "ymin", "xmax", "ymax")]
-        difficult = (element.findtext("difficult") or "0").strip()
-        if not name or None in corners or difficult not in ("0", "1"):
-            log.add(
-                FaultKind.BROKEN_RECORD, file, item,
-                "needs a <name>, a <bndbox> of numbers xmin, ymin, xmax, ymax, and <difficult> 0, 1 or none; "
-                "correct it",
-            )  # fmt: skip
-        elif name not in labels:
-            log.add(
-                FaultKind.UNKNOWN_CATEGORY, file, item,
-                f"{name!r} is not among the classes of {origin}{nearest(name, list(labels))}; correct it, or list "
-                f"all classes in {raw.source.root / CLASS_FILES[0]}",
-            )  # fmt: skip
-        else:
-            x1, y1, x2, y2 = (corner for corner in corners if corner is not None)
-            if difficult == "1":
-                log.add(FaultKind.DIFFICULT, file, item, "is marked difficult, so it is neither target nor mistake")
-            raw.add(
-                owner=len(raw.images) - 1,
-                box=(x1 - one_based, y1 - one_based, x2, y2),
-                label=labels[name],
-                item=item,
-                crowd=difficult == "1",
-            )
+def _read_object(raw: RawSplit, element: Any, item: str, origin: str, one_based: bool, log: FaultLog) -> None:
+    """Appends an object of the last image, if it is whole; ``origin`` is where the classes come from."""
+    file, name = raw.images[-1].annotations, _object_name(element)
+    corners = [_number(element, f"bndbox/{tag}") for tag in ("xmin", "ymin", "xmax", "ymax")]
+    difficult = (element.findtext("difficult") or "0").strip()
+    if not name or None in corners or difficult not in ("0", "1"):
+        problem = "needs a <name>, a <bndbox> of numbers xmin, ymin, xmax, ymax, and <difficult> 0, 1 or none"
+        log.add(FaultKind.BROKEN_RECORD, file, item, f"{problem}; correct it")
+    elif name not in raw.class_index:
+        problem = f"{name!r} is not among the classes of {origin}{nearest(name, list(raw.class_index))}"
+        way_out = f"correct it, or list all classes in {raw.source.root / CLASS_FILES[0]}"
+        log.add(FaultKind.UNKNOWN_CATEGORY, file, item, f"{problem}; {way_out}")
+    else:
+        x1, y1, x2, y2 = (corner for corner in corners if corner is not None)
+        if difficult == "1":
+            log.add(FaultKind.DIFFICULT, file, item, "is marked difficult, so it is neither target nor mistake")
+        box = x1 - one_based, y1 - one_based, x2, y2
+        raw.add(len(raw.images) - 1, box, raw.class_index[name], item, crowd=difficult == "1")
 
 
 def _categories(sources: SplitSources) -> tuple[tuple[Category, ...], str]:
@@ -183,8 +157,7 @@ def _categories(sources: SplitSources) -> tuple[tuple[Category, ...], str]:
         if file.is_file():
             lines = [line.strip() for line in read_text(file).splitlines()]
             names = [clean_name(line, file, f"line {n}") for n, line in enumerate(lines, start=1) if line]
-            twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
-            if twice is not None:
+            if (twice := first_repeated(names)) is not None:
                 raise UserError(f"{file}: class {twice!r} is listed twice; list each once")
             if not names:
                 raise UserError(f"{file}: lists no classes; write one a line, or remove the file")
@@ -227,15 +200,11 @@ def _xml_files(source: Source, log: FaultLog) -> Iterator[Path]:
         spellings = (entry, os.path.splitext(entry)[0], entry.split()[0])
         stem = next((s for s in spellings if (source.annotations / f"{s}.xml").is_file()), None)
         if stem is None:
-            log.add(
-                FaultKind.MISSING_ANNOTATION, source.listing, f"line {number}",
-                f"there is no {source.annotations / (entry + '.xml')}; add it, or remove the line",
-            )  # fmt: skip
+            problem = f"there is no {source.annotations / (entry + '.xml')}; add it, or remove the line"
+            log.add(FaultKind.MISSING_ANNOTATION, source.listing, f"line {number}", problem)
         elif stem in seen:
-            log.add(
-                FaultKind.DUPLICATE_IMAGE, source.listing, f"line {number}",
-                f"{stem} is listed twice; list each image once",
-            )  # fmt: skip
+            problem = f"{stem} is listed twice; list each image once"
+            log.add(FaultKind.DUPLICATE_IMAGE, source.listing, f"line {number}", problem)
         else:
             seen.add(stem)
             yield source.annotations / f"{stem}.xml"

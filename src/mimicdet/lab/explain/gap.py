@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from mimicdet.data.categories import match_classes
 from mimicdet.data.dataset import DetectionDataset
 from mimicdet.data.loader import eval_loader
-from mimicdet.data.match import match_classes
 from mimicdet.files import make_folder, replace_file
 from mimicdet.inference.coco_metrics import Metrics, coco_metrics
 from mimicdet.inference.decode import decode
