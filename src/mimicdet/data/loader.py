@@ -156,7 +156,7 @@ class TrainLoader:
         reduce_jpeg: bool = True,
     ) -> None:
         data = TrainData(dataset, transform, seed, reduce_jpeg=reduce_jpeg)
-        self._keys = _Keys()
+        self._keys: list[list[tuple[int, int]]] = []  # of each batch of the epoch
         self._loader = _data_loader(data, self._keys, workers, pin_memory, divisor, persistent=True)
 
     def epoch(self, epoch: int, batches: Sequence[Sequence[int]], *, start_batch: int = 0) -> Iterator[Batch]:
@@ -165,7 +165,7 @@ class TrainLoader:
         Raises:
             UserError: an image file cannot be read, in whatever process that happened.
         """
-        self._keys.batches = [[(epoch, index) for index in batch] for batch in batches[start_batch:]]
+        self._keys[:] = [[(epoch, index) for index in batch] for batch in batches[start_batch:]]
         return map(_open, self._loader)
 
 
@@ -211,22 +211,9 @@ def eval_loader(
         UserError: on iteration; an image file cannot be read.
     """
     indices = range(rank, len(dataset), world_size)
-    keys = _Keys([list(indices[at : at + batch_size]) for at in range(0, len(indices), batch_size)])
+    keys = [list(indices[at : at + batch_size]) for at in range(0, len(indices), batch_size)]
     data = EvalData(dataset, shorter_side=shorter_side, longer_side=longer_side)
     return EvalLoader(_data_loader(data, keys, workers, pin_memory, divisor, persistent=False), len(keys))
-
-
-class _Keys:
-    """A sampler whose items are whole batches of keys; they are exchanged between epochs."""
-
-    def __init__(self, batches: Sequence[Sequence[Any]] = ()) -> None:
-        self.batches = batches
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[Sequence[Any]]:
-        return iter(self.batches)
 
 
 @dataclass(frozen=True)
@@ -292,11 +279,11 @@ def _open(item: _Parcel | Batch | UserError) -> Batch:
 
 
 def _data_loader(
-    data: Dataset[Sample], keys: _Keys, workers: int, pin_memory: bool, divisor: int, *, persistent: bool
+    data: Dataset[Sample], keys: list[Any], workers: int, pin_memory: bool, divisor: int, *, persistent: bool
 ) -> DataLoader[Any]:
     return DataLoader(
         _BatchData(data, divisor),
-        sampler=keys,
+        sampler=keys,  # read anew by every epoch
         batch_size=None,
         num_workers=workers,
         multiprocessing_context=_start_method() if workers else None,

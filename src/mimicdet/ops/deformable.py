@@ -13,14 +13,14 @@ from torch import Tensor
 
 
 def kernel_taps(kernel_size: int, *, device: torch.device | None = None) -> Tensor:
-    """Regular taps of a k x k kernel around its centre: (k*k, 2) as y, x in cells, row by row."""
+    """Returns the regular taps of a k x k kernel around its centre: (k*k, 2) as y, x in cells, row by row."""
     axis = torch.arange(kernel_size, device=device, dtype=torch.float32) - (kernel_size - 1) / 2
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     return torch.stack([y.flatten(), x.flatten()], dim=-1)
 
 
 def sample_bilinear(table: Tensor, points: Tensor, *, start: Tensor, height: Tensor, width: Tensor) -> Tensor:
-    """Bilinear values of feature maps at fractional points; outside a map is zero.
+    """Reads feature maps at fractional points by bilinear interpolation; outside a map is zero.
 
     Args:
         table: (N, C) the cells of all maps, row by row, one map after the other.
@@ -32,10 +32,10 @@ def sample_bilinear(table: Tensor, points: Tensor, *, start: Tensor, height: Ten
         (P, T, C), equal to what ``torchvision.ops.deform_conv2d`` reads at those points.
     """
     p, t, _ = points.shape
-    floor = points.floor()
-    fraction = (points - floor).to(table.dtype)
-    corner = floor.long()
-    # The four neighbours: (P, T, 4), in the order of the two loops below
+    floor = points.floor()  # (P, T, 2)
+    fraction = (points - floor).to(table.dtype)  # (P, T, 2)
+    corner = floor.long()  # (P, T, 2)
+    # The four neighbours, (P, T, 4) from here on: top left, top right, bottom left, bottom right
     ys = torch.stack([corner[..., 0], corner[..., 0], corner[..., 0] + 1, corner[..., 0] + 1], dim=-1)
     xs = torch.stack([corner[..., 1], corner[..., 1] + 1, corner[..., 1], corner[..., 1] + 1], dim=-1)
     fy, fx = fraction[..., 0], fraction[..., 1]
@@ -47,7 +47,9 @@ def sample_bilinear(table: Tensor, points: Tensor, *, start: Tensor, height: Ten
     index = index + xs.clamp(min=0).minimum(columns - 1)
     if torch.compiler.is_exporting():  # embedding_bag is no operator of ONNX
         # Gather and MatMul there; as indexing and einsum the same took half as long again
-        taps = table.index_select(0, index.flatten()).unflatten(0, (p * t, 4))
+        taps = table.index_select(0, index.flatten()).unflatten(0, (p * t, 4))  # (P T, 4, C)
         return (weights.reshape(p * t, 1, 4) @ taps).reshape(p, t, table.shape[1])
-    values = F.embedding_bag(index.reshape(p * t, 4), table, per_sample_weights=weights.reshape(p * t, 4), mode="sum")
+    values = F.embedding_bag(
+        index.reshape(p * t, 4), table, per_sample_weights=weights.reshape(p * t, 4), mode="sum"
+    )  # (P T, C)
     return values.reshape(p, t, table.shape[1])
