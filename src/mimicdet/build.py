@@ -27,7 +27,8 @@ from mimicdet.models.retinanet import retinanet
 from mimicdet.models.s_head import SHead
 from mimicdet.models.two_stage import TwoStage, faster_rcnn
 from mimicdet.weights.folder import DESCRIPTION_FILE, load_weights, read_description
-from mimicdet.weights.torchvision import SUFFIXES, read_torchvision
+from mimicdet.weights.state_dict import SUFFIXES
+from mimicdet.weights.torchvision import read_torchvision
 
 Detector = MimicDet | OneStage | TwoStage
 """What can be built, trained alone and shipped."""

@@ -22,7 +22,7 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{folder}: the folder cannot be made ({error.strerror}); choose another one") from error
+        raise UserError(f"{folder} cannot be made ({error.strerror}); choose another folder") from error
 
 
 def replace_file(file: Path, content: bytes) -> None:
