@@ -124,7 +124,11 @@ def test_a_new_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     ],
 )
 def test_nothing_is_left_of_a_folder_that_fails(tmp_path: Path, error: Exception, says: str) -> None:
-    with pytest.raises(UserError, match=says), new_folder(tmp_path / "out") as folder:
-        (folder / "a").touch()
-        raise error
+    def fill() -> None:
+        with new_folder(tmp_path / "out") as folder:
+            (folder / "a").touch()
+            raise error
+
+    with pytest.raises(UserError, match=says):
+        fill()
     assert os.listdir(tmp_path) == []

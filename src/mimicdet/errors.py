@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """Bad input. The message is one sentence: the file, the item in it, what is wrong, the way out.
+    """Tells the user of bad input in one sentence: the file, the item in it, what is wrong, the way out.
 
     The command line prints the message without a traceback and exits with code 2.
     """

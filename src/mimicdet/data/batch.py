@@ -14,7 +14,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Sample:
-    """One image after its transform, as the loader's workers hand it over."""
+    """A sample is one image after its transform, as the loader's workers hand it over."""
 
     image: Tensor  # (3, h, w) uint8, RGB
     boxes: Tensor  # (M, 4) float32, x1 y1 x2 y2 in pixels of this image
@@ -34,7 +34,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch that a task trains on. Padding is zero on the right and below; ``sizes`` tells image from padding."""
+    """A batch is what a task trains on. Padding is zero on the right and below; ``sizes`` tells image from padding."""
 
     images: Tensor  # (B, 3, H, W) uint8, RGB
     sizes: Tensor  # (B, 2) int64, height and width of each image inside the canvas

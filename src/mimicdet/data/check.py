@@ -17,7 +17,7 @@ from mimicdet.data.splits import compare_splits, find_splits, raise_errors, read
 
 @dataclass(frozen=True)
 class CheckReport:
-    """The faults that `check_dataset` found. A data set is fit for training when ``errors`` is empty."""
+    """A report lists what `check_dataset` found. A data set is fit for training when ``errors`` is empty."""
 
     root: Path
     format: str

@@ -29,7 +29,7 @@ from mimicdet.data.raw import RawImage, RawSplit
 from mimicdet.errors import UserError
 
 MIN_SIDE = 0.01
-"""Pixels; shorter sides are no area, smaller overflows no overflow. Float32 tells such edges apart up to 2^16."""
+"""Pixels: shorter sides are no area, smaller overflows no overflow. Float32 tells such edges apart up to 2^16."""
 CLIP_PIXELS = 2.0
 CLIP_FRACTION = 0.01
 """A box over the border by up to CLIP_PIXELS or CLIP_FRACTION of the side, whichever is more, is no fault."""
@@ -37,21 +37,13 @@ GRID = 2.0**-30
 """Coordinates are multiples of this; below 2^22 px float64 holds them, their sums and differences exactly."""
 
 KEEP, CLIPPED, OVERFLOW, OUTSIDE, NO_AREA, INVERTED, NOT_FINITE = range(7)
-_KINDS = {
-    CLIPPED: FaultKind.BOX_CLIPPED,
-    OVERFLOW: FaultKind.BOX_OVERFLOW,
-    OUTSIDE: FaultKind.BOX_OUTSIDE,
-    NO_AREA: FaultKind.BOX_NO_AREA,
-    INVERTED: FaultKind.BOX_INVERTED,
-    NOT_FINITE: FaultKind.BOX_NOT_FINITE,
-}
-_PROBLEMS = {
-    CLIPPED: "is slightly over the border of the image",
-    OVERFLOW: "is far over the border of the image and was clipped",
-    OUTSIDE: "is wholly outside the image",
-    NO_AREA: "has no area",
-    INVERTED: "ends before it begins",
-    NOT_FINITE: "has a coordinate that is not a finite number",
+_FAULTS = {
+    CLIPPED: (FaultKind.BOX_CLIPPED, "is slightly over the border of the image"),
+    OVERFLOW: (FaultKind.BOX_OVERFLOW, "is far over the border of the image and was clipped"),
+    OUTSIDE: (FaultKind.BOX_OUTSIDE, "is wholly outside the image"),
+    NO_AREA: (FaultKind.BOX_NO_AREA, "has no area"),
+    INVERTED: (FaultKind.BOX_INVERTED, "ends before it begins"),
+    NOT_FINITE: (FaultKind.BOX_NOT_FINITE, "has a coordinate that is not a finite number"),
 }
 
 
@@ -162,9 +154,9 @@ def _checked_size(image: RawImage, found: tuple[int, int] | UserError, log: Faul
 
 
 def _log_boxes(raw: RawSplit, rows: np.ndarray, verdict: np.ndarray, log: FaultLog) -> None:
-    for value, kind in _KINDS.items():
+    for value, (kind, problem) in _FAULTS.items():
         hits = rows[verdict == value]
-        log.add_many(kind, len(hits), [_box_fault(raw, int(row), kind, _PROBLEMS[value]) for row in hits[:EXAMPLES]])
+        log.add_many(kind, len(hits), [_box_fault(raw, int(row), kind, problem) for row in hits[:EXAMPLES]])
 
 
 def _box_fault(raw: RawSplit, row: int, kind: FaultKind, problem: str) -> Fault:

@@ -39,7 +39,7 @@ _WRITERS = {"coco": coco, "voc": voc, "yolo": yolo}
 
 @dataclass(frozen=True)
 class Conversion:
-    """The result of `convert_dataset`: where the data set lies, and how much of it."""
+    """A conversion says where `convert_dataset` wrote a data set, and how much of it."""
 
     out: Path
     format: str
@@ -115,7 +115,7 @@ def convert_dataset(
 
 
 def _unique_names(datasets: Mapping[str, DetectionDataset], to: str) -> dict[str, DetectionDataset]:
-    """The data sets with each image's file replaced by its new name; stems are unique in a folder."""
+    """Replaces each image's file by its new name; stems are unique in a folder."""
     named = {}
     taken: set[str] = set()
     for split, dataset in datasets.items():

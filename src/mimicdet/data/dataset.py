@@ -18,7 +18,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Category:
-    """A class: its id as the data set numbers it, and its name."""
+    """A category is a class with its id, as the data set numbers it, and its name."""
 
     id: int
     name: str
@@ -26,7 +26,7 @@ class Category:
 
 @dataclass(frozen=True, eq=False)
 class ImageRecord:
-    """An image and its M objects."""
+    """A record holds one image's file, size and M objects."""
 
     id: int
     file: Path
@@ -50,7 +50,7 @@ class ImageRecord:
 
 @dataclass(frozen=True, eq=False)
 class DetectionDataset:
-    """One split of a data set, clean: it holds what ``check`` let through."""
+    """A data set holds one split, clean: all that ``check`` let through."""
 
     root: Path
     split: str
@@ -111,5 +111,5 @@ def fingerprint(dataset: DetectionDataset) -> str:
 
 
 def _joined(*parts: bytes) -> bytes:
-    """The parts, each after its length, so that no two lists of parts give the same bytes."""
+    """Joins the parts, each after its length, so that no two lists of parts give the same bytes."""
     return b"".join(len(part).to_bytes(8, "little") + part for part in parts)

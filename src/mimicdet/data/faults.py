@@ -11,11 +11,11 @@ from pathlib import Path
 from mimicdet.errors import UserError
 
 EXAMPLES = 5
-"""Faults of one kind that are kept in full; the rest are only counted."""
+"""So many faults of one kind are kept in full; the rest are only counted."""
 
 
 class FaultKind(Enum):
-    """A kind of fault: its key in reports, whether it stops training, and its title."""
+    """A kind of fault has a key for reports and a title, and stops training or does not."""
 
     def __init__(self, key: str, stops: bool, title: str) -> None:
         self.key = key
@@ -60,12 +60,12 @@ FAULTY_BOX = (
     FaultKind.BOX_OUTSIDE,
     FaultKind.BOX_OVERFLOW,
 )
-"""The kinds whose share of all boxes `--data.max_faulty_boxes` limits. Small overflows are not among them."""
+"""`--data.max_faulty_boxes` limits the share of these among all boxes. Small overflows are not among them."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault: where it is, and what is wrong and how to mend it."""
+    """A fault says where something is wrong, what, and how to mend it."""
 
     kind: FaultKind
     file: Path
@@ -79,7 +79,7 @@ class Fault:
 
 @dataclass
 class FaultLog:
-    """Counts of all faults by kind, and the first few of each kind."""
+    """A log counts all faults by kind, and keeps the first few of each kind."""
 
     counts: Counter[FaultKind] = field(default_factory=Counter)
     examples: dict[FaultKind, list[Fault]] = field(default_factory=dict)

@@ -77,7 +77,7 @@ def _read(record: ImageRecord, scale: float = 1.0) -> tuple[np.ndarray, int]:
 
 
 class TrainData(Dataset[Sample]):
-    """Images of a data set, augmented: item (epoch, index) -> Sample, a pure function of the two and the seed.
+    """Augments images of a data set: item (epoch, index) -> Sample, a pure function of the two and the seed.
 
     Args:
         dataset: images and objects.
@@ -111,7 +111,7 @@ class TrainData(Dataset[Sample]):
 
 
 class EvalData(Dataset[Sample]):
-    """Images of a data set at inference size, without targets: item index -> Sample.
+    """Reads images of a data set at inference size, without targets: item index -> Sample.
 
     Raises:
         UserError: by an item whose image file cannot be read or has another size than its record says.
@@ -132,7 +132,7 @@ class EvalData(Dataset[Sample]):
 
 
 class TrainLoader:
-    """Training batches, epoch after epoch, from worker processes that live as long as the loader.
+    """Yields training batches, epoch after epoch, from worker processes that live as long as the loader.
 
     Args:
         dataset, transform, seed, reduce_jpeg: see `TrainData`.
@@ -170,7 +170,7 @@ class TrainLoader:
 
 
 class EvalLoader:
-    """Evaluation batches in the data set's order, as often as it is iterated over; ``eval_loader`` makes it."""
+    """Yields evaluation batches in the data set's order; ``eval_loader`` makes it."""
 
     def __init__(self, loader: DataLoader[Any], number: int) -> None:
         self._loader = loader

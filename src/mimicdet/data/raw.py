@@ -15,7 +15,7 @@ from mimicdet.errors import UserError
 
 @dataclass(frozen=True)
 class Source:
-    """The place of one split of a data set."""
+    """A source says where one split of a data set lies."""
 
     format: str  # "coco", "voc" or "yolo"
     root: Path
@@ -27,7 +27,7 @@ class Source:
 
 @dataclass(frozen=True)
 class SplitSources:
-    """A data set as found on disk: its format and where each split lies."""
+    """The sources of a data set say its format and where each split lies."""
 
     root: Path
     format: str
@@ -36,7 +36,7 @@ class SplitSources:
 
 @dataclass(frozen=True)
 class RawImage:
-    """An image that exists on disk."""
+    """A raw image exists on disk, and may have a size in the annotations."""
 
     id: int
     file: Path
@@ -47,7 +47,7 @@ class RawImage:
 
 @dataclass
 class RawSplit:
-    """A split as its files have it. N objects; readers append to the lists one object at a time."""
+    """A raw split holds N objects as its files have them; readers append to the lists one object at a time."""
 
     source: Source
     categories: tuple[Category, ...]

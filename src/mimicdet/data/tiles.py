@@ -22,9 +22,9 @@ _BORDER = 0.01
 _COVERED = 0.7
 """A cut box goes when this share of it lies inside a larger one from another tile."""
 _SCORE_RATIO = 0.5
-"""... of at least this multiple of its score."""
+"""It goes only when the larger box has at least this multiple of its score."""
 _ROWS = 512
-"""Cut boxes compared with all boxes at once; bounds the memory."""
+"""So many cut boxes are compared with all boxes at once, which bounds the memory."""
 
 
 def tile_windows(height: int, width: int, tile: int, overlap: float = 0.25) -> list[Window]:

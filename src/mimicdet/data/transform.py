@@ -28,7 +28,7 @@ def resized_size(height: int, width: int, *, shorter_side: int, longer_side: int
 
 
 def _to_tensor(image: np.ndarray) -> Tensor:
-    """(h, w, 3) uint8 array -> (3, h, w) view; read-only and reversed arrays, which torch refuses, are copied."""
+    """Views an array (h, w, 3) uint8 as (3, h, w); read-only and reversed ones, which torch refuses, are copied."""
     return torch.from_numpy(np.require(image, np.uint8, ["C", "W"])).permute(2, 0, 1)
 
 
@@ -49,7 +49,7 @@ def resize_for_inference(image: np.ndarray, shorter_side: int, longer_side: int)
 
 @dataclass(frozen=True)
 class Plan:
-    """A draw of :class:`TrainTransform` for one image, to be done once its pixels are there."""
+    """A plan says what :class:`TrainTransform` drew for one image; it is done once the pixels are there."""
 
     size: tuple[int, int]  # height and width of the whole image
     canvas: tuple[int, int]

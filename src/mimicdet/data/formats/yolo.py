@@ -82,7 +82,7 @@ def _sources(file: Path, document: dict[Any, Any]) -> dict[str, Source]:
 
 
 def _resolve(entry: str, bases: tuple[Path, ...]) -> Path:
-    """An entry's path; where it exists nowhere, the path it should have had."""
+    """Returns an entry's path; where it exists nowhere, the path it should have had."""
     # Roboflow writes ../train/images for the train/images beside its data.yaml.
     spellings = (entry, entry.removeprefix("../"))
     paths = [Path(os.path.normpath(base / spelling)) for spelling in spellings for base in bases]
@@ -145,7 +145,7 @@ def _categories(file: Path) -> tuple[Category, ...]:
 
 
 def _image_files(source: Source, log: FaultLog) -> Iterator[tuple[Path, Path, str]]:
-    """The split's images, each with the folder or list it comes from and the item there."""
+    """Yields the split's images, each with the folder or list it comes from and the item there."""
     for entry in source.images:
         if entry.is_dir():
             for image in list_images(entry):
@@ -170,7 +170,7 @@ def _image_files(source: Source, log: FaultLog) -> Iterator[tuple[Path, Path, st
 
 
 def _label_file(image: Path, root: Path) -> Path:
-    """The file where the image's labels belong. Folders above the data set's root are not looked at."""
+    """Returns the file where the image's labels belong. Folders above the data set's root are not looked at."""
     parts = list(image.parts)
     above = len(root.parts) if image.is_relative_to(root) else 0
     for i in reversed(range(above, len(parts) - 1)):

@@ -23,12 +23,12 @@ from mimicdet.errors import UserError
 from mimicdet.files import new_folder
 
 VISIBLE = 0.5
-"""An object is one in every tile that shows at least this share of it."""
+"""An object counts in every tile that shows at least this share of it."""
 
 
 @dataclass(frozen=True)
 class Cut:
-    """The result of ``cut_datasets``: numbers by split."""
+    """A cut counts what ``cut_datasets`` wrote, by split."""
 
     out: Path
     tiles: dict[str, int]
@@ -47,7 +47,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class Damage:
-    """The damage that cutting does to a split's objects, crowd apart."""
+    """Counts the objects of a split that cutting damages, crowd apart."""
 
     before: int
     lost: int = 0  # no tile shows VISIBLE of them: they are nowhere more than crowd
