@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import deform_conv2d
 
-from mimicdet.ops.deformable import kernel_taps, sample_bilinear
+from mimicdet.ops.sampling import kernel_taps, sample_bilinear
 
 SHAPES = [(7, 5), (1, 1), (3, 4), (1, 6), (9, 2)]
 """Rows and columns of the maps: odd, even, a single cell, single rows."""

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import roi_align
 
-from mimicdet.ops.pool_boxes import pool_boxes
+from mimicdet.ops.sampling import pool_boxes
 
 SHAPES = ((12, 15), (7, 6), (1, 1))
 """Rows and columns of three levels; two images."""

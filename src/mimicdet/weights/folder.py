@@ -27,7 +27,7 @@ WEIGHTS_FILE, DESCRIPTION_FILE = "model.safetensors", "model.json"
 
 @dataclass(frozen=True)
 class ModelDescription:
-    """Holds the content of ``model.json``, checked for form; whoever builds the model checks the sections' own settings."""
+    """Holds ``model.json``, checked for form; whoever builds the model checks the sections' own settings."""
 
     family: str
     model: Mapping[str, Any]
