@@ -183,14 +183,14 @@ def test_no_points_at_all():
 # Boxes
 
 
-SHAPES = ((12, 15), (7, 6), (1, 1))
+LEVELS = ((12, 15), (7, 6), (1, 1))
 """Rows and columns of three levels; two images."""
 CHANNELS = 3
 
 
 def maps() -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
-    return [torch.randn(2, CHANNELS, *shape, generator=generator, dtype=torch.float64) for shape in SHAPES]
+    return [torch.randn(2, CHANNELS, *shape, generator=generator, dtype=torch.float64) for shape in LEVELS]
 
 
 def some_boxes(n: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -221,7 +221,7 @@ def test_values_and_gradients_are_roi_aligns(size: int, samples: int) -> None:
     boxes, image, level = some_boxes(300)
     levels = [feature.requires_grad_() for feature in maps()]
     table = torch.cat([feature.permute(0, 2, 3, 1).flatten(0, 2) for feature in levels])
-    heights, widths = (torch.tensor([shape[k] for shape in SHAPES])[level] for k in (0, 1))
+    heights, widths = (torch.tensor([shape[k] for shape in LEVELS])[level] for k in (0, 1))
     starts = torch.tensor([0, 2 * 12 * 15, 2 * 12 * 15 + 2 * 7 * 6])[level] + image * heights * widths
     found = pool_boxes(table, boxes, start=starts, height=heights, width=widths, size=size, samples=samples)
     expected = by_torchvision(levels, boxes, image, level, size, samples)
