@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mimicdet.data.categories import compare_categories, match_classes, nearest
+from mimicdet.data.categories import compare_categories, did_you_mean, match_classes
 from mimicdet.data.dataset import Category, DetectionDataset, ImageRecord
 from mimicdet.data.faults import FaultLog
 from mimicdet.errors import UserError
@@ -40,8 +40,8 @@ def test_other_ids() -> None:
 
 
 def test_nothing_near() -> None:
-    assert nearest("zebra", ["RBC"]) == ""
-    assert nearest("rbc", ["RBC", "WBC"]) == " (did you mean 'RBC'?)"
+    assert did_you_mean("zebra", ["RBC"]) == ""
+    assert did_you_mean("rbc", ["RBC", "WBC"]) == " (did you mean 'RBC'?)"
 
 
 # Matching by name

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from mimicdet.data.dataset import Category, DetectionDataset
 from mimicdet.data.faults import FaultKind, FaultLog
-from mimicdet.errors import UserError
+from mimicdet.errors import UserError, nearest
 
 
 def compare_categories(
@@ -25,7 +24,7 @@ def compare_categories(
     for name, number in other_ids.items():
         problem = ""
         if name not in ids:
-            near = nearest(name, missing) or nearest(name, list(ids))
+            near = did_you_mean(name, missing) or did_you_mean(name, list(ids))
             problem = f"is not in {expected_from}{near}; use the same names in both"
         elif number != ids[name]:
             problem = f"has id {number}, but {ids[name]} in {expected_from}; give it the same id in both"
@@ -51,7 +50,7 @@ def match_classes(dataset: DetectionDataset, categories: Sequence[Category]) -> 
     unknown = next((name for name in own if name not in names), None)
     if unknown is not None:
         raise UserError(
-            f"{dataset.root}: the model does not know the class '{unknown}'{nearest(unknown, names)}; "
+            f"{dataset.root}: the model does not know the class '{unknown}'{did_you_mean(unknown, names)}; "
             f"it knows {', '.join(names)}"
         )
     free = max((category.id for category in dataset.categories), default=0) + 1
@@ -62,8 +61,7 @@ def match_classes(dataset: DetectionDataset, categories: Sequence[Category]) -> 
     return dataclasses.replace(dataset, categories=matched, images=images)
 
 
-def nearest(name: str, names: Sequence[str]) -> str:
+def did_you_mean(name: str, names: Sequence[str]) -> str:
     """Returns " (did you mean 'fish'?)" with the name most like ``name``, or nothing if none is."""
-    folded = {other.casefold(): other for other in names}
-    near = difflib.get_close_matches(name.casefold(), folded, n=1)
-    return f" (did you mean {folded[near[0]]!r}?)" if near else ""
+    near = nearest(name, names)
+    return f" (did you mean {near!r}?)" if near else ""

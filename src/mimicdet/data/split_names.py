@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeVar
 
-from mimicdet.errors import UserError
+from mimicdet.errors import UserError, nearest
 
 _SAME = (("train", "training"), ("val", "valid", "validation"), ("test", "testing"))
 _ORDER = ("train", "training", "val", "valid", "validation", "trainval", "test", "testing")
@@ -68,8 +67,8 @@ def resolve_split(asked: str, available: Iterable[str], root: Path) -> tuple[str
         spellings = (word, *next((same for same in _SAME if word in same), ()))
         name = next((spelling for spelling in spellings if spelling in names), None)
         if name is None:
-            near = difflib.get_close_matches(word, names, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(names)}"
+            near = nearest(word, names)
+            hint = f"did you mean {near!r}?" if near else f"it has {', '.join(names)}"
             raise UserError(f"{root}: there is no split {word!r}; {hint}")
         if name in chosen:
             raise UserError(f"{root}: split {name!r} is named twice in {asked!r}; name each split once")

@@ -33,7 +33,7 @@ from xml.etree.ElementTree import ParseError
 import defusedxml.ElementTree
 from defusedxml import DefusedXmlException
 
-from mimicdet.data.categories import nearest
+from mimicdet.data.categories import did_you_mean
 from mimicdet.data.dataset import Category
 from mimicdet.data.decode import IMAGE_SUFFIXES, find_image
 from mimicdet.data.faults import FaultKind, FaultLog
@@ -130,7 +130,7 @@ def _read_object(raw: RawSplit, element: Any, item: str, origin: str, one_based:
         problem = "needs a <name>, a <bndbox> of numbers xmin, ymin, xmax, ymax, and <difficult> 0, 1 or none"
         log.add(FaultKind.BROKEN_RECORD, file, item, f"{problem}; correct it")
     elif name not in raw.class_index:
-        problem = f"{name!r} is not among the classes of {origin}{nearest(name, list(raw.class_index))}"
+        problem = f"{name!r} is not among the classes of {origin}{did_you_mean(name, list(raw.class_index))}"
         way_out = f"correct it, or list all classes in {raw.source.root / CLASS_FILES[0]}"
         log.add(FaultKind.UNKNOWN_CATEGORY, file, item, f"{problem}; {way_out}")
     else:
