@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import errno
+import json
+import math
 import os
 import subprocess
 import sys
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mimicdet.errors import UserError
-from mimicdet.files import replace_file
+from mimicdet.files import defined, make_folder, new_folder, replace_file, write_json
 
 
 def test_writes_and_replaces(tmp_path: Path) -> None:
@@ -83,3 +85,50 @@ def test_a_folder_that_is_not_there_or_is_a_file_is_an_error(tmp_path: Path) -> 
     with pytest.raises(UserError, match="folder cannot be written"):
         replace_file(tmp_path / "folder", b"")
     assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
+
+
+def test_json_has_null_for_what_it_has_no_number_for(tmp_path: Path) -> None:
+    content = {"AP": math.nan, "rows": [1, (math.inf, -math.inf, 0.5)], "name": "Ölfaß", "none": None, "flag": True}
+    assert defined(content) == {"AP": None, "rows": [1, [None, None, 0.5]], "name": "Ölfaß", "none": None, "flag": True}
+    write_json(tmp_path / "deep" / "a.json", content)
+    text = (tmp_path / "deep" / "a.json").read_text(encoding="ascii")
+    assert text.endswith("}\n")
+    assert json.loads(text) == defined(content)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file/deep cannot be made \(Not a directory\); choose another folder"):
+        write_json(tmp_path / "file" / "deep" / "a.json", content)
+
+
+def test_a_new_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "out"
+    with new_folder(out) as folder:
+        (folder / "a").touch()
+        assert not out.exists()
+    assert os.listdir(out) == ["a"]
+    assert os.listdir(out.parent) == ["out"]
+    for taken in (out, out / "a"):
+        with pytest.raises(UserError, match="exists already and is not an empty folder"), new_folder(taken):
+            raise AssertionError("nothing is begun")
+    make_folder(empty := tmp_path / "empty")
+    with new_folder(empty) as folder:
+        (folder / "b").touch()
+    assert os.listdir(empty) == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "out: the disk is full; free some space and try again"),
+        (PermissionError(errno.EACCES, "Permission denied", "x.png"), "x.png: Permission denied; check paths and"),
+        (UserError("x.png: is damaged"), "x.png: is damaged"),
+    ],
+)
+def test_nothing_is_left_of_a_folder_that_fails(tmp_path: Path, error: Exception, says: str) -> None:
+    def fill() -> None:
+        with new_folder(tmp_path / "out") as folder:
+            (folder / "a").touch()
+            raise error
+
+    with pytest.raises(UserError, match=says):
+        fill()
+    assert os.listdir(tmp_path) == []

@@ -26,7 +26,8 @@ from mimicdet.models.refinement import Refinement
 from mimicdet.models.s_head import SHead
 from mimicdet.models.trunk import Trunk
 from mimicdet.weights.folder import DESCRIPTION_FILE, load_weights, read_description
-from mimicdet.weights.torchvision import SUFFIXES, read_torchvision
+from mimicdet.weights.state_dict import SUFFIXES
+from mimicdet.weights.torchvision import read_torchvision
 
 
 def _mimicdet(settings: ModelSettings, trunk: Trunk, num_classes: int) -> MimicDet:

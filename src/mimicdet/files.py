@@ -1,21 +1,28 @@
-"""Writing files so that nothing is ever half-written."""
+"""Writing files and folders so that nothing is ever half-written."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import json
+import math
 import os
+import shutil
 import tempfile
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from mimicdet.errors import UserError
 
 
 def make_folder(folder: Path) -> None:
-    """A folder and those above it, where there are none yet; UserError where they cannot be made."""
+    """Makes a folder and those above it, where there are none yet; UserError where they cannot be made."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{folder}: the folder cannot be made ({error.strerror}); choose another one") from error
+        raise UserError(f"{folder} cannot be made ({error.strerror}); choose another folder") from error
 
 
 def replace_file(file: Path, content: bytes) -> None:
@@ -43,3 +50,53 @@ def replace_file(file: Path, content: bytes) -> None:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Writes ``content`` as JSON, whole or not at all, making folders as needed.
+
+    NaN and infinities become null, for JSON has none.
+
+    Raises:
+        UserError: the file or its folder cannot be written.
+    """
+    make_folder(file.parent)
+    replace_file(file, (json.dumps(defined(content), indent=2, allow_nan=False) + "\n").encode())
+
+
+def defined(content: Any) -> Any:
+    """Returns nested dictionaries, lists and tuples with None for every NaN and infinity in them."""
+    if isinstance(content, dict):
+        return {key: defined(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [defined(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def require_empty(folder: Path) -> None:
+    """Raises UserError where there is a file already, or a folder with something in it."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder}: exists already and is not an empty folder; name a new one")
+
+
+@contextlib.contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """Yields a folder to fill, which becomes ``out`` when all has gone well and vanishes otherwise.
+
+    Raises:
+        UserError: ``out`` exists and is not an empty folder; the disk is full; or another fault of the file system.
+    """
+    require_empty(out)
+    partial = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}"
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        if out.exists():
+            out.rmdir()  # it is empty
+        os.replace(partial, out)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise UserError(f"{out}: the disk is full; free some space and try again") from error
+        raise UserError(f"{error.filename or out}: {error.strerror or error}; check paths and permissions") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

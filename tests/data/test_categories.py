@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mimicdet.data.categories import compare_categories, nearest
-from mimicdet.data.dataset import Category
+import numpy as np
+import pytest
+
+from mimicdet.data.categories import compare_categories, did_you_mean, match_classes
+from mimicdet.data.dataset import Category, DetectionDataset, ImageRecord
 from mimicdet.data.faults import FaultLog
+from mimicdet.errors import UserError
 
 CELLS = (Category(1, "RBC"), Category(2, "WBC"), Category(3, "Platelets"))
 
@@ -36,5 +40,54 @@ def test_other_ids() -> None:
 
 
 def test_nothing_near() -> None:
-    assert nearest("zebra", ["RBC"]) == ""
-    assert nearest("rbc", ["RBC", "WBC"]) == " (did you mean 'RBC'?)"
+    assert did_you_mean("zebra", ["RBC"]) == ""
+    assert did_you_mean("rbc", ["RBC", "WBC"]) == " (did you mean 'RBC'?)"
+
+
+# Matching by name
+
+
+def dataset(categories: dict[str, int], *labels: str) -> DetectionDataset:
+    names = list(categories)
+    n = len(labels)
+    record = ImageRecord(
+        id=7, file=Path("a.png"), height=9, width=9, boxes=np.tile([0.0, 0, 1, 1], (n, 1)),
+        labels=np.array([names.index(label) for label in labels], dtype=np.int64), crowd=np.zeros(n, dtype=bool),
+        areas=np.ones(n),
+    )  # fmt: skip
+    return DetectionDataset(
+        root=Path("cells"), split="val", format="coco", images=(record,),
+        categories=tuple(Category(id=i, name=name) for name, i in categories.items()),
+    )  # fmt: skip
+
+
+def model_classes(**ids: int) -> list[Category]:
+    return [Category(id=i, name=name) for name, i in ids.items()]
+
+
+def test_objects_keep_their_class_and_the_data_sets_own_id() -> None:
+    given = dataset({"cat": 5, "dog": 2, "eel": 9}, "eel", "cat", "dog", "cat")
+    matched = match_classes(given, model_classes(dog=0, eel=1, cat=2))
+    assert matched.class_names == ("dog", "eel", "cat")
+    assert [c.id for c in matched.categories] == [2, 9, 5]
+    assert matched.images[0].labels.tolist() == [1, 2, 0, 2]
+    assert [a["category_id"] for a in matched.to_coco()["annotations"]] == [9, 5, 2, 5]
+    assert matched.to_coco()["annotations"] == given.to_coco()["annotations"]
+
+
+def test_a_class_without_objects_may_be_missing() -> None:
+    matched = match_classes(dataset({"cat": 5}, "cat"), model_classes(dog=5, cat=6))
+    assert matched.class_names == ("dog", "cat")
+    assert [c.id for c in matched.categories] == [6, 5]
+    assert matched.images[0].labels.tolist() == [1]
+
+
+def test_a_class_that_the_model_does_not_know_is_an_error() -> None:
+    with pytest.raises(UserError, match=r"cells: the model does not know the class 'cta' \(did you mean 'cat'\?\)"):
+        match_classes(dataset({"cta": 1}), model_classes(cat=1))
+
+
+def test_no_images() -> None:
+    given = dataset({"cat": 1})
+    empty = DetectionDataset(root=given.root, split="val", format="coco", categories=given.categories, images=())
+    assert len(match_classes(empty, model_classes(cat=3))) == 0

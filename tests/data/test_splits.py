@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mimicdet.data.splits import available_splits, load_dataset
-from tests.data.small_sets import BCCD, coco_document, error_of, needs_bccd, write_coco
+from mimicdet.data.splits import available_splits, find_splits, load_dataset
+from tests.data.small_sets import BCCD, coco_document, error_of, needs_bccd, write_coco, write_voc, write_yolo
 
 
 def test_pooled_splits_get_new_ids_only_if_they_clash(tmp_path: Path) -> None:
@@ -64,3 +64,32 @@ def test_bccd() -> None:
     assert (len(train), len(val)) == (48, 16)
     assert sum(len(image.labels) for image in train.images) == 812
     assert train.class_names == ("RBC", "WBC", "Platelets")
+
+
+# Telling the format
+
+
+def test_formats_are_told_apart(tmp_path: Path) -> None:
+    for name, write in (("coco", write_coco), ("voc", write_voc), ("yolo", write_yolo)):
+        write(tmp_path / name)
+        assert find_splits(tmp_path / name).format == name
+
+
+def test_no_data_set(tmp_path: Path) -> None:
+    assert error_of(find_splits, tmp_path / "no").startswith(f"{tmp_path / 'no'}: there is no such file or folder")
+    message = error_of(find_splits, tmp_path)
+    assert message.startswith(f"{tmp_path}: holds no data set in a known layout; looked for COCO (")
+    assert "YOLO (data.yaml" in message
+    assert "PASCAL VOC (Annotations/*.xml" in message
+    (tmp_path / "a.csv").write_text("x")
+    assert "in a known layout" in error_of(find_splits, tmp_path / "a.csv")
+
+
+def test_two_formats_in_one_folder(tmp_path: Path) -> None:
+    write_yolo(tmp_path)
+    file = write_coco(tmp_path)
+    message = error_of(find_splits, tmp_path)
+    assert "annotations in several formats (coco, yolo)" in message
+    assert str(file) in message
+    assert find_splits(file).format == "coco"
+    assert find_splits(tmp_path / "data.yaml").format == "yolo"

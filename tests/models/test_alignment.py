@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
 from mimicdet.models.alignment import AlignedConv, GuidedOffsets, OffsetSource, box_grid_offsets
-from mimicdet.ops.deformable import kernel_taps, sample_bilinear
+from mimicdet.ops.sampling import kernel_taps, sample_bilinear
 
 
 def literal_points(deltas: list[float], k: int) -> list[tuple[float, float]]:

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from mimicdet.config import InferenceSettings, ModelSettings
+from mimicdet.data.categories import match_classes
 from mimicdet.data.dataset import Category, DetectionDataset
-from mimicdet.data.match import match_classes
 from mimicdet.data.tiles import Tiles
 from mimicdet.errors import UserError
 from mimicdet.inference.coco_metrics import coco_metrics

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mimicdet.data.fingerprint import fingerprint
+from mimicdet.data.dataset import fingerprint
 from mimicdet.data.splits import load_dataset
 from tests.data.small_sets import SHARED
 

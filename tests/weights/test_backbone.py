@@ -204,9 +204,9 @@ def broken_files(folder: Path) -> dict[str, Path]:
         ("code", "cannot be read as weights"),
         ("pickle", "cannot be read as weights"),
         ("fake", "cannot be read as weights"),
-        ("number", "holds no state dict of tensors"),
-        ("empty", "holds no state dict of tensors"),
-        ("mixed", "holds no state dict of tensors"),
+        ("number", "holds no weights by name"),
+        ("empty", "holds no weights by name"),
+        ("mixed", "holds no weights by name"),
     ],
 )
 def test_broken_files_get_one_sentence_and_run_nothing(

@@ -13,12 +13,11 @@ from mimicdet import files
 from mimicdet.data.dataset import Category
 from mimicdet.errors import UserError
 from mimicdet.models.mimicdet import MimicDet
-from mimicdet.weights import folder as pretrained_folder
 from mimicdet.weights.folder import load_weights, read_description, save_model
 from tests.tiny import tiny_detector, tiny_settings, tiny_task
 
 CATEGORIES = (Category(7, "cat"), Category(2, "Ölfaß 🐟"), Category(91, "newt"))
-MODEL = {"backbone": "made-up", "levels": [3, 4, 5]}
+MODEL = {"family": "mimicdet", "backbone": "made-up", "levels": [3, 4, 5]}
 INFERENCE = {"positions": 30}
 
 
@@ -119,7 +118,7 @@ def test_a_crash_between_the_two_files_leaves_a_model_that_loads(
             raise KeyboardInterrupt
         real(file, content)
 
-    monkeypatch.setattr(pretrained_folder, "replace_file", crash)
+    monkeypatch.setattr(files, "replace_file", crash)
     with pytest.raises(KeyboardInterrupt):
         save(tmp_path, detector(seed=1), extra={"step": 2})
     assert sorted(os.listdir(tmp_path)) == ["model.json", "model.safetensors"]

@@ -37,8 +37,8 @@ class Cut:
     reading: Reading = field(default_factory=DataOptions)
 
     def run(self) -> int:
-        from mimicdet.data.cut import cut_datasets
         from mimicdet.data.splits import available_splits
+        from mimicdet.data.write.cut import cut_datasets
 
         datasets = {split: self.reading.load(self.data, split) for split in available_splits(self.data)}
         cut = cut_datasets(

@@ -79,7 +79,7 @@ class Export:
         require(self.format)
         measured_on = self._split("val")
         from mimicdet.build import load_model
-        from mimicdet.data.match import match_classes
+        from mimicdet.data.categories import match_classes
         from mimicdet.engine.stop import stop_on_signals
         from mimicdet.export.export import export_model
         from mimicdet.models.faster_rcnn import FasterRcnn

@@ -1,1 +1,1 @@
-"""From a folder of images and boxes to batches: formats, check, decode, transform, order, loader."""
+"""Reads data sets, checks, converts and cuts them, and makes batches of their images and boxes."""

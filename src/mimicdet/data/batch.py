@@ -1,12 +1,12 @@
-"""A batch of differently sized images, padded to one canvas, with padded targets.
+"""A batch of images of different sizes, padded to one canvas, with padded targets.
 
 B images, H W rows and columns of the canvas, M the largest number of objects of an image.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Sample:
-    """One image after its transform, as the loader's workers hand it over."""
+    """A sample is one image after its transform, as the loader's workers hand it over."""
 
     image: Tensor  # (3, h, w) uint8, RGB
     boxes: Tensor  # (M, 4) float32, x1 y1 x2 y2 in pixels of this image
@@ -25,10 +25,16 @@ class Sample:
     original_size: tuple[int, int]  # height, width of the upright file
     seed: int  # of everything random about this image in this epoch (see data/order.py)
 
+    @staticmethod
+    def without_targets(image: Tensor, image_id: int, file: str, original_size: tuple[int, int]) -> Sample:
+        """Returns a sample that holds an image and no objects, for evaluation and prediction."""
+        boxes, labels, crowd = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool)
+        return Sample(image, boxes, labels, crowd, image_id, file, original_size, seed=0)
+
 
 @dataclass(frozen=True)
 class Batch:
-    """What a task trains on. Padding is zero on the right and below; ``sizes`` tells image from padding."""
+    """A batch is what a task trains on. Padding is zero on the right and below; ``sizes`` tells image from padding."""
 
     images: Tensor  # (B, 3, H, W) uint8, RGB
     sizes: Tensor  # (B, 2) int64, height and width of each image inside the canvas
@@ -41,24 +47,16 @@ class Batch:
     original_sizes: tuple[tuple[int, int], ...]
 
     def to(self, device: torch.device | str) -> Batch:
-        """The batch with its tensors on ``device`` (all but the seeds, which only CPU generators read)."""
-
-        def move(tensor: Tensor) -> Tensor:
-            return tensor.to(device, non_blocking=True)
-
-        return Batch(
-            images=move(self.images), sizes=move(self.sizes), boxes=move(self.boxes), labels=move(self.labels),
-            crowd=move(self.crowd), seeds=self.seeds, image_ids=self.image_ids, files=self.files,
-            original_sizes=self.original_sizes,
-        )  # fmt: skip
+        """Returns the batch with its tensors on ``device``; the seeds, which only CPU generators read, stay."""
+        return self._moved(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
-        """The batch in pinned memory; called by the data loader on machines with a GPU."""
-        return Batch(
-            images=self.images.pin_memory(), sizes=self.sizes.pin_memory(), boxes=self.boxes.pin_memory(),
-            labels=self.labels.pin_memory(), crowd=self.crowd.pin_memory(), seeds=self.seeds,
-            image_ids=self.image_ids, files=self.files, original_sizes=self.original_sizes,
-        )  # fmt: skip
+        """Returns the batch in pinned memory; the data loader calls this on machines with a GPU."""
+        return self._moved(Tensor.pin_memory)
+
+    def _moved(self, move: Callable[[Tensor], Tensor]) -> Batch:
+        boxes, labels, crowd = move(self.boxes), move(self.labels), move(self.crowd)
+        return replace(self, images=move(self.images), sizes=move(self.sizes), boxes=boxes, labels=labels, crowd=crowd)
 
 
 def collate(samples: Sequence[Sample], *, divisor: int = 32) -> Batch:
@@ -68,10 +66,10 @@ def collate(samples: Sequence[Sample], *, divisor: int = 32) -> Batch:
     height = -(-max(s.image.shape[1] for s in samples) // divisor) * divisor
     width = -(-max(s.image.shape[2] for s in samples) // divisor) * divisor
     most = max(len(s.labels) for s in samples)
-    images = torch.zeros(len(samples), 3, height, width, dtype=torch.uint8)
-    boxes = torch.zeros(len(samples), most, 4)
-    labels = torch.full((len(samples), most), -1, dtype=torch.int64)
-    crowd = torch.zeros(len(samples), most, dtype=torch.bool)
+    images = torch.zeros(len(samples), 3, height, width, dtype=torch.uint8)  # (B, 3, H, W)
+    boxes = torch.zeros(len(samples), most, 4)  # (B, M, 4)
+    labels = torch.full((len(samples), most), -1, dtype=torch.int64)  # (B, M)
+    crowd = torch.zeros(len(samples), most, dtype=torch.bool)  # (B, M)
     for i, sample in enumerate(samples):
         _, h, w = sample.image.shape
         m = len(sample.labels)
@@ -81,11 +79,11 @@ def collate(samples: Sequence[Sample], *, divisor: int = 32) -> Batch:
         crowd[i, :m] = sample.crowd
     return Batch(
         images=images,
-        sizes=torch.tensor([s.image.shape[1:] for s in samples], dtype=torch.int64),
+        sizes=torch.tensor([s.image.shape[1:] for s in samples], dtype=torch.int64),  # (B, 2)
         boxes=boxes,
         labels=labels,
         crowd=crowd,
-        seeds=torch.tensor([s.seed for s in samples], dtype=torch.int64),
+        seeds=torch.tensor([s.seed for s in samples], dtype=torch.int64),  # (B,)
         image_ids=tuple(s.image_id for s in samples),
         files=tuple(s.file for s in samples),
         original_sizes=tuple(s.original_size for s in samples),
@@ -93,22 +91,8 @@ def collate(samples: Sequence[Sample], *, divisor: int = 32) -> Batch:
 
 
 def pad_to_batch(images: Sequence[Tensor], divisor: int) -> Batch:
-    """Resized images (3, h, w) uint8 on one canvas whose sides are multiples of ``divisor``."""
-    return collate([_sample_without_targets(image) for image in images], divisor=divisor)
-
-
-def _sample_without_targets(image: Tensor) -> Sample:
-    """An image without targets, for ``collate``."""
-    return Sample(
-        image=image,
-        boxes=torch.zeros(0, 4),
-        labels=torch.zeros(0, dtype=torch.int64),
-        crowd=torch.zeros(0, dtype=torch.bool),
-        image_id=0,
-        file="",
-        original_size=(image.shape[1], image.shape[2]),
-        seed=0,
-    )
+    """Puts resized images (3, h, w) uint8 on one canvas whose sides are multiples of ``divisor``."""
+    return collate([Sample.without_targets(i, 0, "", (i.shape[1], i.shape[2])) for i in images], divisor=divisor)
 
 
 def empty_batch(images: Tensor, sizes: Tensor) -> Batch:

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from mimicdet.data.categories import compare_categories
-from mimicdet.data.dataset import Category, DetectionDataset
+from mimicdet.data.dataset import Category, DetectionDataset, fingerprint
 from mimicdet.data.faults import Fault, FaultKind, FaultLog
-from mimicdet.data.fingerprint import fingerprint
-from mimicdet.data.formats.look import find_splits
 from mimicdet.data.split_names import disjoint_splits, resolve_split
-from mimicdet.data.splits import raise_errors, read_split
+from mimicdet.data.splits import compare_splits, find_splits, raise_errors, read_split
 
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What `check_dataset` found. A data set is fit for training when ``errors`` is empty."""
+    """A report lists what `check_dataset` found. A data set is fit for training when ``errors`` is empty."""
 
     root: Path
     format: str
@@ -30,16 +27,17 @@ class CheckReport:
 
     @property
     def errors(self) -> dict[str, int]:
-        """Faults that stop training: counts over all splits by the kind's key."""
+        """Counts the faults that stop training, over all splits, by the kind's key."""
         return self._counts(stops=True)
 
     @property
     def warnings(self) -> dict[str, int]:
-        """Faults that were mended or do no harm, likewise."""
+        """Counts the faults that were mended or do no harm, likewise."""
         return self._counts(stops=False)
 
     @property
     def ok(self) -> bool:
+        """Says whether the data set is fit for training."""
         return not self.errors
 
     def raise_errors(self) -> None:
@@ -47,7 +45,7 @@ class CheckReport:
         raise_errors(self._total(), self.root)
 
     def to_json(self) -> dict[str, Any]:
-        """All of it as plain dictionaries, lists, numbers and text, ready for `json.dump`."""
+        """Returns all of it as plain dictionaries, lists, numbers and text, ready for `json.dump`."""
         return {
             "path": str(self.root),
             "format": self.format,
@@ -62,7 +60,7 @@ class CheckReport:
         }
 
     def lines(self) -> list[str]:
-        """All of it for people to read."""
+        """Returns all of it as lines for people to read."""
         names = {name: None for dataset in self.datasets.values() for name in dataset.class_names}
         lines = [f"{self.root}: {self.format.upper()}, {len(names)} {'class' if len(names) == 1 else 'classes'}"]
         summaries = {split: _summary(self.datasets.get(split)) for split in self.logs}
@@ -74,12 +72,8 @@ class CheckReport:
             return f"  {title:<{width}}  " + "  ".join(padded)
 
         lines.append(row("", list(summaries)))
-        for title, key in (
-            ("images", "images"),
-            ("without objects", "empty_images"),
-            ("boxes", "objects"),
-            ("crowd", "crowd"),
-        ):
+        keys = {"images": "images", "without objects": "empty_images", "boxes": "objects", "crowd": "crowd"}
+        for title, key in keys.items():
             lines.append(row(title, [summary.get(key, "-") for summary in summaries.values()]))
         for name in names:
             lines.append(row(name, [summary.get("classes", {}).get(name, "-") for summary in summaries.values()]))
@@ -117,14 +111,22 @@ def check_dataset(
     verify_images: bool = True,
     progress: bool = True,
 ) -> CheckReport:
-    """Reads the splits of a data set (all of them by default) with the same code as `load_dataset`, and compares
-    their categories with those of the first, which is train where there is one.
+    """Reads the splits of a data set with the same code as `load_dataset`, and collects every fault.
 
-    ``verify_images`` decodes every image in a pool of threads, which finds truncated files; without it only
-    headers are read. ``progress`` shows a bar on a terminal. The report's ``datasets`` are what `load_dataset`
-    would return, so that training need not read them twice.
+    The categories of each split are compared with those of the first, which is train where there is one.
 
-    Raises UserError only when there is no data set at ``path`` or no such split; all other faults are reported.
+    Args:
+        path: see `load_dataset`.
+        splits: names of the splits to read; all of them by default.
+        max_faulty_boxes, voc_one_based: see `load_dataset`.
+        verify_images: decode every image in a pool of threads, which finds truncated files; else only headers are read.
+        progress: show a bar on a terminal.
+
+    Returns:
+        The report. Its ``datasets`` are what `load_dataset` would return, so that training need not read them twice.
+
+    Raises:
+        UserError: there is no data set at ``path``, or no such split; all other faults are reported.
     """
     sources = find_splits(path)
     if splits is None:
@@ -134,30 +136,21 @@ def check_dataset(
         names = tuple(dict.fromkeys(asked))
     logs: dict[str, FaultLog] = {}
     datasets: dict[str, DetectionDataset] = {}
+    read = partial(read_split, sources, max_faulty_boxes=max_faulty_boxes, voc_one_based=voc_one_based)
     for name in names:
-        dataset, logs[name] = read_split(
-            sources,
-            name,
-            max_faulty_boxes=max_faulty_boxes,
-            voc_one_based=voc_one_based,
-            decode=verify_images,
-            progress=progress,
-        )
+        dataset, logs[name] = read(name, decode=verify_images, progress=progress)
         if dataset is not None:
             datasets[name] = dataset
     between = FaultLog()
-    files = {name: sources.splits[name].annotations for name in names}
-    for first, *others in [list(datasets)] if datasets else []:
-        _check_categories(datasets[first], files[first], between)
-        for other in others:
-            compare_categories(
-                datasets[first].categories, datasets[other].categories, files[first], files[other], between
-            )
+    parts = list(datasets.values())
+    if parts:
+        _check_categories(parts[0], sources.splits[parts[0].split].annotations, between)
+    compare_splits(parts, sources, between)
     return CheckReport(sources.root, sources.format, logs, between, datasets)
 
 
 def _check_categories(dataset: DetectionDataset, file: Path, log: FaultLog) -> None:
-    used = set(np.concatenate([image.labels for image in dataset.images] or [np.empty(0, int)]).tolist())
+    used = {label for image in dataset.images for label in image.labels.tolist()}
     if dataset.images and not used:
         log.add(FaultKind.NO_OBJECTS, file, f"split {dataset.split}", "none of its images has an object")
         return
@@ -168,25 +161,21 @@ def _check_categories(dataset: DetectionDataset, file: Path, log: FaultLog) -> N
             log.add(FaultKind.UNUSED_CATEGORY, file, item, f"has no objects in split {dataset.split}")
         spelling = "".join(filter(str.isalnum, category.name.casefold()))
         if spelling and spelling in spellings:
-            log.add(
-                FaultKind.SIMILAR_CATEGORIES, file, item,
-                f"looks like {spellings[spelling].name!r}; merge the two if they mean the same",
-            )  # fmt: skip
+            problem = f"looks like {spellings[spelling].name!r}; merge the two if they mean the same"
+            log.add(FaultKind.SIMILAR_CATEGORIES, file, item, problem)
         spellings.setdefault(spelling, category)
 
 
 def _summary(dataset: DetectionDataset | None) -> dict[str, Any]:
     if dataset is None:
         return {}
-    labels = np.concatenate([image.labels for image in dataset.images] or [np.empty(0, np.int64)])
-    crowd = np.concatenate([image.crowd for image in dataset.images] or [np.empty(0, bool)])
-    counts = np.bincount(labels[~crowd], minlength=len(dataset.categories))
+    counts = Counter(label for image in dataset.images for label in image.labels[~image.crowd].tolist())
     return {
         "images": len(dataset.images),
         "empty_images": sum(not len(image.labels) for image in dataset.images),
-        "objects": len(labels) - int(crowd.sum()),
-        "crowd": int(crowd.sum()),
-        "classes": dict(zip(dataset.class_names, counts.tolist(), strict=True)),
+        "objects": counts.total(),
+        "crowd": sum(int(image.crowd.sum()) for image in dataset.images),
+        "classes": {name: counts[label] for label, name in enumerate(dataset.class_names)},
         "fingerprint": fingerprint(dataset),
     }
 

@@ -25,11 +25,11 @@ import numpy as np
 
 from mimicdet.data.dataset import DetectionDataset, ImageRecord
 from mimicdet.data.faults import EXAMPLES, FAULTY_BOX, Fault, FaultKind, FaultLog
-from mimicdet.data.raw import RawSplit
+from mimicdet.data.raw import RawImage, RawSplit
 from mimicdet.errors import UserError
 
 MIN_SIDE = 0.01
-"""Pixels; shorter sides are no area, smaller overflows no overflow. Float32 tells such edges apart up to 2^16."""
+"""Pixels: shorter sides are no area, smaller overflows no overflow. Float32 tells such edges apart up to 2^16."""
 CLIP_PIXELS = 2.0
 CLIP_FRACTION = 0.01
 """A box over the border by up to CLIP_PIXELS or CLIP_FRACTION of the side, whichever is more, is no fault."""
@@ -37,41 +37,37 @@ GRID = 2.0**-30
 """Coordinates are multiples of this; below 2^22 px float64 holds them, their sums and differences exactly."""
 
 KEEP, CLIPPED, OVERFLOW, OUTSIDE, NO_AREA, INVERTED, NOT_FINITE = range(7)
-_KINDS = {
-    CLIPPED: FaultKind.BOX_CLIPPED,
-    OVERFLOW: FaultKind.BOX_OVERFLOW,
-    OUTSIDE: FaultKind.BOX_OUTSIDE,
-    NO_AREA: FaultKind.BOX_NO_AREA,
-    INVERTED: FaultKind.BOX_INVERTED,
-    NOT_FINITE: FaultKind.BOX_NOT_FINITE,
-}
-_PROBLEMS = {
-    CLIPPED: "is slightly over the border of the image",
-    OVERFLOW: "is far over the border of the image and was clipped",
-    OUTSIDE: "is wholly outside the image",
-    NO_AREA: "has no area",
-    INVERTED: "ends before it begins",
-    NOT_FINITE: "has a coordinate that is not a finite number",
+_FAULTS = {
+    CLIPPED: (FaultKind.BOX_CLIPPED, "is slightly over the border of the image"),
+    OVERFLOW: (FaultKind.BOX_OVERFLOW, "is far over the border of the image and was clipped"),
+    OUTSIDE: (FaultKind.BOX_OUTSIDE, "is wholly outside the image"),
+    NO_AREA: (FaultKind.BOX_NO_AREA, "has no area"),
+    INVERTED: (FaultKind.BOX_INVERTED, "ends before it begins"),
+    NOT_FINITE: (FaultKind.BOX_NOT_FINITE, "has a coordinate that is not a finite number"),
 }
 
 
 def clean_boxes(boxes: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Applies the rules above to N boxes at once.
 
-    ``boxes`` (N, 4) float64 x1 y1 x2 y2 in pixels, anything goes; ``sizes`` (N, 2) height and width of each
-    box's image. Returns the clipped boxes (N, 4) and the verdict of each (N,): KEEP, CLIPPED and OVERFLOW stay,
-    the others are to be dropped (their rows mean nothing).
+    Args:
+        boxes: (N, 4) float64 x1 y1 x2 y2 in pixels, anything goes.
+        sizes: (N, 2) height and width of each box's image.
+
+    Returns:
+        The clipped boxes (N, 4) and the verdict of each (N,): KEEP, CLIPPED and OVERFLOW stay, the others are to be
+        dropped (their rows mean nothing).
     """
-    finite = np.isfinite(boxes).all(axis=1)
+    finite = np.isfinite(boxes).all(axis=1)  # (N,)
     boxes = np.where(finite[:, None], boxes, 0.0)
     with np.errstate(over="ignore"):
         boxes = np.where(np.abs(boxes) < 2.0**22, np.rint(boxes / GRID) * GRID, boxes) + 0.0  # + 0.0: no -0.0
     limits = np.tile(sizes[:, ::-1].astype(np.float64), (1, 2))  # (N, 4) width height width height
     clipped = np.clip(boxes, 0.0, limits)
     with np.errstate(over="ignore"):  # sides of boxes at 1e308 may be infinite, which is long enough
-        sides = boxes[:, 2:] - boxes[:, :2]
-        overflow = np.abs(boxes - clipped)
-    far = (overflow > np.maximum(CLIP_PIXELS, CLIP_FRACTION * limits)).any(axis=1)
+        sides = boxes[:, 2:] - boxes[:, :2]  # (N, 2)
+        overflow = np.abs(boxes - clipped)  # (N, 4)
+    far = (overflow > np.maximum(CLIP_PIXELS, CLIP_FRACTION * limits)).any(axis=1)  # (N,)
     verdict = np.select(
         [
             ~finite,
@@ -88,30 +84,30 @@ def clean_boxes(boxes: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def clean(
-    raw: RawSplit,
-    found: Sequence[tuple[int, int] | UserError],
-    log: FaultLog,
-    *,
-    max_faulty_boxes: float,
+    raw: RawSplit, found: Sequence[tuple[int, int] | UserError], log: FaultLog, *, max_faulty_boxes: float
 ) -> DetectionDataset:
-    """A clean data set of a split's raw records; everything wrong with them goes into ``log``.
+    """Makes a clean data set of a split's raw records; everything wrong with them goes into ``log``.
 
-    ``found`` is what `inspect_images` says of each image: its size, or why it cannot be read. Unreadable images
-    are left out with their objects. Image order is kept, and the order of each image's objects.
+    Unreadable images are left out with their objects. Image order is kept, and the order of each image's objects.
+
+    Args:
+        raw: the split as its files have it.
+        found: the size of each image, or why it cannot be read; from `inspect_images`.
+        log: takes the faults.
+        max_faulty_boxes: a larger share of faulty boxes is a fault of its own.
     """
-    sizes: np.ndarray = np.array([_checked_size(raw, i, found[i], log) for i in range(len(raw.images))], dtype=np.int64)
-    sizes = sizes.reshape(-1, 2)
+    checked = [_checked_size(image, size, log) for image, size in zip(raw.images, found, strict=False)]
+    sizes: np.ndarray = np.array(checked, dtype=np.int64).reshape(-1, 2)
     owners: np.ndarray = np.array(raw.owners, dtype=np.int64)
     boxes: np.ndarray = np.array(raw.boxes, dtype=np.float64).reshape(-1, 4)
     labels: np.ndarray = np.array(raw.labels, dtype=np.int64)
     crowd: np.ndarray = np.array(raw.crowd, dtype=bool)
     areas: np.ndarray = np.array(raw.areas, dtype=np.float64)
-    readable = sizes[:, 0] > 0
 
-    of_readable = readable[owners]
-    rows = np.flatnonzero(of_readable)
+    readable = sizes[:, 0] > 0
+    rows = np.flatnonzero(readable[owners])
     rows = rows[np.argsort(owners[rows], kind="stable")]
-    owners, boxes, labels, crowd, areas = owners[rows], boxes[rows], labels[rows], crowd[rows], areas[rows]
+    owners, boxes, labels, crowd, areas = (column[rows] for column in (owners, boxes, labels, crowd, areas))
     if raw.fractions:
         with np.errstate(over="ignore"):
             boxes = boxes * np.tile(sizes[owners][:, ::-1], (1, 2))
@@ -120,37 +116,25 @@ def clean(
     _limit_faulty(raw, verdict, log, max_faulty_boxes)
 
     kept = verdict <= OVERFLOW
-    rows, owners, boxes, labels = rows[kept], owners[kept], boxes[kept], labels[kept]
-    crowd, areas, verdict = crowd[kept], areas[kept], verdict[kept]
+    columns = (rows, owners, boxes, labels, crowd, areas, verdict)
+    rows, owners, boxes, labels, crowd, areas, verdict = (column[kept] for column in columns)
     own_areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     areas = np.where(np.isfinite(areas) & (areas > 0), areas, own_areas)
     areas = np.where(verdict == KEEP, areas, np.minimum(areas, own_areas))
     _log_duplicates(raw, rows, owners, labels, boxes, log)
 
-    ends = np.searchsorted(owners, np.arange(len(raw.images)), side="right")
+    ends = np.searchsorted(owners, np.arange(len(raw.images)), side="right").tolist()
     records = []
-    start = 0
-    for i, image in enumerate(raw.images):
-        mine = slice(start, start := int(ends[i]))
-        if readable[i]:
-            records.append(
-                ImageRecord(
-                    id=image.id, file=image.file, height=int(sizes[i, 0]), width=int(sizes[i, 1]),
-                    boxes=boxes[mine], labels=labels[mine], crowd=crowd[mine], areas=areas[mine],
-                )
-            )  # fmt: skip
-    return DetectionDataset(
-        root=raw.source.root,
-        split=raw.source.split,
-        format=raw.source.format,
-        categories=raw.categories,
-        images=tuple(records),
-    )
+    for image, (height, width), start, end in zip(raw.images, sizes.tolist(), [0, *ends], ends, strict=False):
+        if height:
+            own = boxes[start:end], labels[start:end], crowd[start:end], areas[start:end]
+            records.append(ImageRecord(image.id, image.file, height, width, *own))
+    source = raw.source
+    return DetectionDataset(source.root, source.split, source.format, raw.categories, tuple(records))
 
 
-def _checked_size(raw: RawSplit, index: int, found: tuple[int, int] | UserError, log: FaultLog) -> tuple[int, int]:
-    """The image's true size, or (0, 0) for an image that cannot be read."""
-    image = raw.images[index]
+def _checked_size(image: RawImage, found: tuple[int, int] | UserError, log: FaultLog) -> tuple[int, int]:
+    """Returns the image's true size, or (0, 0) for an image that cannot be read."""
     if isinstance(found, UserError):
         log.add_error(FaultKind.UNREADABLE_IMAGE, found)
         return 0, 0
@@ -163,20 +147,16 @@ def _checked_size(raw: RawSplit, index: int, found: tuple[int, int] | UserError,
             )
         else:
             reason = "correct the recorded size, or restore the image that the boxes were drawn on"
-        log.add(
-            FaultKind.WRONG_SIZE,
-            image.annotations,
-            image.item,
-            f"the size is recorded as {width} x {height} (width x height), but {image.file} is "
-            f"{found[1]} x {found[0]}: {reason}",
-        )
+        recorded = f"the size is recorded as {width} x {height} (width x height)"
+        problem = f"{recorded}, but {image.file} is {found[1]} x {found[0]}: {reason}"
+        log.add(FaultKind.WRONG_SIZE, image.annotations, image.item, problem)
     return found
 
 
 def _log_boxes(raw: RawSplit, rows: np.ndarray, verdict: np.ndarray, log: FaultLog) -> None:
-    for value, kind in _KINDS.items():
+    for value, (kind, problem) in _FAULTS.items():
         hits = rows[verdict == value]
-        log.add_many(kind, len(hits), [_box_fault(raw, int(row), kind, _PROBLEMS[value]) for row in hits[:EXAMPLES]])
+        log.add_many(kind, len(hits), [_box_fault(raw, int(row), kind, problem) for row in hits[:EXAMPLES]])
 
 
 def _box_fault(raw: RawSplit, row: int, kind: FaultKind, problem: str) -> Fault:
@@ -194,14 +174,12 @@ def _limit_faulty(raw: RawSplit, verdict: np.ndarray, log: FaultLog, most: float
         listed = ", ".join(f"{count} {kind.key}" for count, kind in kinds)
         first = log.examples[max(kinds, key=lambda pair: pair[0])[1]][0]
         item = f"{first.item} of {first.file}" if first.file != raw.source.annotations else first.item
-        log.add(
-            FaultKind.TOO_MANY_FAULTY_BOXES,
-            raw.source.annotations,
-            "",
+        problem = (
             f"{faulty} of the {len(verdict)} boxes of split {raw.source.split} are faulty ({listed}; for example "
             f"{item}), more than the allowed share of {most:.3g}; mend them, or allow more by "
-            "--max_faulty_boxes (in training --data.max_faulty_boxes)",
+            "--max_faulty_boxes (in training --data.max_faulty_boxes)"
         )
+        log.add(FaultKind.TOO_MANY_FAULTY_BOXES, raw.source.annotations, "", problem)
 
 
 def _log_duplicates(
@@ -212,8 +190,5 @@ def _log_duplicates(
     table = np.column_stack([owners, labels, boxes])
     order = np.lexsort(table.T[::-1])
     again = order[1:][(table[order[1:]] == table[order[:-1]]).all(axis=1)]
-    kind = FaultKind.DUPLICATE_OBJECT
-    examples = [
-        _box_fault(raw, int(row), kind, "is listed twice with the same class") for row in rows[again[:EXAMPLES]]
-    ]
-    log.add_many(kind, len(again), examples)
+    kind, problem = FaultKind.DUPLICATE_OBJECT, "is listed twice with the same class"
+    log.add_many(kind, len(again), [_box_fault(raw, int(row), kind, problem) for row in rows[again[:EXAMPLES]]])

@@ -1,6 +1,6 @@
 """Writes a data set in another format; boxes, classes and splits survive to the last bit.
 
-What each format can carry, besides images, boxes, class names and their order:
+Each format can carry, beside images, boxes, class names and their order:
 
 | | COCO | VOC | YOLO |
 |---|---|---|---|
@@ -11,39 +11,35 @@ What each format can carry, besides images, boxes, class names and their order:
 | areas other than width x height | kept | lost | lost |
 | split names | kept | kept | valid becomes val |
 
-Images are copied as they are. An image whose name is taken (VOC keeps all splits in one folder) gets its split's
+Images are copied unchanged. An image whose name is taken (VOC keeps all splits in one folder) gets its split's
 name in front. VOC output counts pixels from 0 and lists the classes, in their order, in classes.txt.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import errno
-import json
-import os
 import shutil
-import sys
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-from xml.etree import ElementTree
 
-import yaml
 from tqdm import tqdm
 
-from mimicdet.data.dataset import DetectionDataset, ImageRecord
+from mimicdet.data.dataset import DetectionDataset
 from mimicdet.data.decode import IMAGE_SUFFIXES
-from mimicdet.data.formats.look import find_splits
 from mimicdet.data.split_names import disjoint_splits, standard_name
-from mimicdet.data.splits import load_dataset, require_same_categories
+from mimicdet.data.splits import find_splits, load_dataset, require_same_categories
+from mimicdet.data.write import coco, voc, yolo
 from mimicdet.errors import UserError
+from mimicdet.files import new_folder, require_empty
+
+_WRITERS = {"coco": coco, "voc": voc, "yolo": yolo}
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What `convert_dataset` wrote."""
+    """A conversion says where `convert_dataset` wrote a data set, and how much of it."""
 
     out: Path
     format: str
@@ -52,7 +48,7 @@ class Conversion:
     crowd_left_out: int  # crowd regions that YOLO has no way to write: they became background
 
     def lines(self) -> list[str]:
-        """The same for people to read."""
+        """Returns the same as lines for people to read."""
         lines = [f"{self.out}: {self.format.upper()}"]
         lines += [f"  {split}: {n} images, {self.objects[split]} objects" for split, n in self.images.items()]
         if self.crowd_left_out:
@@ -69,17 +65,24 @@ def convert_dataset(
     voc_one_based: bool = False,
     progress: bool = True,
 ) -> Conversion:
-    """Reads all splits at ``path`` and writes them to the folder ``out``, which must be new or empty.
+    """Reads all splits of a data set and writes them to a folder in another format.
 
-    Boxes are written as `load_dataset` cleans them. ``voc_one_based`` says how to read VOC files, as there.
-    The folder appears only when it is complete. Raises UserError for faulty data, an ``out`` that holds
-    something, and a full disk.
+    Boxes are written as `load_dataset` cleans them.
+
+    Args:
+        path: see `load_dataset`.
+        out: folder, new or empty; it appears only when it is complete.
+        to: the format to write.
+        max_faulty_boxes, voc_one_based: see `load_dataset`.
+        progress: show a bar on a terminal.
+
+    Raises:
+        UserError: the data is faulty, ``out`` holds something, or the disk is full.
     """
     out = Path(out).expanduser()
     if to not in _WRITERS:
         raise UserError(f"{out}: {to!r} is no format to write; choose one of {', '.join(_WRITERS)}")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: exists already and is not an empty folder; name a new one")
+    require_empty(out)
     sources = find_splits(path)
     datasets = {}
     for split in disjoint_splits(sources.splits):
@@ -93,50 +96,34 @@ def convert_dataset(
             sources.root, split, max_faulty_boxes=max_faulty_boxes, voc_one_based=voc_one_based
         )
     require_same_categories(list(datasets.values()), sources)
-    partial = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}"
     try:
-        partial.mkdir(parents=True)
-        named = _unique_names(datasets, shared_folder=to == "voc", known_suffix=to != "coco")
-        _WRITERS[to](partial, named)
-        folders = {split: partial / _IMAGE_FOLDERS[to].format(split=split) for split in named}
-        _copy_images(datasets, named, folders, progress=progress)
-        if out.exists():
-            out.rmdir()  # empty
-        os.replace(partial, out)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise UserError(f"{out}: the disk is full; free some space and convert again") from None
-        raise UserError(f"{error.filename or out}: {error.strerror or error}; check paths and permissions") from None
+        with new_folder(out) as folder:
+            named = _unique_names(datasets, to)
+            _WRITERS[to].write(folder, named)
+            _copy_images(datasets, named, folder, _WRITERS[to].IMAGES, progress=progress)
     except UnicodeEncodeError as error:
         raise UserError(f"{sources.root}: the file name {error.object!r} is not valid Unicode; rename it") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    crowd = {split: sum(int(r.crowd.sum()) for r in dataset.images) for split, dataset in datasets.items()}
+    left_out = crowd if to == "yolo" else dict.fromkeys(datasets, 0)
     return Conversion(
         out=out,
         format=to,
         images={split: len(dataset) for split, dataset in datasets.items()},
-        objects={split: sum(len(_written(to, r)) for r in dataset.images) for split, dataset in datasets.items()},
-        crowd_left_out=sum(int(r.crowd.sum()) for d in datasets.values() for r in d.images) if to == "yolo" else 0,
+        objects={s: sum(len(r.labels) for r in dataset.images) - left_out[s] for s, dataset in datasets.items()},
+        crowd_left_out=sum(left_out.values()),
     )
 
 
-def _written(to: str, record: ImageRecord) -> list[int]:
-    """Indices of the image's objects that the format can carry."""
-    return [i for i, crowd in enumerate(record.crowd.tolist()) if not (crowd and to == "yolo")]
-
-
-def _unique_names(
-    datasets: Mapping[str, DetectionDataset], *, shared_folder: bool, known_suffix: bool
-) -> dict[str, DetectionDataset]:
-    """The data sets with each image's file replaced by its new name; stems are unique in a folder."""
+def _unique_names(datasets: Mapping[str, DetectionDataset], to: str) -> dict[str, DetectionDataset]:
+    """Replaces each image's file by its new name; stems are unique in a folder."""
     named = {}
     taken: set[str] = set()
     for split, dataset in datasets.items():
-        if not shared_folder:
+        if to != "voc":  # which keeps all splits in one folder
             taken = set()
         images = []
         for record in dataset.images:
-            if known_suffix and record.file.suffix.lower() not in IMAGE_SUFFIXES:
+            if to != "coco" and record.file.suffix.lower() not in IMAGE_SUFFIXES:
                 raise UserError(f"{record.file}: its name does not end as an image's, such as .jpg; rename it")
             name, count = Path(record.file.name), 1
             while name.stem.casefold() in taken:
@@ -151,84 +138,15 @@ def _unique_names(
 def _copy_images(
     datasets: Mapping[str, DetectionDataset],
     named: Mapping[str, DetectionDataset],
-    folders: Mapping[str, Path],
+    out: Path,
+    place: str,
     *,
     progress: bool,
 ) -> None:
-    pairs = [
-        (record.file, folders[split] / new.file)
-        for split in datasets
-        for record, new in zip(datasets[split].images, named[split].images, strict=True)
-    ]
-    hide = not (progress and sys.stderr.isatty())
-    for folder in folders.values():
+    pairs = []
+    for split, dataset in datasets.items():
+        folder = out / place.format(split=split)
         folder.mkdir(parents=True, exist_ok=True)
-    for source, target in tqdm(pairs, desc="copy", unit="image", disable=hide, leave=False):
+        pairs += [(a.file, folder / b.file) for a, b in zip(dataset.images, named[split].images, strict=True)]
+    for source, target in tqdm(pairs, desc="copy", unit="image", disable=None if progress else True, leave=False):
         shutil.copyfile(source, target)
-
-
-def _write_coco(out: Path, datasets: Mapping[str, DetectionDataset]) -> None:
-    for split, dataset in datasets.items():
-        text = json.dumps(dataset.to_coco(), ensure_ascii=False, allow_nan=False)
-        (out / f"{split}.json").write_text(text + "\n", encoding="utf-8")
-
-
-def _write_yolo(out: Path, datasets: Mapping[str, DetectionDataset]) -> None:
-    for split, dataset in datasets.items():
-        folder = out / "labels" / split
-        folder.mkdir(parents=True)
-        for record in dataset.images:
-            lines = []
-            for i in _written("yolo", record):
-                x1, y1, x2, y2 = record.boxes[i].tolist()
-                fractions = (
-                    (x1 + x2) / 2 / record.width, (y1 + y2) / 2 / record.height,
-                    (x2 - x1) / record.width, (y2 - y1) / record.height,
-                )  # fmt: skip
-                lines.append(" ".join(map(str, (int(record.labels[i]), *fractions))) + "\n")
-            (folder / f"{record.file.stem}.txt").write_text("".join(lines), encoding="utf-8")
-    names = next(iter(datasets.values())).class_names
-    document = {split: f"images/{split}" for split in datasets} | {"names": dict(enumerate(names))}
-    text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
-    (out / "data.yaml").write_text(text, encoding="utf-8")
-
-
-def _write_voc(out: Path, datasets: Mapping[str, DetectionDataset]) -> None:
-    annotations, lists = out / "Annotations", out / "ImageSets" / "Main"
-    annotations.mkdir()
-    lists.mkdir(parents=True)
-    for split, dataset in datasets.items():
-        for record in dataset.images:
-            tree = _voc_tree(record, dataset.class_names)
-            tree.write(annotations / f"{record.file.stem}.xml", encoding="utf-8")
-        stems = "".join(f"{record.file.stem}\n" for record in dataset.images)
-        (lists / f"{split}.txt").write_text(stems, encoding="utf-8")
-    names = next(iter(datasets.values())).class_names
-    (out / "classes.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
-
-
-def _voc_tree(record: ImageRecord, names: tuple[str, ...]) -> ElementTree.ElementTree:
-    root = ElementTree.Element("annotation")
-
-    def put(parent: ElementTree.Element, tag: str, text: object) -> None:
-        ElementTree.SubElement(parent, tag).text = str(text)
-
-    put(root, "folder", "JPEGImages")
-    put(root, "filename", record.file)
-    size = ElementTree.SubElement(root, "size")
-    put(size, "width", record.width)
-    put(size, "height", record.height)
-    put(size, "depth", 3)
-    for box, label, crowd in zip(record.boxes.tolist(), record.labels.tolist(), record.crowd.tolist(), strict=True):
-        element = ElementTree.SubElement(root, "object")
-        put(element, "name", names[label])
-        put(element, "difficult", int(crowd))
-        corners = ElementTree.SubElement(element, "bndbox")
-        for tag, value in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True):
-            put(corners, tag, int(value) if value.is_integer() else value)  # many readers know whole numbers only
-    ElementTree.indent(root)
-    return ElementTree.ElementTree(root)
-
-
-_WRITERS = {"coco": _write_coco, "voc": _write_voc, "yolo": _write_yolo}
-_IMAGE_FOLDERS = {"coco": "{split}", "voc": "JPEGImages", "yolo": "images/{split}"}

@@ -1,4 +1,4 @@
-"""From an image file to upright 8-bit RGB pixels, safely.
+"""Image files: finding them in folders, and reading them, safely, as upright 8-bit RGB pixels.
 
 Every kind of pixel becomes (h, w, 3) uint8 RGB by a fixed rule that looks at nothing but the pixel itself:
 
@@ -15,15 +15,18 @@ all speak of the image as a viewer shows it.
 
 from __future__ import annotations
 
+import os
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
+from tqdm import tqdm
 
 from mimicdet.errors import UserError
 
@@ -34,14 +37,14 @@ kB can claim gigabytes). Just below the size at which Pillow itself refuses (2 *
 IMAGE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif", ".jp2", ".ppm", ".pgm")
 )
-"""What an image file's name ends with, in lower case, where a folder is searched for images."""
+"""The endings of image files' names, in lower case, by which a folder is searched for images."""
 
 # Raster formats only: some of Pillow's other readers start programs (EPS runs Ghostscript).
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
 
 _REDUCIBLE = ("JPEG", "MPO")
 REDUCTIONS = (8, 4, 2, 1)
-"""Fractions of its size at which a JPEG file can be decoded."""
+"""Divisors of its sides by which a JPEG file can be decoded."""
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -58,22 +61,24 @@ _warnings_lock = threading.Lock()
 
 
 class PixelRangeError(ValueError):
-    """Pixels whose values have no fixed range, so that no rule says what white is."""
+    """The pixels' values have no fixed range, so that no rule says which of them is white."""
 
 
 def read_image(file: Path) -> np.ndarray:
-    """The file's pixels, upright: (h, w, 3) uint8 RGB, contiguous.
+    """Returns the file's pixels, upright: (h, w, 3) uint8 RGB, contiguous.
 
-    Raises UserError when the file is missing, truncated, damaged, no image, or has over MAX_PIXELS pixels.
+    Raises:
+        UserError: the file is missing, truncated, damaged, no image, or has over MAX_PIXELS pixels.
     """
     with _opened(file) as image:
         return to_rgb(image)
 
 
 def read_reduced(file: Path, reduction: int) -> tuple[np.ndarray, tuple[int, int], int]:
-    """As :func:`read_image`, JPEG files at a fraction of their size: their finer frequencies are never computed.
+    """Reads a file as :func:`read_image` does, but JPEG files at a fraction of their size, which takes less time.
 
     Args:
+        file: the image; the finer frequencies of a JPEG file are never computed.
         reduction: one of ``REDUCTIONS``, the most by which sides may be divided (and rounded up). Other files come
             whole, and turned ones by a divisor of their sides: the odd pixels would move to the front.
 
@@ -93,15 +98,16 @@ def read_reduced(file: Path, reduction: int) -> tuple[np.ndarray, tuple[int, int
 
 
 def image_size(file: Path) -> tuple[int, int]:
-    """Height and width of the upright image, from the file's header alone. Raises UserError as read_image does."""
+    """Returns height and width of the upright image, from the file's header; raises UserError as read_image does."""
     with _opened(file) as image:
         return _upright_size(image)
 
 
 def to_rgb(image: Image.Image) -> np.ndarray:
-    """A Pillow image's pixels, upright: (h, w, 3) uint8 RGB, contiguous, by the rules at the top of this file.
+    """Returns a Pillow image's pixels, upright, by the rules at the top of this file: (h, w, 3) uint8 RGB, contiguous.
 
-    Raises PixelRangeError for pixels without a fixed range (32-bit floats, integers over 65535).
+    Raises:
+        PixelRangeError: the pixels have no fixed range (32-bit floats, integers over 65535).
     """
     turn = _UPRIGHT.get(orientation(image))  # before load(), which makes TIFFs upright and drops their tag
     image.load()
@@ -120,7 +126,7 @@ def to_rgb(image: Image.Image) -> np.ndarray:
 
 
 def orientation(image: Image.Image) -> int:
-    """The image's orientation, 1 (upright) to 8 as EXIF numbers it; 5 and above swap height and width."""
+    """Returns the image's orientation, 1 (upright) to 8 as EXIF numbers it; 5 and above swap height and width."""
     if getattr(image, "tag_v2", None) is not None:
         return 1  # a TIFF: Pillow turns it upright itself while loading, and its size is upright from the start
     try:
@@ -151,7 +157,7 @@ def _formats() -> tuple[str, ...]:
 
 @contextmanager
 def _opened(file: Path) -> Iterator[Image.Image]:
-    """The file opened by Pillow, its size checked; whatever goes wrong inside becomes a UserError."""
+    """Opens a file with Pillow and checks its size; whatever goes wrong inside becomes a UserError."""
     try:
         with open(file, "rb") as stream:
             stream.peek(1)  # wait for a slow disk outside the lock
@@ -192,3 +198,55 @@ def _opened(file: Path) -> Iterator[Image.Image]:
             f"{file}: the image is truncated, damaged or of an unknown kind ({error}); "
             "copy it again, or remove it and its annotations"
         ) from None
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Returns all image files in a folder and its subfolders but hidden ones, told by their suffix, sorted by path."""
+    found: list[Path] = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [
+            Path(parent, name)
+            for name in files
+            if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")
+        ]
+    return sorted(found)
+
+
+def find_image(name: str, folders: Iterable[Path]) -> Path | None:
+    """Returns the first file of that name (a relative path, perhaps with backslashes) in the folders, in order."""
+    for spelling in (name, name.replace("\\", "/")) if "\\" in name else (name,):
+        for folder in folders:
+            file = os.path.join(folder, spelling)
+            if os.path.isfile(file):
+                return Path(file)
+    return None
+
+
+def inspect_images(
+    files: Sequence[Path], *, decode: bool, progress: bool, label: str
+) -> list[tuple[int, int] | UserError]:
+    """Reads the size of many images in a pool of threads.
+
+    Args:
+        files: the images.
+        decode: decode the pixels too, which finds truncated files.
+        progress: show a bar with ``label`` on a terminal.
+
+    Returns:
+        Height and width of each upright image, or the UserError that says why it cannot be read.
+    """
+
+    def inspect(file: Path) -> tuple[int, int] | UserError:
+        try:
+            if decode:
+                height, width, _ = read_image(file).shape
+                return height, width
+            return image_size(file)
+        except UserError as error:
+            return error
+
+    hide = None if progress else True  # None hides the bar where nobody looks at a terminal
+    with ThreadPoolExecutor(thread_name_prefix="images") as pool:  # Ctrl-C cancels what pool.map has not begun
+        found = pool.map(inspect, files)
+        return list(tqdm(found, total=len(files), desc=label, unit="image", disable=hide, leave=False))

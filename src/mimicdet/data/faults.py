@@ -1,4 +1,4 @@
-"""What can be wrong with a data set: the kinds of fault, and the log they are counted in."""
+"""Faults of a data set: their kinds, and the log they are counted in."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 from mimicdet.errors import UserError
 
 EXAMPLES = 5
-"""Faults of one kind that are kept in full; the rest are only counted."""
+"""So many faults of one kind are kept in full; the rest are only counted."""
 
 
 class FaultKind(Enum):
-    """A kind of fault: its key in reports, whether it stops training, and what it is called."""
+    """A kind of fault has a key for reports and a title, and stops training or does not."""
 
     def __init__(self, key: str, stops: bool, title: str) -> None:
         self.key = key
@@ -60,12 +60,12 @@ FAULTY_BOX = (
     FaultKind.BOX_OUTSIDE,
     FaultKind.BOX_OVERFLOW,
 )
-"""The kinds whose share of all boxes `--data.max_faulty_boxes` limits. Small overflows are not among them."""
+"""`--data.max_faulty_boxes` limits the share of these among all boxes. Small overflows are not among them."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault: where it is, and what is wrong and how to mend it."""
+    """A fault says where something is wrong, what, and how to mend it."""
 
     kind: FaultKind
     file: Path
@@ -73,17 +73,19 @@ class Fault:
     problem: str
 
     def sentence(self) -> str:
+        """Returns the fault as one sentence that begins with the file."""
         return f"{self.file}: {self.item}: {self.problem}" if self.item else f"{self.file}: {self.problem}"
 
 
 @dataclass
 class FaultLog:
-    """Counts of all faults by kind, and the first few of each kind."""
+    """A log counts all faults by kind, and keeps the first few of each kind."""
 
     counts: Counter[FaultKind] = field(default_factory=Counter)
     examples: dict[FaultKind, list[Fault]] = field(default_factory=dict)
 
     def add(self, kind: FaultKind, file: Path, item: str, problem: str) -> None:
+        """Counts a fault; the arguments are the fields of `Fault`."""
         self.add_many(kind, 1, [Fault(kind, file, item, problem)])
 
     def add_many(self, kind: FaultKind, count: int, first: Iterable[Fault]) -> None:
@@ -102,12 +104,14 @@ class FaultLog:
         self.add(kind, Path(file), "", problem)
 
     def merge(self, other: FaultLog) -> None:
+        """Counts the faults of another log too."""
         for kind, count in other.counts.items():
             self.add_many(kind, count, other.examples[kind])
 
     def first_error(self) -> Fault | None:
-        """The first fault that stops training, in the order of the kinds above."""
+        """Returns the first fault that stops training, in the order of the kinds above, None if there is none."""
         return next((self.examples[kind][0] for kind in FaultKind if kind.stops and self.counts[kind]), None)
 
     def count_errors(self) -> int:
+        """Returns the number of faults that stop training."""
         return sum(count for kind, count in self.counts.items() if kind.stops)

@@ -6,7 +6,6 @@ the number of workers, 0 included, changes no byte of it.
 
 from __future__ import annotations
 
-import dataclasses
 import multiprocessing
 import os
 import signal
@@ -35,7 +34,7 @@ from mimicdet.errors import UserError
 
 
 class _Records:
-    """The data set's records as a few flat arrays: item index -> ImageRecord.
+    """The data set's records, kept as a few flat arrays: item index -> ImageRecord.
 
     Every worker gets its own copy of the records. As objects, COCO's 118,000 images take 2 s to send, 2 s to
     receive and 150 MB in each worker; as arrays a tenth of that.
@@ -56,19 +55,22 @@ class _Records:
 
     def __getitem__(self, index: int) -> ImageRecord:
         own = slice(self.starts[index], self.starts[index + 1])
-        height, width = self.sizes[index]
-        return ImageRecord(
-            id=self.ids[index], file=Path(self.files[index]), height=height, width=width, boxes=self.boxes[own],
-            labels=self.labels[own], crowd=self.crowd[own], areas=self.areas[own],
-        )  # fmt: skip
+        objects = self.boxes[own], self.labels[own], self.crowd[own], self.areas[own]
+        return ImageRecord(self.ids[index], Path(self.files[index]), *self.sizes[index], *objects)
 
 
 def _read(record: ImageRecord, scale: float = 1.0) -> tuple[np.ndarray, int]:
-    """The record's image, a JPEG file at the smallest fraction of its size that is ``scale`` or more, and by how many
-    times its sides are reduced; UserError when it cannot be read or is not of the size that its boxes belong to."""
+    """Reads a record's image, a JPEG file at the smallest fraction of its size that is ``scale`` or more.
+
+    Returns:
+        The pixels, and by what its sides are divided.
+
+    Raises:
+        UserError: it cannot be read, or is not of the size that its boxes belong to.
+    """
     reduction = next((r for r in REDUCTIONS if r * scale <= 1), 1)
     image, (height, width), reduction = read_reduced(record.file, reduction)
-    if (height, width) != (record.height, record.width):
+    if (height, width) != record.size:
         raise UserError(
             f"{record.file}: the image is {width} x {height} pixels but its record says {record.width} x "
             f"{record.height}; correct the record (`mimicdet check` lists them all), and change no files "
@@ -78,10 +80,16 @@ def _read(record: ImageRecord, scale: float = 1.0) -> tuple[np.ndarray, int]:
 
 
 class TrainData(Dataset[Sample]):
-    """Images of a data set, augmented: item (epoch, index) -> Sample, a pure function of the two and the seed.
+    """Augments images of a data set: item (epoch, index) -> Sample, a pure function of the two and the seed.
 
-    With ``reduce_jpeg``, JPEG files much larger than the network reads them are not decoded in full.
-    Raises UserError when the image file cannot be read or has another size than its record says.
+    Args:
+        dataset: images and objects.
+        transform: augments them.
+        seed: of the run.
+        reduce_jpeg: do not decode JPEG files in full that are much larger than the network reads them.
+
+    Raises:
+        UserError: by an item whose image file cannot be read or has another size than its record says.
     """
 
     def __init__(
@@ -99,13 +107,10 @@ class TrainData(Dataset[Sample]):
         epoch, index = key
         record = self.records[index]
         seed = image_seed(self.seed, epoch, index)
-        plan = self.transform.plan((record.height, record.width), torch.Generator().manual_seed(seed))
+        plan = self.transform.plan(record.size, torch.Generator().manual_seed(seed))
         pixels, reduction = _read(record, plan.scale if self.reduce_jpeg else 1.0)
-        image, boxes, labels, crowd = plan.apply(pixels, record.boxes, record.labels, record.crowd, reduction=reduction)
-        return Sample(
-            image=image, boxes=boxes, labels=labels, crowd=crowd, image_id=record.id, file=str(record.file),
-            original_size=(record.height, record.width), seed=sampling_seed(seed),
-        )  # fmt: skip
+        transformed = plan.apply(pixels, record.boxes, record.labels, record.crowd, reduction=reduction)
+        return Sample(*transformed, record.id, str(record.file), record.size, sampling_seed(seed))
 
 
 _AHEAD = 2
@@ -113,9 +118,10 @@ _AHEAD = 2
 
 
 class EvalData(Dataset[Sample]):
-    """Images of a data set at inference size, without targets: item (index, window or None) -> Sample.
+    """Reads images of a data set at inference size, without targets: item (index, window or None) -> Sample.
 
-    Raises UserError when the image file cannot be read or has another size than its record says.
+    Raises:
+        UserError: by an item whose image file cannot be read or has another size than its record says.
     """
 
     def __init__(self, dataset: DetectionDataset, *, shorter_side: int, longer_side: int) -> None:
@@ -137,20 +143,18 @@ class EvalData(Dataset[Sample]):
                 self._last = index, _read(record)[0]
             x1, y1, x2, y2 = window
             pixels = self._last[1][y1:y2, x1:x2]
-        return Sample(
-            image=resize_for_inference(pixels, self.shorter_side, self.longer_side),
-            boxes=torch.zeros(0, 4),
-            labels=torch.zeros(0, dtype=torch.int64),
-            crowd=torch.zeros(0, dtype=torch.bool),
-            image_id=record.id,
-            file=str(record.file),
-            original_size=(pixels.shape[0], pixels.shape[1]),
-            seed=0,
-        )
+        image = resize_for_inference(pixels, self.shorter_side, self.longer_side)
+        return Sample.without_targets(image, record.id, str(record.file), (pixels.shape[0], pixels.shape[1]))
 
 
 class TrainLoader:
-    """Training batches, epoch after epoch, from worker processes that live as long as the loader.
+    """Yields training batches, epoch after epoch, from worker processes that live as long as the loader.
+
+    Args:
+        dataset, transform, seed, reduce_jpeg: see `TrainData`.
+        workers: processes that read images; 0 reads them in this one.
+        pin_memory: for copies to a GPU.
+        divisor: of the canvas' sides.
 
     Workers start as fresh interpreters (see ``_start_method``): a script that trains without the ``mimicdet``
     command needs Python's usual ``if __name__ == "__main__":`` around it, or ``workers=0``.
@@ -168,22 +172,23 @@ class TrainLoader:
         reduce_jpeg: bool = True,
     ) -> None:
         data = TrainData(dataset, transform, seed, reduce_jpeg=reduce_jpeg)
-        self._keys = _Keys()
+        self._keys: list[list[tuple[int, int]]] = []  # of each batch of the epoch
         self._loader = _data_loader(data, self._keys, workers, pin_memory, divisor, persistent=True)
 
     def epoch(self, epoch: int, batches: Sequence[Sequence[int]], *, start_batch: int = 0) -> Iterator[Batch]:
-        """The batches of image indices ``batches[start_batch:]`` of ``epoch``; one epoch at a time.
+        """Yields the batches of image indices ``batches[start_batch:]`` of ``epoch``; one epoch at a time.
 
-        Raises UserError when an image file cannot be read, in whatever process that happened.
+        Raises:
+            UserError: an image file cannot be read, in whatever process that happened.
         """
-        self._keys.batches = [[(epoch, index) for index in batch] for batch in batches[start_batch:]]
+        self._keys[:] = [[(epoch, index) for index in batch] for batch in batches[start_batch:]]
         return map(_open, self._loader)
 
 
 class EvalLoader:
-    """Evaluation batches in the data set's order, as often as iterated over; see ``eval_loader``."""
+    """Yields evaluation batches in the data set's order; ``eval_loader`` makes it."""
 
-    def __init__(self, data: EvalData, keys: _Keys, *, workers: int, pin_memory: bool, divisor: int) -> None:
+    def __init__(self, data: EvalData, keys: list[Any], *, workers: int, pin_memory: bool, divisor: int) -> None:
         self._data, self._keys, self._divisor = data, keys, divisor
         self._loader = _data_loader(data, keys, workers, pin_memory, divisor, persistent=False) if workers else None
 
@@ -224,37 +229,35 @@ def eval_loader(
     pin_memory: bool = False,
     divisor: int = 32,
 ) -> EvalLoader:
-    """Batches of the images ``rank, rank + world_size, ...``, or of their tiles, at inference size, without targets.
+    """Makes a loader of the images ``rank, rank + world_size, ...``, or of their tiles, at inference size, no targets.
 
     Every image comes once, over all ranks; ranks may differ by one image, so nothing that waits for the other
-    ranks belongs inside the loop. Raises UserError, on iteration, when an image file cannot be read.
+    ranks belongs inside the loop.
+
+    Args:
+        dataset: the images.
+        shorter_side, longer_side: see ``mimicdet.data.transform.resized_size``.
+        batch_size: images, or tiles, of a batch.
+        tiles: cut each image into tiles.
+        workers, pin_memory, divisor: see `TrainLoader`.
+        rank, world_size: this process among all.
+
+    Raises:
+        UserError: on iteration; an image file cannot be read.
     """
     crops: list[tuple[int, Window | None]] = []
     for index in range(rank, len(dataset), world_size):
         record = dataset.images[index]
         windows: Sequence[Window | None] = tiles.windows(record.height, record.width) if tiles else [None]
         crops += [(index, window) for window in windows]
-    keys = _Keys([crops[at : at + batch_size] for at in range(0, len(crops), batch_size)])
+    keys = [crops[at : at + batch_size] for at in range(0, len(crops), batch_size)]
     data = EvalData(dataset, shorter_side=shorter_side, longer_side=longer_side)
     return EvalLoader(data, keys, workers=workers, pin_memory=pin_memory, divisor=divisor)
 
 
-class _Keys:
-    """A sampler whose items are whole batches of keys; exchanged between epochs."""
-
-    def __init__(self, batches: Sequence[Sequence[Any]] = ()) -> None:
-        self.batches = batches
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[Sequence[Any]]:
-        return iter(self.batches)
-
-
 @dataclass(frozen=True)
 class _Parcel:
-    """A batch on its way between processes: only the images travel as a tensor.
+    """A batch on its way between processes, in which only the images travel as a tensor.
 
     Each tensor sent costs an open file (shared memory) in both processes and a round trip between them, each
     numpy array a few bytes in the pipe. Six tensors for each batch in flight, times workers, times ranks,
@@ -265,23 +268,17 @@ class _Parcel:
 
     @staticmethod
     def pack(batch: Batch) -> _Parcel:
-        fields = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
-        return _Parcel(
-            {
-                name: value.numpy() if isinstance(value, Tensor) and name != "images" else value
-                for name, value in fields.items()
-            }
-        )
+        """Packs a batch for the way."""
+        arrays = {name: value.numpy() for name, value in vars(batch).items() if isinstance(value, Tensor)}
+        return _Parcel(vars(batch) | arrays | {"images": batch.images})
 
     def open(self) -> Batch:
-        fields: dict[str, Any] = {
-            name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
-            for name, value in self.fields.items()
-        }
-        return Batch(**fields)
+        """Returns the batch that was packed."""
+        arrays = {name: value for name, value in self.fields.items() if isinstance(value, np.ndarray)}
+        return Batch(**(self.fields | {name: torch.from_numpy(value) for name, value in arrays.items()}))
 
     def pin_memory(self) -> Batch:
-        """Called by the data loader's pinning thread."""
+        """Opens and pins the batch; the data loader's pinning thread calls this."""
         return self.open().pin_memory()
 
 
@@ -321,11 +318,11 @@ def _open(item: _Parcel | Batch | UserError) -> Batch:
 
 
 def _data_loader(
-    data: Dataset[Sample], keys: _Keys, workers: int, pin_memory: bool, divisor: int, *, persistent: bool
+    data: Dataset[Sample], keys: list[Any], workers: int, pin_memory: bool, divisor: int, *, persistent: bool
 ) -> DataLoader[Any]:
     return DataLoader(
         _BatchData(data, divisor),
-        sampler=keys,
+        sampler=keys,  # read anew by every epoch
         batch_size=None,
         num_workers=workers,
         multiprocessing_context=_start_method() if workers else None,
@@ -345,8 +342,8 @@ def _depend_on_main_process_alone(worker: int) -> None:
     Ctrl-C and torchrun send their signal to all processes of a group: training wants to finish its step and write
     a checkpoint then, for which it needs the batches that are under way. So a worker is a group of its own, and the
     fork server, which it does not outlive, is deaf to them (see ``_start_method``).
-    The data loader's own watchdog looks at the parent process, which here is the fork server; and that lives
-    for as long as a worker does.
+    The data loader's own watchdog looks at the parent process. Here that is the fork server, which lives for as long
+    as a worker does.
     """
     if os.name == "posix":
         os.setpgrp()
@@ -362,7 +359,7 @@ def _depend_on_main_process_alone(worker: int) -> None:
 
 
 def _start_method() -> BaseContext:
-    """How workers start: forked from a clean server process, or spawned where there is none (Windows).
+    """Returns the way workers start: forked from a clean server process, or spawned where there is none (Windows).
 
     Not forked from this process, as Linux does by default: by then it runs threads (OpenMP, CUDA, progress
     bars, a previous loader's), and a lock that one of them holds is never released in the child. The server

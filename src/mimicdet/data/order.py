@@ -1,4 +1,4 @@
-"""Who sees what, when: pure functions of (seed, epoch, index, rank).
+"""The order of images and the seed of each: pure functions of (seed, epoch, index, rank).
 
 No order and no seed here depends on a global random state, on the number of loader workers or on what ran
 before, so a resumed run continues exactly where the interrupted one would have gone, in mid-epoch too.
@@ -22,17 +22,17 @@ def _mix(purpose: str, *numbers: int) -> int:
 
 
 def image_seed(seed: int, epoch: int, index: int) -> int:
-    """Seed (63 bits) of the augmentation of image ``index`` in ``epoch``."""
+    """Returns the seed (63 bits) of the augmentation of image ``index`` in ``epoch``."""
     return _mix("image", seed, epoch, index)
 
 
 def sampling_seed(image_seed: int) -> int:
-    """Seed (63 bits) of all that is drawn for the image after its augmentation: another stream than that."""
+    """Returns the seed (63 bits) of all that is drawn for the image after its augmentation."""
     return _mix("sampling", image_seed)
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
-    """The order of ``n`` images in ``epoch``: (n,) int64, a permutation of ``0..n-1``."""
+    """Returns the order of ``n`` images in ``epoch``: (n,) int64, a permutation of ``0..n-1``."""
     generator = torch.Generator().manual_seed(_mix("order", seed, epoch))
     return torch.randperm(n, generator=generator)
 
@@ -40,7 +40,7 @@ def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
 def rank_indices(
     n: int, *, seed: int, epoch: int, rank: int, world_size: int, batch_size: int, accumulate: int
 ) -> list[list[int]]:
-    """The batches of image indices that process ``rank`` of ``world_size`` trains on in ``epoch``.
+    """Returns the batches of image indices that process ``rank`` of ``world_size`` trains on in ``epoch``.
 
     The images of one optimiser step are ``world_size * accumulate`` batches of ``batch_size``. The epoch's order
     is cut into such steps; the last one is filled by starting the order again from its beginning. Hence
@@ -51,7 +51,8 @@ def rank_indices(
       ``world_size * batch_size``, and so does an optimiser step for every way of splitting
       ``world_size * batch_size * accumulate``.
 
-    Raises ValueError for a number that makes no sense (``n`` or another count below 1, no such rank).
+    Raises:
+        ValueError: a number makes no sense (``n`` or another count below 1, no such rank).
     """
     if min(n, world_size, batch_size, accumulate) < 1 or not 0 <= rank < world_size:
         raise ValueError(f"{n} images, rank {rank} of {world_size}, batches of {batch_size}, {accumulate} to a step")

@@ -1,19 +1,21 @@
-"""What a format reader hands over: records as they stand in the files, before any rule is applied to them."""
+"""The parts that every format reader shares: sources, text files, and records before any rule is applied to them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from mimicdet.data.dataset import Category
+from mimicdet.errors import UserError
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where one split of a data set lies."""
+    """A source says where one split of a data set lies."""
 
     format: str  # "coco", "voc" or "yolo"
     root: Path
@@ -25,7 +27,7 @@ class Source:
 
 @dataclass(frozen=True)
 class SplitSources:
-    """A data set as found on disk: its format and where each split lies."""
+    """The sources of a data set say its format and where each split lies."""
 
     root: Path
     format: str
@@ -34,7 +36,7 @@ class SplitSources:
 
 @dataclass(frozen=True)
 class RawImage:
-    """One image that exists on disk."""
+    """A raw image exists on disk, and may have a size in the annotations."""
 
     id: int
     file: Path
@@ -45,7 +47,7 @@ class RawImage:
 
 @dataclass
 class RawSplit:
-    """One split as its files have it. N objects; readers append to the lists one object at a time."""
+    """A raw split holds N objects as its files have them; readers append to the lists one object at a time."""
 
     source: Source
     categories: tuple[Category, ...]
@@ -58,19 +60,49 @@ class RawSplit:
     items: list[str] = field(default_factory=list)  # (N,) "annotation 17", "line 3", ...
     fractions: bool = False  # boxes are fractions of the image's sides instead of pixels
 
+    @cached_property
+    def class_index(self) -> dict[str, int]:
+        """Maps the name of each class to its index."""
+        return {category.name: index for index, category in enumerate(self.categories)}
+
     def add(
-        self,
-        *,
-        owner: int,
-        box: Sequence[float],
-        label: int,
-        item: str,
-        crowd: bool = False,
-        area: float = np.nan,
+        self, owner: int, box: Sequence[float], label: int, item: str, *, crowd: bool = False, area: float = np.nan
     ) -> None:
+        """Appends an object; the arguments are a row of the lists above."""
         self.owners.append(owner)
         self.boxes.append(box)
         self.labels.append(label)
         self.crowd.append(crowd)
         self.areas.append(area)
         self.items.append(item)
+
+
+def read_text(file: Path) -> str:
+    """Returns the file's text, UTF-8 with or without a byte-order mark.
+
+    Raises:
+        UserError: the file is missing, or holds no such text.
+    """
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{file}: is not UTF-8 text (byte {error.start}); save it as UTF-8, or restore it if it was damaged"
+        ) from None
+    except FileNotFoundError:
+        raise UserError(f"{file}: there is no such file; restore it or correct the path") from None
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror}); check the path and its permissions") from None
+
+
+def clean_name(name: str, file: Path, item: str) -> str:
+    """Returns a category's name with runs of white space made one blank; UserError if nothing printable is left."""
+    cleaned = " ".join(name.split())
+    if not cleaned or not cleaned.isprintable():
+        raise UserError(f"{file}: {item}: the category name {name!r} is empty or not printable; correct it")
+    return cleaned
+
+
+def first_repeated(names: Sequence[str]) -> str | None:
+    """Returns the first name that stands in the list a second time, None if there is none."""
+    return next((name for i, name in enumerate(names) if name in names[:i]), None)

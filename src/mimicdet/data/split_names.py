@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeVar
 
-from mimicdet.errors import UserError
+from mimicdet.errors import UserError, nearest
 
 _SAME = (("train", "training"), ("val", "valid", "validation"), ("test", "testing"))
 _ORDER = ("train", "training", "val", "valid", "validation", "trainval", "test", "testing")
@@ -22,7 +21,7 @@ T = TypeVar("T")
 
 
 def split_word(stem: str) -> tuple[str, str] | None:
-    """The split that a file or folder name speaks of, and the year beside it: instances_val2017 -> val, 2017."""
+    """Returns the split that a file or folder name speaks of, and its year: instances_val2017 -> val, 2017."""
     match = _NAME.fullmatch(stem)
     return (match[1].lower(), match[2] or "") if match else None
 
@@ -54,24 +53,23 @@ def _rank(name: str) -> tuple[int, str]:
 
 
 def resolve_split(asked: str, available: Iterable[str], root: Path) -> tuple[str, ...]:
-    """The available splits that ``asked`` means: its own name first, then the usual others (val: valid, ...).
+    """Returns the available splits that ``asked`` means: its own name first, then the usual others (val: valid, ...).
 
-    ``asked`` may pool several with a plus. UserError names the nearest one where there is none.
+    ``asked`` may pool several with a plus.
+
+    Raises:
+        UserError: there is none (it names the nearest one), or one is named twice.
     """
     names = tuple(available)
     chosen: list[str] = []
     for word in asked.split("+"):
         word = word.strip()
-        if word in names:
-            name = word
-        else:
-            others = next((same for same in _SAME if word in same), ())
-            matches = [other for other in others if other in names]
-            if not matches:
-                near = difflib.get_close_matches(word, names, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(names)}"
-                raise UserError(f"{root}: there is no split {word!r}; {hint}")
-            name = matches[0]
+        spellings = (word, *next((same for same in _SAME if word in same), ()))
+        name = next((spelling for spelling in spellings if spelling in names), None)
+        if name is None:
+            near = nearest(word, names)
+            hint = f"did you mean {near!r}?" if near else f"it has {', '.join(names)}"
+            raise UserError(f"{root}: there is no split {word!r}; {hint}")
         if name in chosen:
             raise UserError(f"{root}: split {name!r} is named twice in {asked!r}; name each split once")
         chosen.append(name)
@@ -79,16 +77,16 @@ def resolve_split(asked: str, available: Iterable[str], root: Path) -> tuple[str
 
 
 def disjoint_splits(available: Iterable[str]) -> tuple[str, ...]:
-    """The splits without VOC's trainval where it only repeats train and val."""
+    """Returns the splits without VOC's trainval where it only repeats train and val."""
     names = tuple(available)
     parts = all(any(same in names for same in group) for group in _SAME[:2])
     return tuple(name for name in names if not (parts and name == "trainval"))
 
 
 def standard_name(split: str) -> str | None:
-    """The name that all tools know: valid and validation -> val, training -> train, with their year if any.
+    """Returns the name that all tools know: valid and validation -> val, training -> train, with their year if any.
 
-    None for a name that does not speak of a split.
+    It returns None for a name that does not speak of a split.
     """
     spoken = split_word(split)
     if spoken is None:

@@ -10,17 +10,46 @@ from pathlib import Path
 from mimicdet.data.categories import compare_categories
 from mimicdet.data.clean import clean
 from mimicdet.data.dataset import DetectionDataset
+from mimicdet.data.decode import inspect_images
 from mimicdet.data.faults import FaultKind, FaultLog
 from mimicdet.data.formats import coco, voc, yolo
-from mimicdet.data.formats.look import find_splits
-from mimicdet.data.images import inspect_images
 from mimicdet.data.raw import RawSplit, SplitSources
 from mimicdet.data.split_names import resolve_split
 from mimicdet.errors import UserError
 
+LAYOUTS = (
+    "COCO (train.json with images in train/, annotations/instances_train2017.json, train/_annotations.coco.json, "
+    "or one JSON file), YOLO (data.yaml with names and the splits' image folders), or PASCAL VOC (Annotations/*.xml "
+    "with JPEGImages/, or train/*.xml beside the images)"
+)
+
+_FINDERS = {"coco": coco.find, "yolo": yolo.find, "voc": voc.find}
+
+
+def find_splits(path: str | Path) -> SplitSources:
+    """Tells the format of the data set at a path (a folder, a COCO JSON or a YOLO YAML file), and finds its splits.
+
+    Raises:
+        UserError: there is nothing there, no known layout, or more than one format.
+    """
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise UserError(f"{path}: there is no such file or folder; give the data set's folder")
+    found = {name: splits for name, finder in _FINDERS.items() if (splits := finder(path))}
+    if not found:
+        raise UserError(f"{path}: holds no data set in a known layout; looked for {LAYOUTS}")
+    if len(found) > 1:
+        examples = " or ".join(str(next(iter(splits.values())).annotations) for splits in found.values())
+        raise UserError(
+            f"{path}: holds annotations in several formats ({', '.join(found)}); keep one of them, or name the file "
+            f"that counts instead of the folder: {examples}"
+        )
+    name, splits = next(iter(found.items()))
+    return SplitSources(path, name, splits)
+
 
 def available_splits(path: str | Path) -> tuple[str, ...]:
-    """The names of a data set's splits as its files have them: train first, then val or valid, then test."""
+    """Returns the names of a data set's splits as its files have them: train first, then val or valid, then test."""
     return tuple(find_splits(path).splits)
 
 
@@ -29,12 +58,18 @@ def load_dataset(
 ) -> DetectionDataset:
     """Reads one split of a data set in COCO, YOLO or PASCAL VOC format, told apart by looking.
 
-    ``split`` is the split's name or a usual alias (val, valid, validation); "valid+test" pools several: image
-    ids are then numbered anew if they clash. Boxes are cleaned by the rules of `mimicdet.data.clean`; more than
-    ``max_faulty_boxes`` (a share, 0..1) faulty ones are an error. ``voc_one_based`` is for VOC files that count
-    pixels from 1. Every image's header is read; pixels are not decoded (see `mimicdet.data.check`).
+    Every image's header is read; pixels are not decoded (see `mimicdet.data.check`). Boxes are cleaned by the rules
+    of `mimicdet.data.clean`.
 
-    Raises UserError for the first fault that makes the data unfit for training.
+    Args:
+        path: the data set's folder, a COCO .json or a YOLO .yaml file.
+        split: its name or a usual alias (val, valid, validation); "valid+test" pools several: image ids are then
+            numbered anew if they clash.
+        max_faulty_boxes: more faulty boxes than this share, 0..1, are an error.
+        voc_one_based: the VOC files count pixels from 1.
+
+    Raises:
+        UserError: the first fault that makes the data unfit for training.
     """
     sources = find_splits(path)
     parts = []
@@ -55,9 +90,16 @@ def read_split(
     decode: bool = False,
     progress: bool = False,
 ) -> tuple[DetectionDataset | None, FaultLog]:
-    """One split, clean, and everything that is wrong with it. None where the annotations cannot be read at all.
+    """Reads one split, clean, and everything that is wrong with it.
 
-    ``decode`` reads the images' pixels too, not only their headers; ``progress`` shows a bar.
+    Args:
+        sources, split: where it lies, and its name there.
+        max_faulty_boxes, voc_one_based: see `load_dataset`.
+        decode: read the images' pixels too, not only their headers.
+        progress: show a bar on a terminal.
+
+    Returns:
+        The data set, None where the annotations cannot be read at all; and the faults.
     """
     if not 0 <= max_faulty_boxes <= 1:
         raise UserError(f"max_faulty_boxes is a share from 0 to 1, not {max_faulty_boxes}")
@@ -94,15 +136,19 @@ def raise_errors(log: FaultLog, root: Path) -> None:
 def require_same_categories(parts: Sequence[DetectionDataset], sources: SplitSources) -> None:
     """Raises a UserError for the first difference between the categories of several splits."""
     log = FaultLog()
-    first = parts[0]
-    file = sources.splits[first.split].annotations
-    for part in parts[1:]:
-        compare_categories(first.categories, part.categories, file, sources.splits[part.split].annotations, log)
+    compare_splits(parts, sources, log)
     raise_errors(log, sources.root)
 
 
+def compare_splits(parts: Sequence[DetectionDataset], sources: SplitSources, log: FaultLog) -> None:
+    """Logs every difference between the categories of the first split and those of the others."""
+    for part in parts[1:]:
+        first, file = (sources.splits[p.split].annotations for p in (parts[0], part))
+        compare_categories(parts[0].categories, part.categories, first, file, log)
+
+
 def pool(parts: Sequence[DetectionDataset], sources: SplitSources) -> DetectionDataset:
-    """Several splits as one. Image ids are numbered 1, 2, ... if they clash; categories must agree."""
+    """Joins several splits, whose categories must agree; image ids are numbered 1, 2, ... if they clash."""
     if len(parts) == 1:
         return parts[0]
     require_same_categories(parts, sources)

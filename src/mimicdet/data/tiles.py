@@ -1,4 +1,4 @@
-"""Large images cut into overlapping tiles, and what was found in the tiles put together again.
+"""Large images cut into overlapping tiles, and the detections of the tiles put together again.
 
 T tiles of an image, N detections.
 """
@@ -23,9 +23,9 @@ _BORDER = 0.01
 _COVERED = 0.7
 """A cut box goes when this share of it lies inside a larger one from another tile."""
 _SCORE_RATIO = 0.5
-"""... of at least this multiple of its score."""
+"""It goes only when the larger box has at least this multiple of its score."""
 _ROWS = 512
-"""Cut boxes compared with all boxes at once; bounds the memory."""
+"""So many cut boxes are compared with all boxes at once, which bounds the memory."""
 
 
 class Tiles(NamedTuple):
@@ -42,7 +42,7 @@ class Tiles(NamedTuple):
 
 
 def tile_windows(height: int, width: int, tile: int, overlap: float = 0.25) -> list[Window]:
-    """Squares that cover an image, row by row.
+    """Returns squares that cover an image, row by row.
 
     All have the full side, unless the image is smaller, and neighbours lie evenly spaced: nothing sticks out, and no
     narrow strip is left over.
@@ -78,7 +78,7 @@ def merge_tile_detections(
     *,
     nms_iou: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One image's detections from those of its tiles.
+    """Puts the detections of an image's tiles together to those of the image.
 
     An object that a tile's edge cuts is found twice: in part there, and whole in the neighbour. Suppression by IoU
     alone keeps both, since the part is small. So a box that ends at a cut goes first when most of it lies inside a
@@ -98,7 +98,7 @@ def merge_tile_detections(
     counts = torch.tensor([len(scores) for _, scores, _ in parts], device=device)
     tile = torch.arange(len(parts), device=device).repeat_interleave(counts)  # (N,) the tile a box comes from
     boxes, scores, labels = (torch.cat([part[i] for part in parts]) for i in range(3))
-    boxes = boxes + tiles[tile, :2].repeat(1, 2)
+    boxes = boxes + tiles[tile, :2].repeat(1, 2)  # (N, 4), in pixels of the image
 
     kept = ~_covered_parts(boxes, scores, labels, tile, tiles, height, width)
     boxes, scores, labels = boxes[kept], scores[kept], labels[kept]
@@ -109,16 +109,16 @@ def merge_tile_detections(
 def _covered_parts(
     boxes: Tensor, scores: Tensor, labels: Tensor, tile: Tensor, tiles: Tensor, height: int, width: int
 ) -> Tensor:
-    """(N,) bool: boxes that are the visible part of an object of which another tile shows more."""
+    """Finds the boxes that are the visible part of an object of which another tile shows more: (N,) bool."""
     image = tiles.new_tensor([0, 0, width, height])
-    margin = ((tiles[:, 2:] - tiles[:, :2]).amax(1) * _BORDER).clamp(min=2)
-    at_edge = (boxes - tiles[tile]).abs() <= margin[tile, None]
-    cut = (at_edge & (tiles != image)[tile]).any(1)  # the image's own edges cut in every tile alike
-    area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+    margin = ((tiles[:, 2:] - tiles[:, :2]).amax(1) * _BORDER).clamp(min=2)  # (T,)
+    at_edge = (boxes - tiles[tile]).abs() <= margin[tile, None]  # (N, 4)
+    cut = (at_edge & (tiles != image)[tile]).any(1)  # (N,); the image's own edges cut in every tile alike
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(1)  # (N,)
     covered = torch.zeros_like(cut)
     for rows in cut.nonzero().flatten().split(_ROWS):
         inside = intersection_over_first(boxes[rows], boxes) >= _COVERED  # (rows, N)
-        larger = area > area[rows, None]
+        larger = area > area[rows, None]  # (rows, N), as the three below
         same_class = labels == labels[rows, None]
         elsewhere = tile != tile[rows, None]
         trusted = scores >= _SCORE_RATIO * scores[rows, None]

@@ -1,4 +1,4 @@
-"""From a decoded image to the network's input size, varied for training.
+"""Resizes a decoded image to the network's input size, and varies it for training.
 
 Everything stays uint8 and is resized once, by antialiased bilinear interpolation. Boxes follow by the exact
 ratio of the new to the old size of each axis. h w are an image's rows and columns, M its objects.
@@ -22,13 +22,13 @@ MIN_SIDE = 1.0
 
 
 def resized_size(height: int, width: int, *, shorter_side: int, longer_side: int) -> tuple[int, int]:
-    """Height and width with the aspect kept, the shorter side ``shorter_side``, the longer within ``longer_side``."""
+    """Returns height and width with the aspect kept: shorter side ``shorter_side``, longer within ``longer_side``."""
     scale = min(shorter_side / min(height, width), longer_side / max(height, width))
     return max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1)
 
 
 def _to_tensor(image: np.ndarray) -> Tensor:
-    """(h, w, 3) uint8 array -> (3, h, w) view; read-only and reversed arrays, which torch refuses, are copied."""
+    """Views an array (h, w, 3) uint8 as (3, h, w); read-only and reversed ones, which torch refuses, are copied."""
     return torch.from_numpy(np.require(image, np.uint8, ["C", "W"])).permute(2, 0, 1)
 
 
@@ -39,7 +39,7 @@ def _resize(image: Tensor, height: int, width: int) -> Tensor:
 
 
 def resize_for_inference(image: np.ndarray, shorter_side: int, longer_side: int) -> Tensor:
-    """The image as the network reads it in evaluation and prediction: (h, w, 3) uint8 -> (3, h', w') uint8.
+    """Resizes an image as the network reads it in evaluation and prediction: (h, w, 3) uint8 -> (3, h', w') uint8.
 
     A box in the result's pixels comes back to the image's by the factors ``w / w'`` and ``h / h'``.
     """
@@ -49,7 +49,7 @@ def resize_for_inference(image: np.ndarray, shorter_side: int, longer_side: int)
 
 @dataclass(frozen=True)
 class Plan:
-    """What was drawn for one image by :class:`TrainTransform`, to be done once its pixels are there."""
+    """A plan says what :class:`TrainTransform` drew for one image; it is done once the pixels are there."""
 
     size: tuple[int, int]  # height and width of the whole image
     canvas: tuple[int, int]
@@ -62,13 +62,13 @@ class Plan:
 
     @property
     def scale(self) -> float:
-        """By how much the pixels that are used shrink: a file may be decoded at this share of its size."""
+        """Returns by how much the pixels that are used shrink: a file may be decoded at this share of its size."""
         return self.zoom * max(new / old for new, old in zip(self.canvas, self.size, strict=True))
 
     def apply(
         self, image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, crowd: np.ndarray, *, reduction: int = 1
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The image and its objects, transformed.
+        """Transforms the image and its objects.
 
         Args:
             image: (h, w, 3) uint8 RGB; of size ``size``, each side divided by ``reduction``.
@@ -86,21 +86,22 @@ class Plan:
         y, x = self.place
         top, left = (int(u * (room + 1)) for u, room in ((y, height - crop_h), (x, width - crop_w)))
         down, right = (int(u * (room + 1)) for u, room in ((y, canvas_h - new_h), (x, canvas_w - new_w)))
-        pixels = _resize(_to_tensor(image)[:, top : top + crop_h, left : left + crop_w], new_h, new_w)
+        window = _to_tensor(image)[:, top : top + crop_h, left : left + crop_w]  # (3, crop_h, crop_w)
+        pixels = _resize(window, new_h, new_w)  # (3, new_h, new_w)
         pixels = self._vary_colors(pixels)
         if (new_h, new_w) != (canvas_h, canvas_w):
             canvas = pixels.new_zeros(3, canvas_h, canvas_w)
             canvas[:, down : down + new_h, right : right + new_w] = pixels
-            pixels = canvas
+            pixels = canvas  # (3, canvas_h, canvas_w)
 
         corners = np.asarray(boxes, np.float64).reshape(-1, 2, 2) / reduction  # (M, 2 corners, x y)
         corners = (corners - (left, top)) * (new_w / crop_w, new_h / crop_h) + (right, down)
-        full_area = np.prod(corners[:, 1] - corners[:, 0], axis=1)
+        full_area = np.prod(corners[:, 1] - corners[:, 0], axis=1)  # (M,)
         corners = corners.clip((right, down), (right + new_w, down + new_h))
-        sides = corners[:, 1] - corners[:, 0]
+        sides = corners[:, 1] - corners[:, 0]  # (M, 2)
         # The tolerance keeps an object that was exactly one pixel from falling to rounding.
-        kept = (sides >= MIN_SIDE - 1e-6).all(1) & (sides.prod(1) >= MIN_VISIBLE * full_area - 1e-6)
-        corners = corners[kept]
+        kept = (sides >= MIN_SIDE - 1e-6).all(1) & (sides.prod(1) >= MIN_VISIBLE * full_area - 1e-6)  # (M,)
+        corners = corners[kept]  # (M', 2, 2)
 
         if self.mirrored:
             pixels = F.horizontal_flip(pixels)
@@ -129,7 +130,7 @@ class Plan:
 
 
 class TrainTransform:
-    """Random size, zoom, colours and flips for one image and its boxes.
+    """Draws a random size, zoom, colours and flips for one image and its boxes.
 
     1. Size: the shorter side is one of ``shorter_side`` (or any whole number from the smallest to the largest
        of them), the longer one at most ``longer_side``. This size is the canvas.
@@ -171,7 +172,7 @@ class TrainTransform:
         self.color_jitter = color_jitter
 
     def plan(self, size: tuple[int, int], generator: torch.Generator) -> Plan:
-        """What is to be done with an image of that height and width.
+        """Draws what is to be done with an image of that height and width.
 
         All randomness comes from ``generator``, by the same number of draws whatever the settings are.
         """
@@ -191,13 +192,8 @@ class TrainTransform:
         )
 
     def __call__(
-        self,
-        image: np.ndarray,
-        boxes: np.ndarray,
-        labels: np.ndarray,
-        crowd: np.ndarray,
-        generator: torch.Generator,
+        self, image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, crowd: np.ndarray, generator: torch.Generator
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """An image that is at hand and its objects, transformed: see :meth:`Plan.apply`."""
+        """Transforms an image that is at hand and its objects: see :meth:`Plan.apply`."""
         height, width = image.shape[:2]
         return self.plan((height, width), generator).apply(image, boxes, labels, crowd)

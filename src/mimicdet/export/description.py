@@ -1,4 +1,4 @@
-"""What a program needs to know of an exported file, written beside it as JSON: ``model.onnx`` -> ``model.onnx.json``.
+"""Describes an exported file for programs, in JSON beside it: ``model.onnx`` -> ``model.onnx.json``.
 
 It holds all that turns a photograph into the file's inputs and its outputs into detections of that photograph.
 """
@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from mimicdet.data.dataset import Category
 from mimicdet.errors import UserError
-from mimicdet.export.network import DETECTION_OUTPUTS, INPUTS, RAW_OUTPUTS
+from mimicdet.export.network import INPUTS
 from mimicdet.files import replace_file
 
 FORMAT_VERSION = 1
@@ -25,20 +25,26 @@ Precision = Literal["float32", "fp16", "int8"]
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class ExportDescription:
-    """Of one exported file."""
+    """Describes one exported file."""
 
     format: Format
     outputs: Outputs
     precision: Precision
     divisor: int
     inference: dict[str, Any]
-    """As ``mimicdet.config.InferenceSettings``; for ``detections`` its thresholds are fixed in the file."""
+    """The fields of ``mimicdet.config.InferenceSettings``; for ``detections`` the thresholds are fixed in the file."""
     categories: tuple[Category, ...]
 
     def to_json(self) -> dict[str, Any]:
+        """Returns all that turns a photograph into the file's inputs, and its outputs into detections."""
         shorter, longer = self.inference["shorter_side"], self.inference["longer_side"]
+        boxes = "float32 (batch, rows, 4), x1 y1 x2 y2 in pixels of the resized image"
+        outputs = {"boxes": boxes, "scores": "float32 (batch, rows, classes), before suppression"}
+        if self.outputs == "detections":
+            outputs["scores"] = "float32 (batch, rows), 0 in rows without a detection"
+            outputs["labels"] = "int64 (batch, rows), index into categories, -1 in rows without a detection"
         return {
             "format_version": FORMAT_VERSION,
             **asdict(self),
@@ -57,19 +63,12 @@ class ExportDescription:
                 INPUTS[0]: "uint8 (batch, 3, height, width), red green blue, 0..255",
                 INPUTS[1]: "int64 (batch, 2), height and width of each resized image before padding",
             },
-            "output_names": dict.fromkeys(DETECTION_OUTPUTS if self.outputs == "detections" else RAW_OUTPUTS)
-            | {
-                "boxes": "float32 (batch, rows, 4), x1 y1 x2 y2 in pixels of the resized image",
-                "scores": "float32 (batch, rows), 0 in rows without a detection"
-                if self.outputs == "detections"
-                else "float32 (batch, rows, classes), before suppression",
-            }
-            | ({"labels": "int64 (batch, rows), index into categories, -1 in rows without a detection"}
-               if self.outputs == "detections" else {}),
-        }  # fmt: skip
+            "output_names": outputs,
+        }
 
 
 def description_file(file: Path) -> Path:
+    """Returns the file that describes an exported ``file``."""
     return file.with_name(file.name + ".json")
 
 
@@ -80,7 +79,7 @@ def write_description(file: Path, description: ExportDescription) -> None:
 
 
 def read_export_description(file: Path) -> ExportDescription:
-    """The description beside an exported file.
+    """Reads the description beside an exported file.
 
     Raises:
         UserError: there is none, or it is broken or newer than this version.

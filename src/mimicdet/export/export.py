@@ -1,4 +1,4 @@
-"""From a detector to a file of another runtime that is known to give the same."""
+"""Exports a detector to a file of another runtime that is known to give the same."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from mimicdet.inference.fold import fold_detector
 from mimicdet.models.detector import DetectionModel
 
 RUNNER = Path(__file__).with_name("run_onnx.py")
-"""Runs ONNX files without torch; laid beside them."""
+"""The program that runs ONNX files without torch; it is laid beside them."""
 
 
 def export_model(
@@ -68,11 +68,9 @@ def export_model(
     raw = RawNetwork(model=fold_detector(model), top=inference["positions"]).eval()
     network: nn.Module = raw
     if outputs == "detections":
-        network = DetectingNetwork(
-            raw=raw, suppress=suppress_by_torchvision if format == "torch" else suppress_as_one_operator,
-            score_threshold=inference["score_threshold"], nms_iou=inference["nms_iou"],
-            max_detections=inference["max_detections"],
-        )  # fmt: skip
+        suppress = suppress_by_torchvision if format == "torch" else suppress_as_one_operator
+        limits = {name: inference[name] for name in ("score_threshold", "nms_iou", "max_detections")}
+        network = DetectingNetwork(raw=raw, suppress=suppress, **limits)
     names = DETECTION_OUTPUTS if outputs == "detections" else RAW_OUTPUTS
     with TemporaryDirectory(dir=file.parent, prefix=".export-") as folder:
         made = Path(folder) / file.name
@@ -91,13 +89,8 @@ def export_model(
         differences = compare(network, load(made, format), photographs, outputs)
         if precision == "float32":
             _judge(differences, file)
-        write_description(
-            made,
-            ExportDescription(
-                format=format, outputs=outputs, precision=precision, divisor=divisor,
-                inference=inference, categories=tuple(categories),
-            ),
-        )  # fmt: skip
+        about = ExportDescription(format, outputs, precision, divisor, inference, tuple(categories))
+        write_description(made, about)
         beside = [made.with_suffix(".bin")] if format == "openvino" else []
         for part in (*beside, description_file(made), made):
             part.replace(file.with_name(part.name))

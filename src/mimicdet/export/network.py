@@ -1,4 +1,4 @@
-"""What is exported: a detector with plain tensors in and out.
+"""The networks that are exported: a detector with plain tensors in and out.
 
 B images, H W the canvas (multiples of 32), R positions that the S-head looks at, K classes, D detections.
 """
@@ -22,7 +22,7 @@ INPUTS = ("images", "sizes")
 
 
 class RawNetwork(nn.Module):
-    """Boxes and scores before suppression, best position first.
+    """A detector that returns boxes and scores before suppression, best position first.
 
     Args:
         model: in evaluation mode.
@@ -35,7 +35,7 @@ class RawNetwork(nn.Module):
         self.top = top
 
     def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (B, 3, H, W) uint8 RGB and their heights and widths on the canvas (B, 2) int64.
+        """Detects on images (B, 3, H, W) uint8 RGB, given their heights and widths on the canvas (B, 2) int64.
 
         Returns:
             Boxes (B, R, 4) x1 y1 x2 y2 in pixels of the canvas, inside the image; scores (B, R, K) in 0..1.
@@ -45,7 +45,7 @@ class RawNetwork(nn.Module):
 
 
 class DetectingNetwork(nn.Module):
-    """Detections after class-wise suppression, in a fixed number of rows.
+    """A detector that returns detections after class-wise suppression, in a fixed number of rows.
 
     Args:
         raw: makes boxes and scores.
@@ -64,19 +64,19 @@ class DetectingNetwork(nn.Module):
         self.max_detections = max_detections
 
     def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As ``RawNetwork.forward``.
+        """Detects on the same inputs as ``RawNetwork.forward``.
 
         Returns:
             Boxes (B, D, 4), scores (B, D) and class indices (B, D) int64, best score first, D = ``max_detections``.
             Rows beyond an image's detections have score 0 and class ``NO_LABEL``.
         """
-        boxes, scores = self.raw(images, sizes)
-        has_area = (boxes[..., 2:] > boxes[..., :2]).all(-1)
+        boxes, scores = self.raw(images, sizes)  # (B, R, 4), (B, R, K)
+        has_area = (boxes[..., 2:] > boxes[..., :2]).all(-1)  # (B, R)
         scores = scores * has_area[..., None]
         kept = self.suppress(boxes, scores, self.nms_iou, self.score_threshold)
         classes = scores.shape[2]
         # Filled up with D zeros, so that there are D to choose whatever the size of the image
-        best, index = F.pad(kept.flatten(1), (0, self.max_detections)).topk(self.max_detections, dim=1)
+        best, index = F.pad(kept.flatten(1), (0, self.max_detections)).topk(self.max_detections, dim=1)  # (B, D)
         found = best > 0
         row = torch.where(found, index // classes, 0)
         labels = torch.where(found, index - index // classes * classes, NO_LABEL)

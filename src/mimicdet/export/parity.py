@@ -1,4 +1,4 @@
-"""How far an exported file's results lie from eager's, on a photograph at several sizes."""
+"""Compares an exported file's results with eager's, on photographs at several sizes."""
 
 from __future__ import annotations
 
@@ -15,32 +15,33 @@ from mimicdet.export.network import NO_LABEL
 from mimicdet.export.runtimes import Run
 
 BOX_LIMIT = 0.01
-"""Pixels."""
+"""The largest difference of a coordinate, in pixels."""
 SCORE_LIMIT = 1e-4
 UNMATCHED_LIMIT = 0.005
-"""Share of rows without a counterpart: of two positions or boxes that rounding ranks otherwise, another is chosen."""
+"""The largest share of rows without a counterpart: rounding may rank two positions or boxes otherwise."""
 
 SIZES = ((1, 320, 448), (2, 256, 352), (1, 608, 416), (3, 96, 160))
-"""Batch and the canvas of each comparison; none is what the export was traced with."""
+"""Batch, height and width of each comparison; the export was traced with none of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """Between a file and eager on one batch."""
+    """Tells how far a file's results lie from eager's on one batch."""
 
     batch: int
     height: int
     width: int
     rows: int
-    """Positions (raw) or detections that were compared."""
+    """The positions (raw) or detections that were compared."""
     unmatched: int
-    """Of them, those that only one of the two has."""
+    """The rows that only one of the two has."""
     boxes: float
-    """Largest difference of a coordinate, in pixels of the resized image."""
+    """The largest difference of a coordinate, in pixels of the resized image."""
     scores: float
 
     @property
     def is_equal(self) -> bool:
+        """Says whether the file may be kept."""
         return (
             self.boxes <= BOX_LIMIT
             and self.scores <= SCORE_LIMIT
@@ -49,7 +50,7 @@ class Difference:
 
 
 def compare(network: nn.Module, run: Run, photographs: Sequence[np.ndarray], outputs: Outputs) -> list[Difference]:
-    """Both on the same batches of photographs, which are resized to the sizes above.
+    """Compares both on the same batches of photographs, which are resized to the sizes above.
 
     Args:
         network: what was exported, on the CPU.
@@ -98,7 +99,7 @@ def _difference(
 
 
 def _found(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The rows that are detections, with the class as a one-hot score so that only equal classes pair."""
+    """Returns the rows that are detections, with the class as a one-hot score so that only equal classes pair."""
     rows = labels != NO_LABEL
     one_hot = np.zeros((int(rows.sum()), int(labels.max(initial=0)) + 1), dtype=np.float32)
     one_hot[np.arange(len(one_hot)), labels[rows]] = scores[rows]
@@ -106,7 +107,7 @@ def _found(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> tuple[n
 
 
 def _scored(boxes: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Without the positions on the padding, which score 0 and all lie at the image's edge."""
+    """Leaves out the positions on the padding, which score 0 and all lie at the image's edge."""
     rows = scores.max(1) > 0
     return boxes[rows], scores[rows]
 
@@ -114,7 +115,7 @@ def _scored(boxes: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarr
 def _pair(
     boxes: np.ndarray, scores: np.ndarray, other_boxes: np.ndarray, other_scores: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the one and the other that belong together: to each the nearest that is left, if it is near at all."""
+    """Pairs rows of the one and the other: to each belongs the nearest that is left, if it is near at all."""
     if not len(boxes) or not len(other_boxes):
         return np.zeros(0, dtype=int), np.zeros(0, dtype=int)
     classes = max(scores.shape[1], other_scores.shape[1])

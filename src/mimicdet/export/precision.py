@@ -1,4 +1,4 @@
-"""ONNX files with weights and arithmetic below float32."""
+"""Rewrites ONNX files with weights and arithmetic below float32."""
 
 from __future__ import annotations
 
@@ -10,13 +10,8 @@ from torch import Tensor
 
 from mimicdet.export.network import INPUTS
 
-_KEPT_IN_FLOAT32 = (
-    "NonMaxSuppression", "TopK", "Resize", "ScatterND", "GatherND", "Range", "Cast", "Floor", "Exp",
-    "CumSum", "Min", "Max", "Clip",
-)  # fmt: skip
-"""Operators without an fp16 form, and those that compute coordinates: fp16 tells pixels above 1,024 apart no more."""
 FEW_CHANNELS = 4
-"""Deltas have so many, objectness and centerness one."""
+"""The channels of outputs that stay in float32, at most: deltas have so many, objectness and centerness one."""
 
 
 def to_fp16(file: Path) -> None:
@@ -25,11 +20,9 @@ def to_fp16(file: Path) -> None:
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     model = onnx.load(file)
-    heavy = {"Conv", "Gemm", "MatMul"}
-    others = sorted({node.op_type for node in model.graph.node} - heavy)
-    reduced = convert_float_to_float16(
-        model, keep_io_types=True, op_block_list=sorted({*others, *_KEPT_IN_FLOAT32}), disable_shape_infer=True
-    )
+    # Others have no fp16 form, or compute coordinates, of which fp16 tells those above 1,024 pixels apart no more
+    others = sorted({node.op_type for node in model.graph.node} - {"Conv", "Gemm", "MatMul"})
+    reduced = convert_float_to_float16(model, keep_io_types=True, op_block_list=others, disable_shape_infer=True)
     # Where two inputs share a value, the converter casts it twice under one name
     by_output = {tuple(node.output): node for node in reversed(reduced.graph.node)}
     nodes = [node for node in reduced.graph.node if by_output[tuple(node.output)] is node]
@@ -72,17 +65,16 @@ def to_int8(file: Path, calibration: Iterator[tuple[Tensor, Tensor]]) -> None:
 
     prepared = file.with_name("prepared.onnx")
     quant_pre_process(file, prepared, skip_symbolic_shape=True)
-    quantize_static(
-        prepared, file, Reader(), quant_format=QuantFormat.QDQ, op_types_to_quantize=["Conv"], per_channel=True,
-        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
-        extra_options={"ActivationSymmetric": False, "CalibStridedMinMax": 1},  # a stride for every method
-        calibrate_method=CalibrationMethod.Percentile, nodes_to_exclude=_sensitive(onnx.load(prepared)),
-    )  # fmt: skip
+    how: dict[str, Any] = {"op_types_to_quantize": ["Conv"], "nodes_to_exclude": _sensitive(onnx.load(prepared))}
+    how |= {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8, "per_channel": True}
+    scales = {"ActivationSymmetric": False, "CalibStridedMinMax": 1}  # a stride for every method
+    how |= {"calibrate_method": CalibrationMethod.Percentile, "extra_options": scales}
+    quantize_static(prepared, file, Reader(), quant_format=QuantFormat.QDQ, **how)
     prepared.unlink()
 
 
 def _sensitive(model: Any) -> list[str]:
-    """Names of the first convolution, and of those that end in a few channels: scores and deltas."""
+    """Returns the names of the first convolution, and of those that end in a few channels: scores and deltas."""
     outputs = {tensor.name: tensor.dims[0] for tensor in model.graph.initializer if len(tensor.dims) == 4}
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
     return [

@@ -26,9 +26,9 @@ VIEWS = {
     "horizontal": ((False, False), (True, False)),
     "all": ((False, False), (True, False), (False, True), (True, True)),
 }
-"""Whether each view of the image is mirrored left-right, and top-bottom."""
+"""The views of the image by the setting ``flips``: is it mirrored left-right, and top-bottom?"""
 SETTINGS = ("flips", "longer_side", "max_detections", "nms_iou", "score_threshold", "shorter_side")
-"""Of inference; in the description."""
+"""The settings of inference that the description must hold."""
 
 
 class UnusableFileError(Exception):
@@ -36,7 +36,7 @@ class UnusableFileError(Exception):
 
 
 class OnnxDetector:
-    """An exported detector.
+    """Runs a detector that was exported to ONNX.
 
     Args:
         file: the .onnx file; its description, with .json appended to the name, lies beside it.
@@ -62,7 +62,7 @@ class OnnxDetector:
             raise UnusableFileError(f"{file} cannot be loaded ({_reason(error)}); export the model again") from error
 
     def _describe(self, beside: Path) -> None:
-        """Takes over what the description says."""
+        """Takes over the content of the description."""
         try:
             about = json.loads(beside.read_text(encoding="utf-8"))
             self.inference: dict[str, Any] = {name: about["inference"][name] for name in SETTINGS}
@@ -79,7 +79,7 @@ class OnnxDetector:
             raise UnusableFileError(f"{beside} is damaged ({why}); export the model again") from error
 
     def __call__(self, image: str | Path | Image.Image | np.ndarray) -> dict[str, Any]:
-        """What is found in one image, best score first.
+        """Detects the objects of one image, best score first.
 
         Args:
             image: a file, a Pillow image, or an array (h, w, 3) uint8 of red, green, blue.
@@ -107,18 +107,14 @@ class OnnxDetector:
         if len(found) > 1:
             kept = self._suppress(boxes, scores, classes)
             boxes, scores, classes = boxes[kept], scores[kept], classes[kept]
-        return {
-            "boxes": boxes,
-            "scores": scores,
-            "labels": self.ids[classes],
-            "names": [self.names[k] for k in classes],
-        }
+        names = [self.names[k] for k in classes]
+        return {"boxes": boxes, "scores": scores, "labels": self.ids[classes], "names": names}
 
     def _look(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Boxes (N, 4) in pixels of the image, scores and class indices (N,), of one view."""
+        """Returns boxes (N, 4) in pixels of the image, scores and class indices (N,), of one view."""
         images, sizes = self._prepare(pixels)
         outputs = self.session.run(None, {"images": images, "sizes": sizes})
-        boxes, scores = (output[0] for output in outputs[:2])
+        boxes, scores = (output[0] for output in outputs[:2])  # (R, 4); (R,) with suppression, else (R, K)
         if self.has_suppression:
             classes = outputs[2][0]
             found = classes >= 0
@@ -134,7 +130,7 @@ class OnnxDetector:
         return np.clip(boxes.astype(np.float64) * (limit / sizes[0, [1, 0, 1, 0]]), 0, limit), scores, classes
 
     def _prepare(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Resized and padded as the model was trained."""
+        """Resizes and pads pixels as in training: images (1, 3, H, W) uint8 and sizes (1, 2) int64."""
         h, w = pixels.shape[:2]
         scale = min(self.inference["shorter_side"] / min(h, w), self.inference["longer_side"] / max(h, w))
         height, width = (max(int(side * scale + 0.5), 1) for side in (h, w))
@@ -146,7 +142,7 @@ class OnnxDetector:
         return images, np.array([[height, width]], dtype=np.int64)
 
     def _suppress(self, boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray) -> list[int]:
-        """Rows that are left of (N, 4), (N,), (N,) after class-wise suppression, best score first."""
+        """Returns the rows of (N, 4), (N,), (N,) that class-wise suppression leaves, best score first."""
         kept: list[int] = []
         left = np.argsort(-scores, kind="stable")
         while len(left) and len(kept) < self.inference["max_detections"]:
@@ -158,7 +154,7 @@ class OnnxDetector:
 
 
 def _pixels(image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
-    """(h, w, 3) uint8, upright."""
+    """Returns an image as (h, w, 3) uint8, upright."""
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(f"an array must be (h, w, 3) uint8, not {image.shape} {image.dtype}")
@@ -177,19 +173,20 @@ def _upright(image: Image.Image) -> np.ndarray:
 
 
 def _reason(error: Exception) -> str:
-    """One line."""
+    """Returns one line that says what went wrong."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return str(text).splitlines()[0]
 
 
 def _iou(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Of one box (4,) with N (N, 4)."""
+    """Returns the IoU of one box (4,) with each of N (N, 4): (N,)."""
     sides = np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2])
     both = np.clip(sides, 0, None).prod(1)
     return both / ((box[2:] - box[:2]).prod() + (boxes[:, 2:] - boxes[:, :2]).prod(1) - both)
 
 
 def main(arguments: list[str]) -> int:
+    """Runs the command line; returns the exit code, 2 for what the user can mend."""
     if len(arguments) < 2:
         print(__doc__)
         return 2
@@ -205,10 +202,9 @@ def run(arguments: list[str]) -> int:
     detector = OnnxDetector(arguments[0])
     for file in arguments[1:]:
         found = detector(file)
-        print(json.dumps({
-            "file": file, "boxes": found["boxes"].round(2).tolist(), "scores": found["scores"].round(4).tolist(),
-            "labels": found["labels"].tolist(), "names": found["names"],
-        }))  # fmt: skip
+        boxes, scores = found["boxes"].round(2).tolist(), found["scores"].round(4).tolist()
+        labels, names = found["labels"].tolist(), found["names"]
+        print(json.dumps({"file": file, "boxes": boxes, "scores": scores, "labels": labels, "names": names}))
     return 0
 
 

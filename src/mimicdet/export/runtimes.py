@@ -1,4 +1,4 @@
-"""Exported files loaded into their runtimes: each becomes a function from numpy arrays to numpy arrays."""
+"""Loads exported files into their runtimes: each becomes a function from numpy arrays to numpy arrays."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Run = Callable[[np.ndarray, np.ndarray], list[np.ndarray]]
 
 
 def load(file: Path, format: Format, *, threads: int | None = None) -> Run:
-    """The exported ``file``, ready to run on the CPU.
+    """Loads the exported ``file``, ready to run on the CPU.
 
     Args:
         threads: that it computes with; None: as many as PyTorch uses.

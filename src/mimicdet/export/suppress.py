@@ -18,18 +18,18 @@ Suppress = Callable[[Tensor, Tensor, float, float], Tensor]
 
 
 def suppress_by_torchvision(boxes: Tensor, scores: Tensor, nms_iou: float, score_threshold: float) -> Tensor:
-    """Scores above the threshold whose box does not overlap a better one of its class by more than ``nms_iou``.
+    """Keeps scores above the threshold whose box overlaps no better one of its class by more than ``nms_iou``.
 
     One call of torchvision's operator: the boxes of each image and class are moved to a place of their own.
     """
     b, r, k = scores.shape
     count = b * r * k
-    # Two boxes more, at places of their own: traced, torch takes it for granted that a number it does not know is
-    # two at least, and an image may show nothing
-    flat = F.pad(scores.flatten(), (0, 2))
+    # Two boxes more, at places of their own: in tracing, torch assumes that a number it does not know is two at least,
+    # and an image may show nothing
+    flat = F.pad(scores.flatten(), (0, 2))  # (B R K + 2,)
     wanted = F.pad(flat[:count] > score_threshold, (0, 2), value=True)
-    index = wanted.nonzero().squeeze(1)
-    row = (index // k).clamp(max=b * r - 1)
+    index = wanted.nonzero().squeeze(1)  # (N,)
+    row = (index // k).clamp(max=b * r - 1)  # (N,), into boxes (B R, 4)
     place = torch.where(index < count, (row // r) * k + index % k, b * k + index - count)
     # In float64, for with many classes the places lie far out
     corners = boxes.double().flatten(0, 1)
@@ -40,7 +40,7 @@ def suppress_by_torchvision(boxes: Tensor, scores: Tensor, nms_iou: float, score
 
 @torch.library.custom_op("mimicdet::suppress", mutates_args=())
 def suppress_as_one_operator(boxes: Tensor, scores: Tensor, nms_iou: float, score_threshold: float) -> Tensor:
-    """The same as one operator, which the export to ONNX translates to ONNX's own (``onnx_translations``)."""
+    """Does the same as one operator, which the export to ONNX translates to ONNX's own (``onnx_translations``)."""
     return suppress_by_torchvision(boxes, scores, nms_iou, score_threshold)
 
 
@@ -50,7 +50,7 @@ def _(boxes: Tensor, scores: Tensor, nms_iou: float, score_threshold: float) -> 
 
 
 def onnx_translations() -> dict[Any, Any]:
-    """For ``torch.onnx.export``: the operator above in ONNX's standard operators."""
+    """Returns, for ``torch.onnx.export``, the operator above in ONNX's standard operators."""
     from onnxscript import opset20 as op
 
     def suppress(boxes: Any, scores: Any, nms_iou: float, score_threshold: float) -> Any:

@@ -7,6 +7,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -22,16 +23,16 @@ from mimicdet.files import replace_file
 
 OPSET = 20
 _EXAMPLE = (3, 512, 640)
-"""Batch, height, width: none of the pyramid's sides may be 0 or 1 here, which export would take for fixed."""
+"""Batch, height, width: no side of the pyramid may be 0 or 1 here, which export would take for fixed."""
 _LARGEST = 16384
-"""Pixels of a side."""
+"""The longest side in pixels."""
 
 PACKAGES: dict[Format, tuple[str, ...]] = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "openvino": ("onnx", "onnxscript", "openvino"),
     "torch": (),
 }
-"""What is needed to write and compare each format, by the names that pip knows; the extra `export` has all."""
+"""The packages that write and compare each format, by the names that pip knows; the extra `export` has all."""
 
 
 def require(format: Format) -> None:
@@ -47,7 +48,7 @@ def require(format: Format) -> None:
 
 
 def write_torch(network: nn.Module, file: Path, *, divisor: int) -> None:
-    """A ``torch.export`` program; ``torch.export.load`` reads it, after ``import torchvision``."""
+    """Writes a ``torch.export`` program; ``torch.export.load`` reads it, after ``import torchvision``."""
     program = _exported(network, divisor)
     with TemporaryDirectory(dir=file.parent) as folder:
         made = Path(folder) / file.name
@@ -57,7 +58,7 @@ def write_torch(network: nn.Module, file: Path, *, divisor: int) -> None:
 
 
 def write_onnx(network: nn.Module, file: Path, *, outputs: tuple[str, ...], divisor: int) -> None:
-    """An ONNX file of standard operators.
+    """Writes an ONNX file of standard operators.
 
     Args:
         network: whose suppression, if any, is ``suppress_as_one_operator``.
@@ -65,18 +66,15 @@ def write_onnx(network: nn.Module, file: Path, *, outputs: tuple[str, ...], divi
         outputs: their names.
         divisor: canvas sides are multiples of this.
     """
+    export = partial(torch.onnx.export, dynamo=True, opset_version=OPSET, custom_translation_table=onnx_translations())
     with _quiet():
-        program = torch.onnx.export(
-            _exported(network, divisor), dynamo=True, opset_version=OPSET, input_names=list(INPUTS),
-            output_names=list(outputs),
-            custom_translation_table=onnx_translations(),
-        )  # fmt: skip
+        program = export(_exported(network, divisor), input_names=list(INPUTS), output_names=list(outputs))
     assert program is not None
     replace_file(file, program.model_proto.SerializeToString())
 
 
 def write_openvino(onnx_file: Path, file: Path) -> None:
-    """OpenVINO's .xml and .bin from an ONNX file, in its precision."""
+    """Writes OpenVINO's .xml and .bin from an ONNX file, in its precision."""
     import openvino
 
     with TemporaryDirectory(dir=file.parent) as folder:
@@ -88,7 +86,7 @@ def write_openvino(onnx_file: Path, file: Path) -> None:
 
 @torch.no_grad()
 def _exported(network: nn.Module, divisor: int) -> ExportedProgram:
-    """``network`` traced for any batch, height and width."""
+    """Traces ``network`` for any batch, height and width."""
     b, height, width = _EXAMPLE
     images = torch.zeros(b, 3, height, width, dtype=torch.uint8)
     sizes = torch.tensor([[height, width]] * b)
@@ -101,7 +99,7 @@ def _exported(network: nn.Module, divisor: int) -> ExportedProgram:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's own progress lines and its warnings of things that are well known."""
+    """Silences the exporter's own progress lines, and its warnings of things that are well known."""
     level = logging.getLogger("torch.onnx").level
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:

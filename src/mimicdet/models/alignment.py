@@ -16,8 +16,8 @@ from torchvision.ops import deform_conv2d
 
 from mimicdet.models.refinement import ANCHOR_SIDE_IN_CELLS
 from mimicdet.ops.boxes import MAX_LOG_SCALE
-from mimicdet.ops.deformable import kernel_taps
 from mimicdet.ops.precision import full_precision
+from mimicdet.ops.sampling import kernel_taps
 
 OffsetSource = Literal["learned", "box_grid", "box_grid+learned"]
 

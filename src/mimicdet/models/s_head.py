@@ -19,8 +19,8 @@ from mimicdet.models.detector import Places
 from mimicdet.models.pyramid import he_init
 from mimicdet.models.refinement import ANCHOR_SIDE_IN_CELLS
 from mimicdet.ops.boxes import decode_deltas
-from mimicdet.ops.deformable import kernel_taps, sample_bilinear
 from mimicdet.ops.precision import full_precision
+from mimicdet.ops.sampling import kernel_taps, sample_bilinear
 
 FAR_OUTSIDE = -1e4
 """Cells; a tap there reads zero."""

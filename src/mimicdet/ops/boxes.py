@@ -1,6 +1,6 @@
 """Boxes as tensors: deltas, overlaps, clipping.
 
-Boxes are x1 y1 x2 y2 in pixels. M, N: numbers of boxes.
+Boxes are x1 y1 x2 y2 in pixels. B images, M and N boxes.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 MAX_LOG_SCALE = math.log(1000 / 16)
-"""A box grows or shrinks by at most this factor's exponent in one step; keeps exp() finite (Faster R-CNN)."""
+"""The largest dw and dh: a box grows at most 62.5 times in one step, which keeps exp() finite (Faster R-CNN)."""
 
 
 def encode_deltas(targets: Tensor, boxes: Tensor, *, std: tuple[float, float, float, float]) -> Tensor:
-    """Deltas (dx, dy, dw, dh) that move ``boxes`` onto ``targets``, divided by ``std`` (Faster R-CNN).
+    """Returns deltas (dx, dy, dw, dh) that move ``boxes`` onto ``targets``, divided by ``std`` (Faster R-CNN).
 
     Args:
         targets, boxes: (..., 4), broadcastable; ``boxes`` with positive width and height.
@@ -25,10 +25,10 @@ def encode_deltas(targets: Tensor, boxes: Tensor, *, std: tuple[float, float, fl
         (..., 4). Targets without area give large finite values, never NaN: mask them out.
     """
     tiny = torch.finfo(boxes.dtype).tiny
-    size = (boxes[..., 2:] - boxes[..., :2]).clamp(min=tiny)
-    target_size = (targets[..., 2:] - targets[..., :2]).clamp(min=tiny)
+    size = (boxes[..., 2:] - boxes[..., :2]).clamp(min=tiny)  # (..., 2)
+    target_size = (targets[..., 2:] - targets[..., :2]).clamp(min=tiny)  # (..., 2)
     shift = ((targets[..., :2] + targets[..., 2:]) - (boxes[..., :2] + boxes[..., 2:])) / (2 * size)
-    deltas = torch.cat([shift, torch.log(target_size / size)], dim=-1)
+    deltas = torch.cat([shift, torch.log(target_size / size)], dim=-1)  # (..., 4)
     return deltas / deltas.new_tensor(std)
 
 
@@ -38,32 +38,32 @@ def decode_deltas(deltas: Tensor, boxes: Tensor, *, std: tuple[float, float, flo
     dw and dh are clipped at log(1000/16) from above.
     """
     deltas = deltas * deltas.new_tensor(std)
-    size = boxes[..., 2:] - boxes[..., :2]
-    center = boxes[..., :2] + 0.5 * size + deltas[..., :2] * size
+    size = boxes[..., 2:] - boxes[..., :2]  # (..., 2)
+    center = boxes[..., :2] + 0.5 * size + deltas[..., :2] * size  # (..., 2)
     half = 0.5 * size * torch.exp(deltas[..., 2:].clamp(max=MAX_LOG_SCALE))
     return torch.cat([center - half, center + half], dim=-1)
 
 
 def clip_to_sizes(boxes: Tensor, sizes: Tensor) -> Tensor:
     """Clips boxes (B, N, 4) to each image's extent; ``sizes`` (B, 2) is height, width."""
-    limits = sizes.flip(-1).repeat(1, 2)[:, None].to(boxes.dtype)
+    limits = sizes.flip(-1).repeat(1, 2)[:, None].to(boxes.dtype)  # (B, 1, 4)
     return torch.minimum(boxes.clamp(min=0), limits)
 
 
 def iou(first: Tensor, second: Tensor) -> Tensor:
-    """Intersection over union of boxes (..., N, 4) and (..., M, 4): (..., N, M), 0 where the union has no area."""
-    intersection = _intersection(first, second)
-    union = _area(first)[..., :, None] + _area(second)[..., None, :] - intersection
+    """Returns the IoU of boxes (..., N, 4) and (..., M, 4): (..., N, M), 0 where the union has no area."""
+    intersection = _intersection(first, second)  # (..., N, M)
+    union = _area(first)[..., :, None] + _area(second)[..., None, :] - intersection  # (..., N, M)
     return torch.where(union > 0, intersection / union, 0.0)
 
 
 def iou_of_pairs(first: Tensor, second: Tensor) -> Tensor:
-    """Intersection over union of each box (..., 4) with its counterpart (..., 4): (...), 0 where there is no area."""
+    """Returns the IoU of each box (..., 4) with its counterpart (..., 4): (...), 0 where there is no area."""
     return iou(first[..., None, :], second[..., None, :])[..., 0, 0]
 
 
 def intersection_over_first(first: Tensor, second: Tensor) -> Tensor:
-    """Share of each box of ``first`` (..., N, 4) that lies inside each of ``second`` (..., M, 4): (..., N, M).
+    """Returns the share of each box of ``first`` (..., N, 4) inside each of ``second`` (..., M, 4): (..., N, M).
 
     Boxes without area have share 0.
     """
@@ -72,8 +72,8 @@ def intersection_over_first(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _intersection(first: Tensor, second: Tensor) -> Tensor:
-    top_left = torch.maximum(first[..., :, None, :2], second[..., None, :, :2])
-    bottom_right = torch.minimum(first[..., :, None, 2:], second[..., None, :, 2:])
+    top_left = torch.maximum(first[..., :, None, :2], second[..., None, :, :2])  # (..., N, M, 2)
+    bottom_right = torch.minimum(first[..., :, None, 2:], second[..., None, :, 2:])  # (..., N, M, 2)
     return (bottom_right - top_left).clamp(min=0).prod(-1)
 
 

@@ -1,4 +1,4 @@
-"""Where half precision ends."""
+"""Keeps half precision to where it does no harm."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from torch import Tensor
 
 
 def full_precision(tensor: Tensor) -> Tensor:
-    """``tensor`` in float32 where autocast made it half, unchanged where it is float32 or float64."""
+    """Returns ``tensor`` in float32 where autocast made it half, unchanged where it is float32 or float64."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def autocast_without_cache(device_type: str) -> torch.autocast:
-    """Autocast as it is around the call, on or off, without its cache of half-precision weights.
+    """Returns autocast as it is around the call, on or off, but without its cache of half-precision weights.
 
     For work under ``no_grad`` before the same weights are used with gradient: torch 2.9 keeps the copies made there,
     which have no gradient, for the rest of the autocast region (pytorch pull request 165068).

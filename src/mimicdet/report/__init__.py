@@ -1,0 +1,1 @@
+"""Tables, curves and pictures for people to look at."""

@@ -1,4 +1,4 @@
-"""The curves of a run, drawn from its metrics.jsonl: losses, learning rate, AP, and the diagnostics."""
+"""Draws the curves of a run from its metrics.jsonl: losses, learning rate, AP, and the diagnostics."""
 
 from __future__ import annotations
 
@@ -17,12 +17,8 @@ from matplotlib.figure import Figure
 
 from mimicdet.files import replace_file
 
-_BOOKKEEPING = frozenset(
-    (
-        "kind", "step", "epoch", "lr", "grad_norm", "skipped_steps", "seconds", "seconds_per_step", "data_wait",
-        "peak_memory_gib",
-    )
-)  # fmt: skip
+_BOOKKEEPING = frozenset({"kind", "step", "epoch", "lr", "grad_norm", "skipped_steps", "data_wait"})
+_BOOKKEEPING |= {"seconds", "seconds_per_step", "peak_memory_gib"}
 # Okabe and Ito's palette, for colour-blind readers; line styles tell the second seven from the first.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#999999")
 _STYLES = ("-", "--", ":")
@@ -81,7 +77,7 @@ def _read(metrics_jsonl: Path) -> list[dict[str, Any]]:
 
 
 def _panels(records: Iterable[dict[str, Any]]) -> list[_Panel]:
-    """What there is to draw, in reading order."""
+    """Returns the panels that there are numbers for, in reading order."""
     names: dict[str, list[str]] = {"train": [], "eval": []}
     for record in records:
         known = names.setdefault(str(record.get("kind")), [])
@@ -101,6 +97,7 @@ def _panels(records: Iterable[dict[str, Any]]) -> list[_Panel]:
         return _Panel(f"cosine of S-head and T-head{title}", "train", names, "diag/", limits=(-0.2, 1))
 
     losses = sorted((n for n in train if "/" not in n and n not in _BOOKKEEPING), key=lambda n: n != "loss")
+    norms = tuple(name for name in train if name.startswith("grad_norm"))
     accuracy = tuple(n for n in ("AP", "AP50", "AP75", "teacher/AP", "teacher/AP50", "teacher/AP75") if n in evaluated)
     panels = [
         _Panel("losses, unweighted; the total in bold", "train", tuple(losses), log=True, bold="loss"),
@@ -115,11 +112,8 @@ def _panels(records: Iterable[dict[str, Any]]) -> list[_Panel]:
         _Panel("taps: share in the box, offset in cells", "train", take("taps", "offset"), "diag/", limits=(0, 1)),
         _Panel("offsets the S-head has learned, in cells", "train", take("learned_offset"), "diag/"),
         _Panel("other diagnostics", "train", tuple(rest), "diag/"),
-        _Panel(
-            "gradient norm, all modules in bold", "train", tuple(n for n in train if n.startswith("grad_norm")),
-            "grad_norm/", log=True, bold="grad_norm",
-        ),
-    ]  # fmt: skip
+        _Panel("gradient norm, all modules in bold", "train", norms, "grad_norm/", log=True, bold="grad_norm"),
+    ]
     return [panel for panel in panels if panel.names]
 
 
@@ -155,7 +149,7 @@ def _draw(axes: Axes, panel: _Panel, records: Sequence[dict[str, Any]]) -> None:
 
 
 def _style(panel: _Panel, i: int) -> dict[str, Any]:
-    """Line and colour of the panel's i-th curve; the T-head's are dashed, its points hollow, in the S-head's colour."""
+    """Returns the style of the panel's i-th curve; a T-head's is dashed, its points hollow, in its S-head's colour."""
     name = panel.names[i]
     if name == panel.bold:
         return {"color": "black", "linewidth": 2.2}
@@ -167,7 +161,7 @@ def _style(panel: _Panel, i: int) -> dict[str, Any]:
 
 
 def _running_mean(y: np.ndarray, window: int) -> np.ndarray:
-    """Means over windows of neighbours, shorter at the ends; values that are not finite are left out."""
+    """Returns means over windows of neighbours, shorter at the ends; values that are not finite are left out."""
     finite, kernel = np.isfinite(y), np.ones(window)
     total = np.convolve(np.where(finite, y, 0), kernel, mode="same")
     count = np.convolve(finite.astype(float), kernel, mode="same")

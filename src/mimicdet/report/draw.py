@@ -1,4 +1,4 @@
-"""Boxes with class names and scores on pictures, and several pictures on one sheet.
+"""Draws boxes with class names and scores on pictures, and several pictures on one sheet.
 
 N boxes, K classes. Colours, line widths and letters follow the size of the picture and of the boxes, so that a
 400-pixel tile and an aerial image with hundreds of objects are both legible.
@@ -15,16 +15,14 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 Color = tuple[int, int, int]
 Rectangle = tuple[float, float, float, float]  # x1 y1 x2 y2
 
 # Okabe and Ito's palette (2008), told apart by colour-blind readers too; black, which halos need, is left out. More
 # classes take the same hues lighter, then darker: names stand beside the boxes and in the legend anyway.
-_PALETTE: tuple[Color, ...] = (
-    (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167),
-)  # fmt: skip
+_PALETTE = tuple(map(ImageColor.getrgb, ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")))
 _WHITE: Color = (255, 255, 255)
 _BLACK: Color = (0, 0, 0)
 _PAPER: Color = (250, 250, 250)
@@ -44,14 +42,13 @@ class _Caption:
 
 
 def class_color(label: int) -> Color:
-    """The colour of class index ``label`` (0, 1, ...): red, green, blue in 0..255."""
-    color = _PALETTE[label % len(_PALETTE)]
+    """Returns the colour of class index ``label`` (0, 1, ...): red, green, blue in 0..255."""
+    red, green, blue = _PALETTE[label % len(_PALETTE)][:3]
     shade = label // len(_PALETTE) % 3
     if shade == 0:
-        return color
+        return red, green, blue
     target = 255 if shade == 1 else 0
-    red, green, blue = (round(0.5 * channel + 0.5 * target) for channel in color)
-    return red, green, blue
+    return round(0.5 * (red + target)), round(0.5 * (green + target)), round(0.5 * (blue + target))
 
 
 def draw_boxes(
@@ -65,7 +62,7 @@ def draw_boxes(
     truth_labels: np.ndarray | None = None,
     legend: bool = True,
 ) -> Image.Image:
-    """A picture of an image with boxes drawn on it.
+    """Returns a picture of an image with boxes drawn on it.
 
     Args:
         image: (h, w, 3) uint8 RGB.
@@ -107,7 +104,7 @@ def draw_boxes(
 def contact_sheet(
     pictures: Sequence[Image.Image], *, titles: Sequence[str] = (), columns: int | None = None, cell: int = 640
 ) -> Image.Image:
-    """Several pictures on one sheet, row by row, each fitted into a square cell, with a title above each.
+    """Puts several pictures on one sheet, row by row, each fitted into a square cell, with a title above each.
 
     Args:
         pictures: one or more; of any sizes.
@@ -142,12 +139,12 @@ def contact_sheet(
 
 
 def _to_picture(boxes: np.ndarray, scale: int, picture: Image.Image) -> np.ndarray:
-    """Boxes (N, 4) of the image in pixels of the picture, clipped to it."""
+    """Returns boxes (N, 4) of the image in pixels of the picture, clipped to it."""
     return (np.asarray(boxes, dtype=np.float64).reshape(-1, 4) * scale).clip(0, [*picture.size, *picture.size])
 
 
 def _sizes(picture: Image.Image, boxes: np.ndarray) -> tuple[int, int]:
-    """Line width and letter height in pixels: by the picture, but less where the boxes are small."""
+    """Returns line width and letter height in pixels: by the picture, but less where the boxes are small."""
     longer = max(picture.size)
     line, letters = max(longer / 400, 2), max(longer / 55, 13)
     if len(boxes):
@@ -157,14 +154,14 @@ def _sizes(picture: Image.Image, boxes: np.ndarray) -> tuple[int, int]:
 
 
 def _texts(name: str, score: float | None, *, crowded: bool) -> tuple[str, ...]:
-    """What may stand beside a box, the best first."""
+    """Returns the texts that may stand beside a box, the best first."""
     if score is None:
         return () if crowded else (name,)
     return (f"{score:.2f}",) if crowded else (f"{name} {score:.2f}", f"{score:.2f}")
 
 
 def _rectangle(draw: ImageDraw.ImageDraw, box: Sequence[float], color: Color, line: int) -> None:
-    """A coloured frame with a dark hairline around it, to stand out on light ground and dark."""
+    """Draws a coloured frame with a dark hairline around it, to stand out on light ground and dark."""
     x1, y1, x2, y2 = (round(value) for value in box)
     x2, y2 = max(x2 - 1, x1), max(y2 - 1, y1)
     hair = 1 if line < 5 else 2
@@ -174,7 +171,7 @@ def _rectangle(draw: ImageDraw.ImageDraw, box: Sequence[float], color: Color, li
 
 
 def _dashed_rectangle(draw: ImageDraw.ImageDraw, box: Sequence[float], color: Color, line: int) -> None:
-    """White dashes, their gaps filled with the colour of the class."""
+    """Draws white dashes, their gaps filled with the colour of the class."""
     x1, y1, x2, y2 = box
     dash = max(4, 4 * line)
     for (ax, ay), (bx, by) in (((x1, y1), (x2, y1)), ((x2, y1), (x2, y2)), ((x2, y2), (x1, y2)), ((x1, y2), (x1, y1))):
@@ -182,10 +179,8 @@ def _dashed_rectangle(draw: ImageDraw.ImageDraw, box: Sequence[float], color: Co
         draw.line((ax, ay, bx, by), fill=color, width=line)
         for start in np.arange(0, length, 2 * dash).tolist():
             p, q = start / length, min(start + dash, length) / length
-            draw.line(
-                (ax + p * (bx - ax), ay + p * (by - ay), ax + q * (bx - ax), ay + q * (by - ay)),
-                fill=_WHITE, width=line,
-            )  # fmt: skip
+            ends = ax + p * (bx - ax), ay + p * (by - ay), ax + q * (bx - ax), ay + q * (by - ay)
+            draw.line(ends, fill=_WHITE, width=line)
 
 
 def _draw_captions(
@@ -196,7 +191,7 @@ def _draw_captions(
     *,
     widest: float,
 ) -> None:
-    """Captions in the order given, each where it covers none before it, within the picture.
+    """Draws captions in the order given, each where it covers none before it, within the picture.
 
     None is wider than ``widest`` times its box: it would seem to belong to the neighbours.
     """
@@ -222,7 +217,7 @@ def _draw_captions(
 
 
 def _inside(x: float, y: float, width: float, height: float, size: tuple[int, int]) -> Rectangle | None:
-    """The rectangle moved sideways into the picture; None where it does not fit or would stick out above or below."""
+    """Moves a rectangle sideways into the picture; None where it does not fit or would stick out above or below."""
     x, y = min(max(x, 0), size[0] - width), round(y)
     if x < 0 or y < 0 or y + height > size[1]:
         return None
@@ -253,7 +248,7 @@ class _Occupied:
 def _with_legend(
     picture: Image.Image, class_names: Sequence[str], labels: Sequence[int], truth_labels: Sequence[int]
 ) -> Image.Image:
-    """The picture above a strip with a swatch, the name and the number of boxes of each class that occurs."""
+    """Puts a strip below the picture with a swatch, name and number of boxes of each class that occurs."""
     found, true = Counter(labels), Counter(truth_labels)
     letters = max(14, round(picture.width / 60))
     font, gap = _font(letters), letters
@@ -292,20 +287,20 @@ def _with_legend(
 
 
 def _luminance(color: Color) -> float:
-    """Relative luminance, 0 black to 1 white (WCAG 2)."""
+    """Returns relative luminance, 0 black to 1 white (WCAG 2)."""
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (v / 255 for v in color)]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 def _fit(picture: Image.Image, side: int) -> Image.Image:
-    """The picture with its longer side ``side``."""
+    """Resizes the picture to a longer side of ``side``."""
     scale = side / max(picture.size)
     size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
     return picture if picture.size == size else picture.resize(size, Image.Resampling.LANCZOS)
 
 
 def _shortened(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
-    """The text, cut with an ellipsis where it is wider than ``width`` pixels."""
+    """Cuts the text with an ellipsis where it is wider than ``width`` pixels."""
     if font.getlength(text) <= width:
         return text
     keep = next((n for n in range(len(text) - 1, 0, -1) if font.getlength(text[:n] + "…") <= width), 0)
@@ -314,5 +309,5 @@ def _shortened(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
 
 @lru_cache(maxsize=32)
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans as it comes with matplotlib: class names may be Cyrillic or Greek."""
+    """Returns DejaVu Sans, which comes with matplotlib: class names may be Cyrillic or Greek."""
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)

@@ -22,7 +22,7 @@ from mimicdet.tasks.mimic import MimicTask
 from mimicdet.tasks.mimic_run import BuildTask, read_mimic_run
 from mimicdet.teachers.roi import OwnFasterRcnn, RoiHead, TorchvisionFasterRcnn
 from mimicdet.weights.folder import DESCRIPTION_FILE, read_description
-from mimicdet.weights.torchvision import SUFFIXES, read_state
+from mimicdet.weights.state_dict import SUFFIXES, read_state
 
 _WITHOUT_EPS = "258fb6c6"
 """Torchvision runs this file's batch norm with an epsilon of 0 (its ``overwrite_eps``)."""

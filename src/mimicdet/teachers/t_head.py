@@ -15,8 +15,8 @@ from torchvision.ops import roi_align
 
 from mimicdet.models.pyramid import he_init
 from mimicdet.models.s_head import HeadOutput
-from mimicdet.ops.pool_boxes import pool_boxes
 from mimicdet.ops.precision import full_precision
+from mimicdet.ops.sampling import pool_boxes
 
 POOLED = 7
 SAMPLING_RATIO = 2

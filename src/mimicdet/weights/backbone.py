@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import safetensors
-import safetensors.torch
 import timm
-import torch
 from torch import Tensor, nn
 
 from mimicdet.errors import UserError
+from mimicdet.weights.state_dict import read_state
 
 
 def imagenet_weights(name: str) -> dict[str, Tensor]:
-    """The weights that timm's hub holds for a network.
+    """Fetches the weights that timm's hub holds for a network.
 
     Raises:
         UserError: the hub cannot be reached or has none; the sentence says how to give a file.
@@ -31,35 +28,18 @@ def imagenet_weights(name: str) -> dict[str, Tensor]:
 
 
 def read_weights(file: str | Path, name: str) -> dict[str, Tensor]:
-    """A state dict from a .safetensors or .pth file, with timm's names where it is an efficientnet_pytorch one.
-
-    Files are read without running any code in them (safetensors, or torch.load with ``weights_only``).
+    """Reads a backbone's weights from a file, under timm's names where it is an efficientnet_pytorch one.
 
     Raises:
-        UserError: the file is missing or is not a plain state dict.
+        UserError: the file is missing, or is not a plain state dict.
     """
     path = Path(file)
     if not path.is_file():
         raise UserError(f"model.weights: {file} does not exist; give 'imagenet', 'pypi', 'random' or a weights file")
-    state: Any
     try:
-        if path.suffix == ".safetensors":
-            state = safetensors.torch.load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(
-            f"model.weights: {file} cannot be read as weights ({type(error).__name__}); "
-            f"give a .safetensors file or a .pth file that holds nothing but tensors"
-        ) from error
-    for wrapper in ("state_dict", "model", "model_state_dict"):
-        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
-            state = state[wrapper]
-    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
-        raise UserError(
-            f"model.weights: {file} holds no state dict of tensors; save one with torch.save(model.state_dict(), file)"
-        )
-    state = {key.removeprefix("module."): value for key, value in state.items()}
+        state = read_state(path)
+    except UserError as error:
+        raise UserError(f"model.weights: {error}") from error
     return _from_efficientnet_pytorch(state, name, path) if "_conv_stem.weight" in state else state
 
 
@@ -86,12 +66,12 @@ def copy_weights(state: dict[str, Tensor], network: nn.Module, *, source: str, b
 
 
 def _plain(key: str) -> str:
-    """timm's feature extractors join nested module names with underscores (stages.0 -> stages_0)."""
+    """Joins module names with underscores (stages.0 -> stages_0), as timm's feature extractors do."""
     return key.replace(".", "_")
 
 
 def _from_efficientnet_pytorch(state: dict[str, Tensor], name: str, path: Path) -> dict[str, Tensor]:
-    """efficientnet_pytorch's state dict under timm's names; both list the same layers in the same order."""
+    """Renames an efficientnet_pytorch state dict as timm does; both list the same layers in the same order."""
     reference = timm.create_model(name, pretrained=False).state_dict()
     keys = [key for key in reference if not key.endswith("num_batches_tracked")]
     values = [value for key, value in state.items() if not key.endswith("num_batches_tracked")]

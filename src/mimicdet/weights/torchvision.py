@@ -11,15 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor
 from torchvision.models._meta import _COCO_CATEGORIES
 
 from mimicdet.data.dataset import Category
 from mimicdet.errors import UserError
-
-SUFFIXES = (".pth", ".pt", ".safetensors")
+from mimicdet.weights.state_dict import read_state
 
 _RENAMED = (
     (r"^backbone\.body\.", "trunk.backbone.network."),
@@ -36,7 +34,7 @@ _EPS = 1e-5
 
 @dataclass(frozen=True)
 class TorchvisionWeights:
-    """What a file holds, in this project's terms."""
+    """Holds the content of a file in this project's terms."""
 
     model: dict[str, Any]  # fields of ``mimicdet.config.ModelSettings``
     inference: dict[str, Any]  # fields of ``mimicdet.config.InferenceSettings``: torchvision's own defaults
@@ -45,7 +43,7 @@ class TorchvisionWeights:
 
 
 def read_torchvision(file: Path) -> TorchvisionWeights:
-    """The detector in a file that torchvision wrote.
+    """Reads the detector in a file that torchvision wrote.
 
     Raises:
         UserError: the file cannot be read, or holds something else.
@@ -67,28 +65,11 @@ def read_torchvision(file: Path) -> TorchvisionWeights:
         state[key] = state[key].unflatten(0, (per_cell, outputs))[:, kept].flatten(0, 1)
     if _WITHOUT_EPS in file.name:
         state = {key: value - _EPS if key.endswith("running_var") else value for key, value in state.items()}
-    model = {
-        "family": "fcos" if is_fcos else "retinanet", "backbone": "resnet50", "weights": "random", "frozen_stages": 2,
-        "pyramid_top": "c5" if raw["backbone.fpn.extra_blocks.p6.weight"].shape[1] == 2048 else "p5",
-        "head_groups": 32 if normalised else 0,
-    }  # fmt: skip
+    top = "c5" if raw["backbone.fpn.extra_blocks.p6.weight"].shape[1] == 2048 else "p5"
+    model = {"family": "fcos" if is_fcos else "retinanet", "pyramid_top": top, "head_groups": 32 if normalised else 0}
+    model |= {"backbone": "resnet50", "weights": "random", "frozen_stages": 2}
     inference = {"nms_iou": 0.6, "score_threshold": 0.2} if is_fcos else {"nms_iou": 0.5, "score_threshold": 0.05}
     return TorchvisionWeights(model=model, inference=inference, categories=categories, state=state)
-
-
-def read_state(file: Path) -> dict[str, Tensor]:
-    """Weights by name, from a file of torch or safetensors. Raises UserError when there are none in it."""
-    try:
-        if file.suffix == ".safetensors":
-            return safetensors.torch.load_file(file)
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(f"{file} cannot be read as weights ({type(error).__name__}); download it again") from error
-    if isinstance(content, dict) and isinstance(content.get("model"), dict):  # torchvision's training script
-        content = content["model"]
-    if not isinstance(content, dict):
-        raise UserError(f"{file} holds no weights by name; save the model's state_dict()")
-    return content
 
 
 def _renamed(key: str, is_fcos: bool) -> str:
@@ -103,6 +84,6 @@ def _renamed(key: str, is_fcos: bool) -> str:
 
 
 def _categories(outputs: int) -> tuple[Category, ...]:
-    """COCO's where there are as many outputs as torchvision has for it; else all but the background, by number."""
+    """Returns COCO's categories if their number fits, else a number for each output but the background."""
     names = _COCO_CATEGORIES if outputs == len(_COCO_CATEGORIES) else [_UNUSED[1], *map(str, range(1, outputs))]
     return tuple(Category(id=i, name=name) for i, name in enumerate(names) if name not in _UNUSED)

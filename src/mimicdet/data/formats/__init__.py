@@ -1,5 +1,5 @@
-"""Readers of COCO JSON, PASCAL VOC XML and YOLO txt + YAML, and `look`, which tells them apart.
+"""Readers of COCO JSON, PASCAL VOC XML and YOLO txt + YAML.
 
-Each has `find`, which says where a folder's splits lie, and `read`, which yields raw records and logs faulty ones.
-`mimicdet.data.splits` is the way in.
+Each has `find`, which says where a folder's splits lie, and `read`, which collects raw records and logs faulty ones.
+`mimicdet.data.splits` tells the formats apart and is the way in; `mimicdet.data.write` has the writers.
 """

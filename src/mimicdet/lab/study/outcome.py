@@ -14,8 +14,7 @@ from typing import Any
 
 import torch
 
-from mimicdet.data.dataset import DetectionDataset
-from mimicdet.data.fingerprint import fingerprint
+from mimicdet.data.dataset import DetectionDataset, fingerprint
 from mimicdet.engine.checkpoint import differing_settings
 from mimicdet.engine.metrics_file import read_metrics
 from mimicdet.engine.run_folder import RunFolder

@@ -1,19 +1,13 @@
-"""Data sets of large images cut into tiles, to train on: an aerial photograph as it is would be shrunk to nothing.
+"""Cuts data sets of large images into tiles to train on; a whole aerial photograph would be shrunk to nothing.
 
-For prediction nothing need be cut on disk: see the ``tile`` option of ``mimicdet.predict.Detector``.
+Prediction needs nothing cut on disk: see the ``tile`` option of ``mimicdet.predict.Detector``.
 
 M objects of an image.
 """
 
 from __future__ import annotations
 
-import errno
-import json
-import os
-import shutil
-import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -24,15 +18,17 @@ from tqdm import tqdm
 from mimicdet.data.dataset import DetectionDataset, ImageRecord
 from mimicdet.data.decode import read_image
 from mimicdet.data.tiles import Window, tile_windows
+from mimicdet.data.write import coco
 from mimicdet.errors import UserError
+from mimicdet.files import new_folder
 
 VISIBLE = 0.5
-"""An object is one in every tile that shows at least this share of it."""
+"""An object counts in every tile that shows at least this share of it."""
 
 
 @dataclass(frozen=True)
 class Cut:
-    """What ``cut_datasets`` wrote: numbers by split."""
+    """A cut counts what ``cut_datasets`` wrote, by split."""
 
     out: Path
     tiles: dict[str, int]
@@ -40,7 +36,7 @@ class Cut:
     damage: dict[str, Damage] = field(default_factory=dict)  # of splits whose objects are not all whole in some tile
 
     def lines(self) -> list[str]:
-        """The same for people to read."""
+        """Returns the same as lines for people to read."""
         lines = [f"{self.out}: COCO"]
         for split, tiles in self.tiles.items():
             lines.append(f"  {split}: {tiles} tiles, {self.objects[split]} objects")
@@ -51,7 +47,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class Damage:
-    """What cutting does to a split's objects, crowd apart."""
+    """Counts the objects of a split that cutting damages, crowd apart."""
 
     before: int
     lost: int = 0  # no tile shows VISIBLE of them: they are nowhere more than crowd
@@ -61,7 +57,7 @@ class Damage:
         return Damage(self.before + other.before, self.lost + other.lost, self.in_parts + other.in_parts)
 
     def sentence(self) -> str:
-        """The numbers and the way out."""
+        """Returns the numbers and the way out as a sentence."""
         found = [
             f"{self.lost} are lost, since no tile shows half of them" if self.lost else "",
             f"{self.in_parts} are cut in every tile and shrink to a part" if self.in_parts else "",
@@ -106,7 +102,10 @@ def cut_datasets(
         raise UserError(f"the strip held back must be a number of pixels from 0 up, not {hold_back}")
     if hold_back and ("val" in datasets or "train" not in datasets):
         raise UserError("a strip of train is held back as val only where there is a split train and no split val")
-    windows = {split: [_windows(r, tile, overlap) for r in dataset.images] for split, dataset in datasets.items()}
+    windows = {
+        split: [tile_windows(*record.size, tile, overlap) for record in dataset.images]
+        for split, dataset in datasets.items()
+    }
     sources = dict(datasets)
     if hold_back:
         parts = [_divided(record, tile, overlap, hold_back) for record in datasets["train"].images]
@@ -120,7 +119,7 @@ def cut_datasets(
             "nothing would be left to train on; give a larger --tile or --overlap"
         )
     written: dict[str, DetectionDataset] = {}
-    with _new_folder(out) as folder:
+    with new_folder(out) as folder:
         for split, dataset in sources.items():
             written[split] = _write_split(folder, split, dataset, windows[split], progress=progress)
     return Cut(
@@ -131,13 +130,9 @@ def cut_datasets(
     )
 
 
-def _windows(record: ImageRecord, tile: int, overlap: float) -> list[Window]:
-    return tile_windows(record.height, record.width, tile, overlap)
-
-
 def _divided(record: ImageRecord, tile: int, overlap: float, hold_back: int) -> tuple[list[Window], list[Window]]:
-    """Windows in the image less the strip at the end of its longer side, and in the strip."""
-    height, width = record.height, record.width
+    """Returns windows in the image less the strip at the end of its longer side, and windows in the strip."""
+    height, width = record.size
     kept = max(height, width) - hold_back
     if kept < 1:
         raise UserError(
@@ -154,9 +149,9 @@ def _divided(record: ImageRecord, tile: int, overlap: float, hold_back: int) -> 
 
 
 def _damage(dataset: DetectionDataset, windows: list[list[Window]]) -> Damage:
-    """What cutting a split's images into their windows does to its objects.
+    """Counts what cutting a split's images into their windows does to its objects.
 
-    Of an image of which a strip is held back, the objects that lie in the windows' part for the most part.
+    Of an image of which a strip is held back, the objects count that lie in the windows' part for the most part.
     """
     total = Damage(0)
     for record, places in zip(dataset.images, windows, strict=True):
@@ -172,10 +167,14 @@ def _damage(dataset: DetectionDataset, windows: list[list[Window]]) -> Damage:
 
 
 def _visible(record: ImageRecord, window: Window) -> np.ndarray:
-    """Share (M,) of each of an image's boxes that lies in a window; exactly 1 where all of it does."""
-    x1, y1, x2, y2 = window
-    boxes = np.clip(record.boxes, [x1, y1, x1, y1], [x2, y2, x2, y2])  # without area where nothing is seen
+    """Returns the share (M,) of each of an image's boxes that lies in a window; exactly 1 where all of it does."""
+    boxes = _clipped(record, window)  # without area where nothing is seen
     return (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) / (record.boxes[:, 2:] - record.boxes[:, :2]).prod(axis=1)
+
+
+def _clipped(record: ImageRecord, window: Window) -> np.ndarray:
+    x1, y1, x2, y2 = window
+    return np.clip(record.boxes, [x1, y1, x1, y1], [x2, y2, x2, y2])  # (M, 4)
 
 
 def _write_split(
@@ -194,44 +193,22 @@ def _write_split(
             Image.fromarray(pixels[y1:y2, x1:x2]).save(folder / split / name, compress_level=1)
             tiles.append(_cropped(record, window, image_id=len(tiles) + 1, file=Path(name)))
     result = replace(dataset, root=folder, split=split, format="coco", images=tuple(tiles))
-    text = json.dumps(result.to_coco(), ensure_ascii=False, allow_nan=False)
-    (folder / f"{split}.json").write_text(text + "\n", encoding="utf-8")
+    coco.write(folder, {split: result})
     return result
 
 
 def _cropped(record: ImageRecord, window: Window, *, image_id: int, file: Path) -> ImageRecord:
-    """What of an image's M objects lies in a window, in the window's pixels."""
+    """Returns the part of an image and its M objects that lies in a window, in the window's pixels."""
     x1, y1, x2, y2 = window
-    boxes = np.clip(record.boxes, [x1, y1, x1, y1], [x2, y2, x2, y2])
-    visible = _visible(record, window)
+    visible = _visible(record, window)  # (M,)
     inside = visible > 0
     return ImageRecord(
         id=image_id,
         file=file,
         height=y2 - y1,
         width=x2 - x1,
-        boxes=boxes[inside] - [x1, y1, x1, y1],
+        boxes=_clipped(record, window)[inside] - [x1, y1, x1, y1],
         labels=record.labels[inside],
         crowd=record.crowd[inside] | (visible[inside] < VISIBLE),
         areas=record.areas[inside] * visible[inside],
     )
-
-
-@contextmanager
-def _new_folder(out: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes ``out`` when all has gone well and vanishes otherwise."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: exists already and is not an empty folder; name a new one")
-    partial = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}"
-    try:
-        partial.mkdir(parents=True)
-        yield partial
-        if out.exists():
-            out.rmdir()
-        os.replace(partial, out)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise UserError(f"{out}: the disk is full; free some space and cut again") from error
-        raise UserError(f"{error.filename or out}: {error.strerror or error}; check paths and permissions") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mimicdet.data.dataset import Category, DetectionDataset, ImageRecord
-from mimicdet.data.fingerprint import fingerprint
+from mimicdet.data.dataset import Category, DetectionDataset, ImageRecord, fingerprint
 
 
 def dataset() -> DetectionDataset:
