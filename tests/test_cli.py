@@ -13,7 +13,7 @@ import pytest
 
 from mimicdet import cli
 from mimicdet.cli import COMMANDS, guarded, main
-from mimicdet.config import InferenceSettings
+from mimicdet.config import InferenceSettings, fields_of
 from mimicdet.errors import UserError
 from mimicdet.settings_file import FIELDS, load_settings
 
@@ -93,10 +93,14 @@ def test_examples_are_command_lines_that_parse(words: list[str], tmp_path: Path,
         cli.parse(words[0], words[1:])
 
 
-def test_help_of_train_lists_every_setting_with_the_presets_value(capsys: pytest.CaptureFixture[str]) -> None:
-    text = " ".join(help_text(capsys, "train", "--preset", "paper_r50_2x").split())
+@pytest.mark.parametrize("preset", ["paper_r50_2x", "gfl_r50_2x", "faster_rcnn_r50_2x"])
+def test_help_of_train_lists_every_setting_of_the_family_with_the_presets_value(
+    preset: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = " ".join(help_text(capsys, "train", "--preset", preset).split())
+    read = fields_of(type(load_settings(preset=preset)))
     for name in FIELDS:
-        assert f"--{name} " in text
+        assert (f"--{name} " in text) == (name in read), name
     assert "(default: 16.0 22.0)" in text
 
 

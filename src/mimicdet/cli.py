@@ -130,6 +130,7 @@ def parse_as(command: Any, program: str, arguments: list[str]) -> Any:
     default = tyro.MISSING_NONPROP
     if hasattr(command, "with_settings"):
         default, arguments = command.with_settings(arguments)
+        command = type(default)
     _refuse_unknown_options(command, program, arguments)
     complaint = io.StringIO()
     try:
@@ -226,7 +227,8 @@ def _print_completion(arguments: list[str]) -> int:
         raise UserError(f"--print-completion takes one of {', '.join(shells)}")
     app = tyro.extras.SubcommandApp()
     for name in COMMANDS:
-        app.command(_command(name), name=name)
+        command = _command(name)
+        app.command(type(command.with_settings([])[0]) if name == "train" else command, name=name)  # type: ignore[arg-type]
     try:
         app.cli(prog="mimicdet", args=["--tyro-print-completion", arguments[0]], use_underscores=True)
     except SystemExit as end:

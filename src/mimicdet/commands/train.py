@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from tyro.conf import FlagConversionOff, Positional, arg
 
 from mimicdet.commands.optional import optional
-from mimicdet.config import Settings
+from mimicdet.config import MimicDetSettings, Settings
 from mimicdet.errors import UserError
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Train:
     """Decode every image in the check before training."""
     teacher: Annotated[tuple[str, ...], arg(metavar="PATH", help_behavior_hint="may be given several times")] = ()
     """Teacher of `--task distill`: a model folder, a run folder of `--task mimic`, or torchvision's weights."""
-    settings: Annotated[Settings, arg(name=""), FlagConversionOff] = field(default_factory=Settings)
+    settings: Settings = field(default_factory=MimicDetSettings)
 
     @classmethod
     def with_settings(cls, arguments: Sequence[str]) -> tuple[Train, list[str]]:
@@ -85,6 +85,10 @@ class Train:
         if asked.resume and asked.out and not asked.preset and not config and (asked.out / "settings.yaml").is_file():
             config = asked.out / "settings.yaml"  # a run goes on with its own settings
         settings = load_settings(preset=asked.preset, config=config, overrides=overrides)
+        of_family: Any = Annotated[type(settings), arg(name=""), FlagConversionOff]
+        cls = make_dataclass("Train", [("settings", of_family)], bases=(cls,), frozen=True, kw_only=True)
+        cls.__doc__ = Train.__doc__
+        cls.__module__ = Train.__module__
         return cls(data=tyro.MISSING, out=tyro.MISSING, settings=settings), rest
 
     def run(self) -> int:

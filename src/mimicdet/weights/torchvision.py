@@ -38,7 +38,7 @@ _EPS = 1e-5
 class TorchvisionWeights:
     """What a file holds, in this project's terms."""
 
-    model: dict[str, Any]  # fields of ``mimicdet.config.ModelSettings``
+    model: dict[str, Any]  # of the family's ``Model`` settings
     inference: dict[str, Any]  # fields of ``mimicdet.config.InferenceSettings``: torchvision's own defaults
     categories: tuple[Category, ...]
     state: dict[str, Tensor]
