@@ -21,7 +21,7 @@ from rows import Row, bars, parser, print_rows, rows_of, write
 from train_step import example_batch
 
 from mimicdet.build import build_model
-from mimicdet.config import InferenceSettings, ModelSettings, Settings
+from mimicdet.config import SETTINGS_OF, InferenceSettings, TrunkSettings, settings_from
 from mimicdet.data.dataset import Category
 from mimicdet.lab.bench.timing import alternate
 from mimicdet.tasks import build_task
@@ -76,9 +76,9 @@ def measure(folder: Path, options: Any) -> list[Row]:
     )  # fmt: skip
 
 
-def _settings(family: str, backbone: str, channels: int) -> ModelSettings:
+def _settings(family: str, backbone: str, channels: int) -> TrunkSettings:
     own: dict[str, Any] = {} if family == "mimicdet" else {"head_groups": 0 if family == "retinanet" else 32}
-    return ModelSettings(
+    return SETTINGS_OF[family].Model(
         family=family, backbone=backbone, weights="random", frozen_stages=3, pyramid_channels=channels, **own
     )  # type: ignore[arg-type]
 
@@ -89,7 +89,7 @@ def _task(options: Any, teacher: Path | None, weights: dict[str, float]) -> Any:
     }  # fmt: skip
     if teacher is not None:
         settings |= {"task": "distill", "distill": {"teachers": (str(teacher),), **OFF, **weights}}
-    built = Settings.model_validate(settings)
+    built = settings_from(settings)
     torch.manual_seed(0)
     task = build_task(built, class_names=NAMES)
     return task.to(options.device).to(memory_format=torch.channels_last).train()

@@ -16,7 +16,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool, LastLevelP6P7
 
 from mimicdet.build import build_model
-from mimicdet.config import InferenceSettings, ModelSettings
+from mimicdet.config import InferenceSettings, MimicDetSettings
 from mimicdet.models.backbone import Backbone
 from mimicdet.models.mimicdet import MimicDet
 
@@ -29,7 +29,7 @@ INFERENCE = InferenceSettings(score_threshold=0.05)
 
 def mimicdet(backbone: str, *, classes: int = CLASSES, alignment: str = "guided") -> MimicDet:
     """The paper's detector at full width, in training mode, with the paper's frozen stages."""
-    settings = ModelSettings(backbone=BACKBONES[backbone], weights="random", alignment=alignment)  # type: ignore[arg-type]
+    settings = MimicDetSettings.Model(backbone=BACKBONES[backbone], weights="random", alignment=alignment)  # type: ignore[arg-type]
     model = build_model(settings, classes)
     return _silent(model, model.s_head.classifier, background=-1)
 
@@ -76,7 +76,7 @@ def peer(name: str, backbone: str, *, classes: int = CLASSES, trainable_layers: 
         # Without weights torchvision puts live batch norm in; pre-trained, as everybody uses it, it is frozen
         model = _frozen(make(**options), trainable_layers)
     else:
-        settings = ModelSettings(backbone=BACKBONES[backbone], weights="random")
+        settings = MimicDetSettings.Model(backbone=BACKBONES[backbone], weights="random")
         finest = 2 if name == "faster_rcnn" else 3
         body = build_model(settings, 1, finest_level=finest).trunk.backbone
         if name == "faster_rcnn":

@@ -25,7 +25,7 @@ import torch
 from rows import Row, bars, parser, print_rows, rows_of, write
 from torch import Tensor, nn
 
-from mimicdet.config import ModelSettings, Settings, TeacherSettings
+from mimicdet.config import MimicDetSettings, TeacherSettings
 from mimicdet.data.batch import Batch, Sample, collate
 from mimicdet.lab.bench.timing import alternate
 from mimicdet.lab.bench.training import STEP_STAGES, step_stages
@@ -105,9 +105,11 @@ def mimic_task(
     backbone: str, device: str, *, classes: int = peers.CLASSES, teacher: Literal["shared", "separate"] = "shared"
 ) -> Any:
     """MimicDet as the paper trains it: full width, T-head on P2..P6, first two stages and batch norm frozen."""
-    model = ModelSettings(backbone=peers.BACKBONES[backbone], weights="random", frozen_stages=2, freeze_batch_norm=True)
+    model = MimicDetSettings.Model(
+        backbone=peers.BACKBONES[backbone], weights="random", frozen_stages=2, freeze_batch_norm=True
+    )
     torch.manual_seed(0)
-    settings = Settings(model=model, teacher=TeacherSettings(backbone=teacher))
+    settings = MimicDetSettings(model=model, teacher=TeacherSettings(backbone=teacher))
     task = build_task(settings, class_names=list(map(str, range(classes))), pretrained=False)
     return task.to(device).to(memory_format=torch.channels_last).train()
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import groupby
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic.fields import FieldInfo
 
-from mimicdet.config import Settings
-from mimicdet.settings_file import FIELDS, load_settings
+from mimicdet.config import SETTINGS_OF, Settings, fields_of
+from mimicdet.settings_file import FIELDS, SECTIONS, load_settings
 
 PAGE = Path(__file__).parent / "settings.md"
 PRESETS = ("paper_r50_1x", "small")
@@ -26,20 +25,36 @@ def _lines() -> Iterator[str]:
     yield "# Settings"
     yield ""
     yield "Made by `python docs/make_settings.py`. In a YAML file these are sections and keys; on a command line"
-    yield "`--section.key value`. The values of two presets stand beside the defaults; `mimicdet presets NAME` shows"
-    yield "a preset in full."
+    yield "`--section.key value`. Each family of detectors (`model.family`) has settings of its own and takes no other."
+    yield "The values of two presets stand beside the defaults; `mimicdet presets NAME` shows a preset in full."
+    yield "[Which setting for which case](which_setting.md) begins at the other end."
     presets = [load_settings(preset=name) for name in PRESETS]
-    for section, names in groupby(FIELDS, key=lambda name: name.rpartition(".")[0]):
+    for section in ("", *SECTIONS):
         yield f"\n## {section or 'task'}\n"
         if section:
-            yield " ".join((Settings.model_fields[section].annotation.__doc__ or "").split()) + "\n"
-        yield _row(["key", "meaning", "values", "default", *PRESETS])
-        yield _row(["---"] * (4 + len(PRESETS)))
-        for name in names:
-            info = FIELDS[name]
-            values = [_text(_value(settings, name)) for settings in (Settings(), *presets)]
-            yield _row([f"`{name}`", " ".join((info.description or "").split()), _values(info), *values])
+            sections = [cls.model_fields[section] for cls in SETTINGS_OF.values() if section in cls.model_fields]
+            yield " ".join(" ".join(dict.fromkeys(info.annotation.__doc__ for info in sections)).split()) + "\n"
+        yield _row(["key", "meaning", "read by", "values", "default", *PRESETS])
+        yield _row(["---"] * (5 + len(PRESETS)))
+        for name in (name for name in FIELDS if name.rpartition(".")[0] == section):
+            for info, families in _variants(name):
+                values = [
+                    _text(_value(settings, name)) if settings.model.family in families else "" for settings in presets
+                ]
+                readers = "all" if len(families) == len(SETTINGS_OF) else ", ".join(families)
+                meaning = " ".join((info.description or "").split())
+                yield _row([f"`{name}`", meaning, readers, _values(name, info), _text(info.default), *values])
     yield ""
+
+
+def _variants(name: str) -> list[tuple[FieldInfo, list[str]]]:
+    """A setting as families have it, which differ in what it means or takes, and each time those families."""
+    found: dict[tuple[str, ...], tuple[FieldInfo, list[str]]] = {}
+    for family, cls in SETTINGS_OF.items():
+        if (info := fields_of(cls).get(name)) is not None:
+            told = "" if name == "model.family" else _text(info.default)
+            found.setdefault((str(info.description), _values(name, info), told), (info, []))[1].append(family)
+    return list(found.values())
 
 
 def _row(cells: Iterable[str]) -> str:
@@ -58,8 +73,10 @@ def _text(value: Any) -> str:
     return "`" + yaml.safe_dump(value, default_flow_style=True).removesuffix("\n").removesuffix("\n...") + "`"
 
 
-def _values(info: FieldInfo) -> str:
+def _values(name: str, info: FieldInfo) -> str:
     """What a setting takes, in words: its type and its limits."""
+    if name == "model.family":
+        return ", ".join(f"`{family}`" for family in SETTINGS_OF)
     kind = info.annotation
     prefix = ""
     if get_origin(kind) is tuple:

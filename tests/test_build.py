@@ -13,7 +13,7 @@ from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
 from mimicdet.build import build_model, load_model
-from mimicdet.config import InferenceSettings, ModelSettings
+from mimicdet.config import SETTINGS_OF, InferenceSettings, MimicDetSettings
 from mimicdet.data.dataset import Category
 from mimicdet.errors import UserError
 from mimicdet.models.alignment import AlignedConv
@@ -25,11 +25,11 @@ from mimicdet.teachers.t_head import THead
 from mimicdet.weights.folder import save_model
 from tests.tiny import enliven
 
-PAPER = ModelSettings(backbone="resnet50", weights="random", offsets="learned", head_init="gaussian")
+PAPER = MimicDetSettings.Model(backbone="resnet50", weights="random", offsets="learned", head_init="gaussian")
 """The paper's detector; where weights start does not matter here."""
 
 
-def build(settings: ModelSettings, classes: int = 80, **options: Any) -> MimicDet:
+def build(settings: MimicDetSettings.Model, classes: int = 80, **options: Any) -> MimicDet:
     with torch.device("meta"):
         return build_model(settings, classes, pretrained=False, **options)
 
@@ -115,7 +115,7 @@ def test_multiply_adds_with_the_s_head_at_1000_positions_are_115_6_giga() -> Non
     # Which positions are read depends on values, so this part runs for real, on maps of zeros
     shapes = [(level.shape[2], level.shape[3]) for level in refined.pyramid.levels]
     places = square_anchors((3, 4, 5, 6, 7), side_in_cells=4)(shapes)
-    real = ModelSettings(**PAPER.model_dump() | {"backbone": "test_resnet", "frozen_stages": 0})
+    real = MimicDetSettings.Model(**PAPER.model_dump() | {"backbone": "test_resnet", "frozen_stages": 0})
     head = build_model(real, 80).s_head
     levels = [torch.zeros(1, 256, h, w) for h, w in shapes]
     # The share of P3 that a full image gives; 1000 of P3 and 1000 of others bracket the figure too
@@ -155,7 +155,7 @@ def test_the_papers_other_backbones_build(name: str) -> None:
 # Every setting
 
 
-TINY = ModelSettings(
+TINY = MimicDetSettings.Model(
     backbone="test_resnet", weights="random", pyramid_channels=16, head_channels=24, head_features=20,
     kernel_size=5, finest_kernel_size=3, offsets="learned", frozen_stages=0, freeze_batch_norm=False,
 )  # fmt: skip
@@ -216,10 +216,12 @@ def test_settings_reach_the_modules(changes: dict[str, Any], check: Any) -> None
 @pytest.mark.parametrize("family", ["retinanet", "fcos", "atss", "gfl"])
 def test_initialisation_of_the_other_families(family: str) -> None:
     """Of the branches; what ends in scores and boxes keeps its own, small one."""
-    own = {"head_channels": 256, "head_features": 1024, "family": family, "head_groups": 0, "pyramid_channels": 32}
+    own = {"head_groups": 0, "pyramid_channels": 32}
     for init, deviation in (("gaussian", 0.01), ("he", (2 / (9 * 32)) ** 0.5)):
         torch.manual_seed(0)
-        model = build_model(ModelSettings(backbone="test_resnet", weights="random", head_init=init, **own), 3)
+        model = build_model(
+            SETTINGS_OF[family].Model(backbone="test_resnet", weights="random", head_init=init, **own), 3
+        )
         branches = model.head.branches()
         convs = [m for part in branches[:2] for m in part.modules() if isinstance(m, nn.Conv2d)]
         assert len(convs) == 8
@@ -249,7 +251,7 @@ CATEGORIES = (Category(7, "cat"), Category(2, "dog"), Category(91, "newt"))
 INFERENCE = InferenceSettings(shorter_side=64, longer_side=96, positions=50, nms_iou=0.5)
 
 
-def save(folder: Path, settings: ModelSettings = TINY, *, seed: int = 0) -> MimicDet:
+def save(folder: Path, settings: MimicDetSettings.Model = TINY, *, seed: int = 0) -> MimicDet:
     torch.manual_seed(seed)
     model = build_model(settings, 3)
     enliven(model)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import subprocess
 import sys
@@ -13,7 +12,9 @@ import pytest
 
 from mimicdet import cli
 from mimicdet.cli import COMMANDS, guarded, main
-from mimicdet.config import InferenceSettings
+from mimicdet.commands.inference_options import with_options
+from mimicdet.commands.parser import options_of
+from mimicdet.config import InferenceSettings, fields_of
 from mimicdet.errors import UserError
 from mimicdet.settings_file import FIELDS, load_settings
 
@@ -41,10 +42,9 @@ def help_text(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 def test_overview_names_every_command_with_its_summary(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
-    for name in COMMANDS:
-        summary = (cli._command(name).__doc__ or "").splitlines()[0]
-        assert f"{name} " in text
-        assert summary in text
+    for name, summary in COMMANDS.items():
+        assert (cli.command_of(name).__doc__ or "").splitlines()[0] == summary
+        assert f"  {name:<9} {summary}\n" in text
     assert main([]) == 2
 
 
@@ -60,25 +60,27 @@ def test_help_of_a_command_explains_every_option_and_ends_with_examples(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = help_text(capsys, name)
-    for option in cli._option_names(cli._command(name)):
-        assert option in text or option.removeprefix("--").upper() in text
+    words = " ".join(text.split())
+    for option in options_of(cli.command_of(name)):
+        if option.argument is not None:  # settings: see below
+            assert f"{option.called} " in text or f"{option.called}, " in text
+            assert " ".join((option.info.description or "").split()) in words
+            assert (option.info.description or "").split()[0] not in (
+                "Of",
+                "What",
+                "Which",
+                "How",
+                "Where",
+                "Those",
+                "Such",
+            )
     examples = text.partition("\nexamples:\n")[2]
     assert f"mimicdet {name}" in examples
 
 
-@pytest.mark.parametrize("title", ["╭─ Bad ──╮", " Bad \n -----"])
-def test_messages_of_the_parser_lose_their_frame(title: str) -> None:
-    wide = "╭" in title
-    bar, rule = ("│", "───") if wide else ("", "---")
-    rows = ["Missing a \x1b[1mvalue\x1b[0m ", "  for --out.", rule, "See help"]
-    box = "\n".join([title, *(f"{bar} {row} {bar}" for row in rows)])
-    assert cli._one_sentence(box) == "Missing a value for --out"
-    assert cli._one_sentence("") == "the arguments cannot be understood"
-
-
 def examples() -> list[list[str]]:
     """The command lines in the help's examples, without their explanations."""
-    lines = [line for name in COMMANDS for line in sys.modules[cli._command(name).__module__].EXAMPLES.splitlines()]
+    lines = [line for name in COMMANDS for line in sys.modules[cli.command_of(name).__module__].EXAMPLES.splitlines()]
     commands = [line.partition("   ")[0].partition(" > ")[0] for line in lines]
     return [command.partition("mimicdet ")[2].split() for command in commands]
 
@@ -93,11 +95,27 @@ def test_examples_are_command_lines_that_parse(words: list[str], tmp_path: Path,
         cli.parse(words[0], words[1:])
 
 
-def test_help_of_train_lists_every_setting_with_the_presets_value(capsys: pytest.CaptureFixture[str]) -> None:
-    text = " ".join(help_text(capsys, "train", "--preset", "paper_r50_2x").split())
+@pytest.mark.parametrize("preset", ["paper_r50_2x", "gfl_r50_2x", "faster_rcnn_r50_2x"])
+def test_help_of_train_lists_every_setting_of_the_family_with_the_presets_value(
+    preset: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = " ".join(help_text(capsys, "train", "--preset", preset).split())
+    read = fields_of(type(load_settings(preset=preset)))
     for name in FIELDS:
-        assert f"--{name} " in text
+        assert (f"--{name} " in text) == (name in read), name
     assert "(default: 16.0 22.0)" in text
+
+
+def test_help_of_train_shows_what_the_same_words_would_train_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "settings.yaml").write_text("model:\n  family: fcos\none_stage:\n  center_radius: 2.25\n")
+    for words in (["--config", str(tmp_path / "settings.yaml")], ["--out", str(tmp_path), "--resume"]):
+        assert "(default: 2.25)" in help_text(capsys, "train", *words)
+    assert "(default: 3.5)" in help_text(capsys, "train", *words, "--one_stage.center_radius", "3.5")
+    assert "has no meaning for model.family 'mimicdet'" in complaint(
+        capsys, "train", "--one_stage.center_radius", "3", "--help"
+    )
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "tcsh"])
@@ -139,21 +157,48 @@ def test_completion_script_is_valid_bash(capsys: pytest.CaptureFixture[str]) -> 
         ("train x --out r --config no.yaml", "settings file no.yaml does not exist"),
         ("presets smal", "there is no preset 'smal'; did you mean 'small'?"),
         ("--print-completion csh", "--print-completion takes one of bash, zsh, fish, tcsh"),
-        ("convert a b --to vok", "mimicdet convert: invalid choice 'vok' for argument '--to'. Expected one of"),
+        (
+            "convert a b --to vok",
+            "mimicdet convert: --to is \"vok\"; it should be 'coco', 'voc' or 'yolo' (did you mean 'voc'?); see",
+        ),
+        (
+            "explain sight m --data d --out o",
+            "mimicdet explain: WHAT is \"sight\"; it should be 'alignment' or 'gap'; see",
+        ),
         ("train x", "mimicdet train: missing --out RUN; see mimicdet train --help"),
         (
             "eval m --data d --tile a",
-            "mimicdet eval: Error parsing --tile: 'a' is not a whole number; see",
+            'mimicdet eval: --tile is "a"; it should be a whole number; see mimicdet eval --help',
         ),
         (
             "eval m --data d --overlap a",
-            "mimicdet eval: Error parsing --overlap: 'a' is not a number; see",
+            'mimicdet eval: --overlap is "a"; it should be a number; see mimicdet eval --help',
         ),
         ("eval m --data no/such/folder", "no/such/folder"),
         ("predict m", "mimicdet predict: name image files, folders or globs"),
         ("predict m a.jpg", "mimicdet predict: say where results go"),
         ("check", "mimicdet check: missing DATA; see mimicdet check --help"),
-        ("train x --out", "mimicdet train: Missing value for argument '--out'"),
+        ("train", "mimicdet train: missing DATA and --out RUN; see mimicdet train --help"),
+        ("train x --out", "mimicdet train: --out needs a value (RUN); see mimicdet train --help"),
+        ("train x --out --resume", "mimicdet train: --out needs a value (RUN); see mimicdet train --help"),
+        ("train x --out r --resume=yes", "mimicdet train: --resume takes no value; see mimicdet train --help"),
+        ("train x --out r --optim.lr", "mimicdet train: --optim.lr needs a value (X); see mimicdet train --help"),
+        ("train x --out r --teacher", "mimicdet train: --teacher needs a value (PATH); see mimicdet train --help"),
+        (
+            "train x --out r --optim 1",
+            "'--optim' is a section of settings: name a key of it, such as --optim.optimizer",
+        ),
+        ("train x --out r --out-of 1", "mimicdet train: unknown option '--out-of'; did you mean '--out'?"),
+        ("train x --out r --pre small", "mimicdet train: unknown option '--pre'; did you mean '--preset'?"),
+        ("train x --out r -x", "mimicdet train: unexpected argument '-x'; see mimicdet train --help"),
+        (
+            "eval m --data d --inference.nms_uoi 1",
+            "mimicdet eval: unknown option '--inference.nms_uoi'; did you mean '--inference.nms_iou'?",
+        ),
+        (
+            "eval m --data d --tile -1e3",
+            'mimicdet eval: --tile is "-1e3"; it should be a whole number; see mimicdet eval --help',
+        ),
         ("check no/such/folder", "no/such/folder"),
         ("train no/such/folder --out r", "no/such/folder"),
     ],
@@ -208,24 +253,27 @@ def test_a_folder_in_use_is_refused_before_the_data_are_checked(
 
 
 def test_inference_options_are_the_settings_of_that_section() -> None:
-    from mimicdet.commands.inference_options import InferenceOptions
-
-    assert [field.name for field in dataclasses.fields(InferenceOptions)] == list(InferenceSettings.model_fields)
     stored = InferenceSettings(shorter_side=320)
-    assert InferenceOptions().applied_to(stored, Path("m")) == stored
-    assert InferenceOptions(nms_iou=0.5).applied_to(stored, Path("m")).model_dump() == {
-        **stored.model_dump(),
-        "nms_iou": 0.5,
-    }
-    with pytest.raises(UserError, match=r"'inference.nms_iou' on the command line is 2; it should be less"):
-        InferenceOptions(nms_iou=2).applied_to(stored, Path("m"))
+    for words in (["eval", "m", "--data", "d"], ["predict", "m"], ["export", "m", "--format", "onnx"]):
+        taken = [o.name for o in options_of(cli.command_of(words[0])) if o.argument is None]
+        assert taken == [f"inference.{key}" for key in InferenceSettings.model_fields]
+        assert with_options(stored, options(*words).inference, Path("m")) == stored
+        given = options(*words, "--inference.nms_iou", "0.5", "--inference.dense", "--inference.flips=all").inference
+        assert with_options(stored, given, Path("m")).model_dump() == {
+            **stored.model_dump(),
+            **{"nms_iou": 0.5, "dense": True, "flips": "all"},
+        }
+        with pytest.raises(UserError, match=r"'inference.nms_iou' on the command line is 2; it should be less"):
+            options(*words, "--inference.nms_iou", "2")  # before any model is loaded
 
 
 def test_dense_inference_can_be_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ("predict", str(tmp_path), "photo.jpg", "--json", str(tmp_path / "found.json"), "--inference.dense")
-    for word in ("true", "false"):
-        assert "is not a model folder" in complaint(capsys, *words, word)
-    assert "--inference.dense" in complaint(capsys, *words, "perhaps")
+    words = ("predict", str(tmp_path), "photo.jpg", "--json", str(tmp_path / "found.json"))
+    for given in (["--inference.dense"], ["--inference.dense", "true"], ["--inference.dense=false"]):
+        assert "is not a model folder" in complaint(capsys, *words, *given)
+    assert "'inference.dense' on the command line is \"perhaps\"; it should be a valid boolean" in complaint(
+        capsys, *words, "--inference.dense=perhaps"
+    )
 
 
 # ------------------------------------------------------------------------------------------- guarded
@@ -274,12 +322,38 @@ def test_a_closed_pipe_is_no_error() -> None:
     assert outcome.stderr == ""
 
 
-@pytest.mark.parametrize("words", ["--help", "--version", "presets", "train --help", "train x --out r --optim.rl 1"])
-def test_nothing_heavy_is_imported_for_help_and_typing_errors(words: str) -> None:
+HEAVY = ("torch", "torchvision", "timm", "numpy", "matplotlib", "accelerate", "PIL", "safetensors", "faster_coco_eval")
+
+
+def imported_by(words: str) -> set[str]:
+    """Every module that a command line has imported when it ends."""
     program = (
         "import sys\nfrom mimicdet.cli import main\n"
         f"try: main({words.split()!r})\nexcept SystemExit: pass\n"
-        "heavy = {'torch', 'torchvision', 'timm', 'numpy', 'matplotlib', 'accelerate'} & set(sys.modules)\n"
-        "assert not heavy, heavy"
+        "print('imported:', *sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return set(done.stdout.rpartition("imported: ")[2].split())
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["--help", "--version", "presets", "train --help", "train x --out r --optim.rl 1", "--print-completion bash",
+     *(f"{name} --help" for name in COMMANDS if name != "train")],
+)  # fmt: skip
+def test_nothing_heavy_is_imported_for_help_and_typing_errors(words: str) -> None:
+    assert not imported_by(words) & set(HEAVY)
+
+
+def test_the_overview_imports_no_command_and_no_settings() -> None:
+    """It answers in the time that Python takes to start: nothing but the standard library, and few modules of ours."""
+    modules = imported_by("--help")
+    assert {name for name in modules if name.startswith("mimicdet")} == {"mimicdet", "mimicdet.cli", "mimicdet.errors"}
+    assert not modules & {"pydantic", "yaml", "argparse", "shtab"}
+
+
+def test_help_of_a_command_imports_that_command_alone() -> None:
+    modules = {name for name in imported_by("train --help") if name.startswith("mimicdet.")}
+    assert not [name for name in modules if name.startswith(("mimicdet.lab", "mimicdet.engine", "mimicdet.data."))]
+    assert not modules & {f"mimicdet.commands.{name}" for name in COMMANDS if name != "train"}
+    assert len(imported_by("train --help")) < 450

@@ -11,8 +11,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimicdet.commands.overrides import take_overrides
-from mimicdet.config import Settings
+from mimicdet.commands.parser import COMMAND_LINE, parse_as
+from mimicdet.commands.train import Train
+from mimicdet.config import MimicDetSettings, Settings, fields_of
 from mimicdet.errors import UserError
 from mimicdet.settings_file import (
     FIELDS,
@@ -34,10 +35,14 @@ def write(folder: Path, text: str) -> Path:
     return file
 
 
+def asked(*words: str) -> Layer:
+    """The settings on a command line of `mimicdet train`."""
+    command = parse_as(Train, "mimicdet train", ["cells", "--out", "run", *words])
+    return Layer(COMMAND_LINE, command.changes)
+
+
 def from_words(*words: str) -> Settings:
-    layer, rest = take_overrides(words)
-    assert rest == []
-    return resolve([layer])
+    return resolve([asked(*words)])
 
 
 def sentence(error: pytest.ExceptionInfo[UserError]) -> str:
@@ -50,32 +55,34 @@ def sentence(error: pytest.ExceptionInfo[UserError]) -> str:
 
 
 def test_nothing_given_is_the_defaults() -> None:
-    assert load_settings() == Settings()
+    assert load_settings() == MimicDetSettings()
 
 
 def test_later_layers_win_key_by_key(tmp_path: Path) -> None:
     config = write(tmp_path, "optim:\n  lr: 0.5\n  momentum: 0.5\ntrain:\n  epochs: 5\n")
-    overrides, _ = take_overrides(["--optim.lr", "0.25"])
+    overrides = asked("--optim.lr", "0.25")
     settings = load_settings(preset="paper_r50_2x", config=config, overrides=overrides)
     assert settings.optim.lr == 0.25  # the command line over the file
     assert settings.optim.momentum == 0.5  # the file over the preset
     assert settings.train.epochs == 5
     assert settings.optim.milestones == (16.0, 22.0)  # the preset over the defaults
-    assert settings.optim.gamma == Settings().optim.gamma
+    assert settings.optim.gamma == MimicDetSettings().optim.gamma
 
 
 def test_an_empty_file_and_an_empty_section_change_nothing(tmp_path: Path) -> None:
-    assert load_settings(config=write(tmp_path, "")) == Settings()
-    assert load_settings(config=write(tmp_path, "optim:\n  # lr: 1\ntask: detect\n")) == Settings(task="detect")
+    assert load_settings(config=write(tmp_path, "")) == MimicDetSettings()
+    assert load_settings(config=write(tmp_path, "optim:\n  # lr: 1\ntask: detect\n")) == MimicDetSettings(task="detect")
 
 
 @pytest.mark.parametrize("name", [None, *preset_names()])
 def test_resolved_settings_load_again(name: str | None, tmp_path: Path) -> None:
-    overrides, _ = take_overrides(["--data.shorter_side", "640", "800", "--train.trackers", "tensorboard"])
+    overrides = asked("--data.shorter_side", "640", "800", "--train.trackers", "tensorboard")
     settings = load_settings(preset=name, overrides=overrides)
     file = write(tmp_path, dump_settings(settings))
     assert load_settings(config=file) == settings
-    assert set(read_layer(file).values) == set(FIELDS)  # complete: it stays the same when a default changes
+    assert list(read_layer(file).values) == list(
+        fields_of(type(settings))
+    )  # complete: it stays the same when a default changes
 
 
 def test_resolved_settings_mean_the_same_to_other_yaml_readers() -> None:
@@ -101,8 +108,7 @@ def test_scalars(text: str, value: Any) -> None:
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_every_float_survives_as_python_writes_it(value: float) -> None:
     assert parse_yaml(f"[{value!r}]", "here") == [value]
-    words, _ = take_overrides(["--optim.lr", repr(value)])
-    assert words.values == {"optim.lr": value}
+    assert asked("--optim.lr", repr(value)).values == {"optim.lr": value}
 
 
 @pytest.mark.parametrize(
@@ -224,7 +230,7 @@ def test_wrong_values_name_source_key_value_and_what_is_expected(text: str, part
 
 def test_the_layer_that_set_the_value_is_named(tmp_path: Path) -> None:
     config = write(tmp_path, "optim:\n  lr: 0.5\n")
-    overrides, _ = take_overrides(["--optim.lr", "abc"])
+    overrides = asked("--optim.lr", "abc")
     with pytest.raises(UserError, match=r"'optim.lr' on the command line is \"abc\""):
         load_settings(config=config, overrides=overrides)
 
@@ -254,10 +260,15 @@ def test_overrides_of_each_type() -> None:
 
 
 def test_overrides_leave_other_arguments_alone() -> None:
-    words = ["cells", "--optim.lr", "0.1", "more", "--out", "run.d", "--assign.ensure_match", "other", "-h"]
-    layer, rest = take_overrides(words)
-    assert layer.values == {"optim.lr": 0.1, "assign.ensure_match": True}
-    assert rest == ["cells", "more", "--out", "run.d", "other", "-h"]
+    for words in (
+        ["--optim.lr", "0.1", "cells", "--out", "run.d", "--assign.ensure_match"],
+        ["--optim.lr", "0.1", "--out", "run.d", "--assign.ensure_match", "cells"],
+        ["cells", "--optim.lr=0.1", "--assign.ensure_match", "--out=run.d"],
+        ["--assign.ensure_match", "true", "cells", "--optim.lr", "0.1", "--out", "run.d"],
+    ):
+        command = parse_as(Train, "mimicdet train", words)
+        assert command.changes == {"optim.lr": 0.1, "assign.ensure_match": True}
+        assert (command.data, command.out) == (Path("cells"), Path("run.d"))
 
 
 @pytest.mark.parametrize(
@@ -270,14 +281,13 @@ def test_overrides_leave_other_arguments_alone() -> None:
 )  # fmt: skip
 def test_bad_overrides(words: list[str], part: str) -> None:
     with pytest.raises(UserError) as error:
-        take_overrides(words)
+        asked(*words)
     assert part in sentence(error)
 
 
 def test_a_negative_number_is_a_value() -> None:
-    layer, rest = take_overrides(["--optim.lr", "-1e-3", "x"])
-    assert layer.values == {"optim.lr": -0.001}
-    assert rest == ["x"]
+    assert asked("--optim.lr", "-1e-3", "--train.seed", "3").values == {"optim.lr": -0.001, "train.seed": 3}
+    assert asked("--data.scale_jitter", "-1e-3", "-2").values == {"data.scale_jitter": [-0.001, -2]}
 
 
 def test_unknown_key_in_a_layer_made_by_hand() -> None:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mimicdet.config import Settings
+from mimicdet.config import MimicDetSettings, Settings
 from mimicdet.data.batch import Batch, Sample, collate
 from mimicdet.models.anchors import square_anchors
 from mimicdet.models.backbone import Backbone
@@ -115,7 +115,7 @@ def tiny_settings(**sections: dict[str, Any]) -> Settings:
     }
     for name, values in sections.items():
         defaults[name] = defaults.get(name, {}) | values if isinstance(values, dict) else values
-    return Settings(**defaults)
+    return MimicDetSettings(**defaults)
 
 
 def tiny_task(settings: Settings | None = None, *, seed: int = 0, **detector: Any) -> Any:

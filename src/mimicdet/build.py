@@ -6,12 +6,13 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any
 
 import torch
 from pydantic import ValidationError
 
-from mimicdet.config import Family, InferenceSettings, ModelSettings, OneStageSettings
+from mimicdet.config import SETTINGS_OF, FasterRcnnSettings, InferenceSettings, MimicDetSettings, TrunkSettings
+from mimicdet.config.trunk import BranchSettings
 from mimicdet.data.dataset import Category
 from mimicdet.errors import UserError
 from mimicdet.families import atss, fcos, retinanet
@@ -30,7 +31,7 @@ from mimicdet.weights.state_dict import SUFFIXES
 from mimicdet.weights.torchvision import read_torchvision
 
 
-def _mimicdet(settings: ModelSettings, trunk: Trunk, num_classes: int) -> MimicDet:
+def _mimicdet(settings: MimicDetSettings.Model, trunk: Trunk, num_classes: int) -> MimicDet:
     refinement = Refinement(channels=settings.pyramid_channels)
     s_head = SHead(
         in_channels=settings.pyramid_channels,
@@ -48,11 +49,11 @@ def _mimicdet(settings: ModelSettings, trunk: Trunk, num_classes: int) -> MimicD
     return MimicDet(trunk=trunk, refinement=refinement, s_head=s_head)
 
 
-def _faster_rcnn(settings: ModelSettings, trunk: Trunk, num_classes: int) -> FasterRcnn:
+def _faster_rcnn(settings: FasterRcnnSettings.Model, trunk: Trunk, num_classes: int) -> FasterRcnn:
     return faster_rcnn(trunk=trunk, num_classes=num_classes, features=settings.head_features)
 
 
-DETECTORS: dict[str, Callable[[ModelSettings, Trunk, int], DetectionModel]] = {
+DETECTORS: dict[str, Callable[[Any, Trunk, int], DetectionModel]] = {
     "mimicdet": _mimicdet,
     "retinanet": retinanet.build,
     "fcos": fcos.build,
@@ -62,7 +63,7 @@ DETECTORS: dict[str, Callable[[ModelSettings, Trunk, int], DetectionModel]] = {
 }
 """Builds a detector of each family around a trunk."""
 
-LEARNING: dict[str, Callable[[OneStageSettings], Learning]] = {
+LEARNING: dict[str, Callable[[Any], Learning]] = {
     "retinanet": retinanet.learning,
     "fcos": fcos.learning,
     "atss": atss.atss_learning,
@@ -72,7 +73,7 @@ LEARNING: dict[str, Callable[[OneStageSettings], Learning]] = {
 
 
 def build_model(
-    settings: ModelSettings, num_classes: int, *, pretrained: bool = True, finest_level: int | None = None
+    settings: TrunkSettings, num_classes: int, *, pretrained: bool = True, finest_level: int | None = None
 ) -> DetectionModel:
     """A detector of the family that ``settings.family`` names.
 
@@ -89,14 +90,14 @@ def build_model(
     finest = settings.levels[0] if finest_level is None else min(finest_level, settings.levels[0])
     trunk = build_trunk(settings, settings.levels, finest_level=finest, pretrained=pretrained)
     detector = DETECTORS[settings.family](settings, trunk, num_classes)
-    if isinstance(detector, OneStage) and settings.head_init == "he":
+    if isinstance(detector, OneStage) and isinstance(settings, BranchSettings) and settings.head_init == "he":
         branches = detector.head.branches()
         for convs in (branches.class_convs, branches.box_convs):
             he_init(convs)
     return detector
 
 
-def build_trunk(settings: ModelSettings, levels: Sequence[int], *, finest_level: int, pretrained: bool) -> Trunk:
+def build_trunk(settings: TrunkSettings, levels: Sequence[int], *, finest_level: int, pretrained: bool) -> Trunk:
     """A backbone that returns features from ``finest_level`` on, and a pyramid of ``levels`` over it."""
     backbone = build_backbone(
         settings.backbone,
@@ -120,7 +121,7 @@ class LoadedModel:
     """A detector from a model folder, in evaluation mode, with what prediction needs besides."""
 
     model: DetectionModel
-    settings: ModelSettings
+    settings: TrunkSettings
     inference: InferenceSettings
     categories: tuple[Category, ...]
 
@@ -135,13 +136,14 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu") -> Loaded
     if Path(folder).suffix in SUFFIXES and Path(folder).is_file():
         return _from_torchvision(Path(folder), device)
     description = read_description(folder)
-    if description.family not in get_args(Family):
+    if description.family not in SETTINGS_OF:
         raise UserError(
             f"{Path(folder) / DESCRIPTION_FILE}: models of the family {description.family!r} are not known here; "
             f"update mimicdet"
         )
+    described = SETTINGS_OF.get(str(description.model.get("family")), SETTINGS_OF[description.family])
     try:
-        settings = ModelSettings.model_validate_json(json.dumps(dict(description.model)))
+        settings = described.Model.model_validate_json(json.dumps(dict(description.model)))
         inference = InferenceSettings.model_validate_json(json.dumps(dict(description.inference)))
     except ValidationError as error:
         first = error.errors()[0]
@@ -163,7 +165,8 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu") -> Loaded
 
 def _from_torchvision(file: Path, device: torch.device | str) -> LoadedModel:
     found = read_torchvision(file)
-    settings, inference = ModelSettings(**found.model), InferenceSettings(**found.inference)
+    settings = SETTINGS_OF[found.model["family"]].Model(**found.model)
+    inference = InferenceSettings(**found.inference)
     model = build_model(settings, len(found.categories), pretrained=False)
     pixels = {
         key: value for key, value in model.state_dict().items() if key.endswith(("backbone.mean", "backbone.std"))

@@ -5,34 +5,32 @@ Nothing heavy is imported before a command runs, so help and typing errors answe
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import errno
 import importlib
-import io
 import os
-import re
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import fields, is_dataclass
-from typing import Any, get_type_hints
+from typing import Any
 
 from mimicdet.errors import UserError
 
-COMMANDS = {  # name -> module:Class; the laboratory's are named, not imported
-    "check": "mimicdet.commands.check:Check",
-    "train": "mimicdet.commands.train:Train",
-    "eval": "mimicdet.commands.eval:Eval",
-    "predict": "mimicdet.commands.predict:Predict",
-    "export": "mimicdet.commands.export:Export",
-    "explain": "mimicdet.lab.commands.explain:Explain",
-    "bench": "mimicdet.lab.commands.bench:Bench",
-    "study": "mimicdet.lab.commands.study:Study",
-    "convert": "mimicdet.commands.convert:Convert",
-    "cut": "mimicdet.commands.cut:Cut",
-    "presets": "mimicdet.commands.presets:Presets",
+COMMANDS = {  # the first sentence of each one's own help: nothing is imported to list them
+    "check": "Reads a data set as training does and lists every fault by kind, with counts and examples.",
+    "train": "Checks a data set, then trains a detector on it.",
+    "eval": "Measures a trained model on a data set: COCO's 12 numbers and the AP of each class.",
+    "predict": "Detects objects in images; writes COCO results and pictures with the boxes drawn.",
+    "export": "Writes a model as one ONNX, OpenVINO or torch file for images of any size, and compares the two.",
+    "explain": "Shows where a trained MimicDet's S-head looks, and what it loses against its T-head.",
+    "bench": "Times a trained model, exported or not: milliseconds of one batch, and of each stage.",
+    "study": "Trains a list of runs with several seeds each and compares them in a table.",
+    "convert": "Writes a data set in another format; boxes, classes and splits survive exactly.",
+    "cut": "Cuts a data set of large images, such as aerial photographs, into tiles to train on.",
+    "presets": "Lists the presets with command, cost and expected accuracy, or prints one in full.",
 }
+LABORATORY = ("explain", "bench", "study")
+SHELLS = ("bash", "zsh", "fish", "tcsh")
 
 OVERVIEW = """\
 usage: mimicdet COMMAND ...
@@ -85,7 +83,8 @@ def _dispatch(arguments: list[str]) -> int:
     if len(arguments) > 1 and arguments[0] == "help":
         arguments = [arguments[1], "--help"]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(OVERVIEW.format(commands=_command_list()), end="")
+        commands = "\n".join(f"  {name:<9} {summary}" for name, summary in COMMANDS.items())
+        print(OVERVIEW.format(commands=commands), end="")
         return 0 if arguments else 2
     name, *rest = arguments
     if name == "--version":
@@ -104,133 +103,36 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def parse(name: str, arguments: list[str]) -> Any:
-    """A command with its options, from what follows its name; see ``parse_as``."""
-    return parse_as(_command(name), f"mimicdet {name}", arguments)
+    """Returns a command with its options, from what follows its name; see ``mimicdet.commands.parser.parse_as``."""
+    from mimicdet.commands.parser import parse_as
+
+    return parse_as(command_of(name), f"mimicdet {name}", arguments)
 
 
-def _command(name: str) -> Any:
-    module, _, class_name = COMMANDS[name].partition(":")
-    return getattr(importlib.import_module(module), class_name)
-
-
-def _command_list() -> str:
-    summaries = {name: (_command(name).__doc__ or "").splitlines()[0] for name in COMMANDS}
-    return "\n".join(f"  {name:<9} {summary}" for name, summary in summaries.items())
-
-
-def parse_as(command: Any, program: str, arguments: list[str]) -> Any:
-    """An object of the dataclass ``command`` from a command line; ``program`` is what the help calls it.
-
-    Raises:
-        UserError: the command line is not as the help says.
-        SystemExit: help was asked for, and is printed.
-    """
-    import tyro
-
-    default = tyro.MISSING_NONPROP
-    if hasattr(command, "with_settings"):
-        default, arguments = command.with_settings(arguments)
-    _refuse_unknown_options(command, program, arguments)
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            options, left_over = tyro.cli(
-                command,
-                prog=program,
-                args=arguments,
-                default=default,
-                use_underscores=True,
-                return_unknown_args=True,
-            )
-    except SystemExit as end:
-        if end.code == 0:
-            _print_examples(command)
-            raise
-        message = _one_sentence(complaint.getvalue()).replace(f"Missing from {program}:", "missing", 1)
-        raise UserError(f"{program}: {message}; see {program} --help") from None
-    if left_over:
-        raise UserError(f"{program}: unexpected argument '{left_over[0]}'; see {program} --help")
-    return options
-
-
-def _print_examples(command: Any) -> None:
-    examples = sys.modules[command.__module__].EXAMPLES
-    print("\nexamples:\n" + "".join(f"  {line}\n" for line in examples.splitlines()))
-
-
-def _one_sentence(box: str) -> str:
-    """tyro's message without its frame: what stands between the title and the first rule, joined.
-
-    In a terminal that has only ASCII the title is a line with a rule below it instead of a part of the frame.
-    """
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    sections: list[list[str]] = [[]]
-    for line in plain.splitlines():
-        text = line.strip("│ ")
-        if text.startswith(("╭", "╰")) or not text:
-            continue
-        if set(text) <= set("─-"):
-            sections.append([])
-        else:
-            sections[-1].append(text)
-    section = sections[0 if "╭" in plain else min(1, len(sections) - 1)]
-    sentence = " ".join(section).rstrip(".") or "the arguments cannot be understood"
-    # Of a missing argument its name, without all that the help says of it
-    sentence = re.sub(r"^(Missing from [^:]*:(?: (?:--)?[\w.|/-]+)(?: [A-Z_]+)*) .*\(required\)$", r"\1", sentence)
-    sentence = re.sub(r"invalid literal for int\(\) with base 10: (.*)", r"\1 is not a whole number", sentence)
-    return re.sub(r"could not convert string to float: (.*)", r"\1 is not a number", sentence)
-
-
-def _refuse_unknown_options(command: Any, program: str, arguments: list[str]) -> None:
-    options = _option_names(command)
-    known = {"--help", *options, *(f"--no_{option[2:]}" for option in options)}
-    for argument in arguments:
-        option_name = argument.partition("=")[0]
-        if not option_name.startswith("--"):
-            continue
-        normal = "--" + option_name[2:].replace("-", "_")
-        if normal in known:
-            continue
-        settings = [f"--{name}" for name in _settings_names(command)]
-        near = difflib.get_close_matches(normal, [*options, *settings], n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"see {program} --help"
-        raise UserError(f"{program}: unknown option '{option_name}'; {hint}")
-
-
-def _settings_names(command: Any) -> tuple[str, ...]:
-    if not hasattr(command, "with_settings"):
-        return ()
-    from mimicdet.settings_file import FIELDS
-
-    return tuple(FIELDS)
-
-
-def _option_names(command: Any, prefix: str = "--") -> list[str]:
-    """All options of a command, less the settings of `train`, which are taken off its arguments before."""
-    hints = get_type_hints(command)
-    names = []
-    for option in fields(command):
-        if is_dataclass(hints[option.name]):
-            prefixed = getattr(hints[option.name], "PREFIXED", True)
-            names += _option_names(hints[option.name], f"{prefix}{option.name}." if prefixed else prefix)
-        elif option.name != "settings":
-            names.append(f"{prefix}{option.name}")
-    return names
+def command_of(name: str) -> Any:
+    """Returns the class of a command, and imports it."""
+    package = "mimicdet.lab.commands" if name in LABORATORY else "mimicdet.commands"
+    return getattr(importlib.import_module(f"{package}.{name}"), name.title())
 
 
 def _print_completion(arguments: list[str]) -> int:
-    import tyro
+    if len(arguments) != 1 or arguments[0] not in SHELLS:
+        raise UserError(f"--print-completion takes one of {', '.join(SHELLS)}")
+    import argparse
 
-    shells = ("bash", "zsh", "fish", "tcsh")
-    if len(arguments) != 1 or arguments[0] not in shells:
-        raise UserError(f"--print-completion takes one of {', '.join(shells)}")
-    app = tyro.extras.SubcommandApp()
-    for name in COMMANDS:
-        app.command(_command(name), name=name)
-    try:
-        app.cli(prog="mimicdet", args=["--tyro-print-completion", arguments[0]], use_underscores=True)
-    except SystemExit as end:
-        return int(end.code or 0)
+    import shtab
+
+    from mimicdet.commands.parser import add_option, options_of
+
+    parser = argparse.ArgumentParser("mimicdet")
+    parser.add_argument("--version", action="store_true", help="print the version")
+    parser.add_argument("--print-completion", choices=SHELLS, help="print tab completion for a shell")
+    commands = parser.add_subparsers()
+    for name, summary in COMMANDS.items():
+        command = commands.add_parser(name, help=summary)
+        for option in options_of(command_of(name)):
+            add_option(command, option, completing=True)
+    print(shtab.complete(parser, arguments[0]))
     return 0
 
 

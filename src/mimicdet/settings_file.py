@@ -1,7 +1,8 @@
 """From preset, YAML file and command line to ``Settings``, and back to one complete YAML file.
 
-Later layers win, key by key: defaults < preset < ``--config`` file < ``--section.key value``. Every error is a
-``UserError`` of one sentence that names the layer, the key and what to write instead.
+Later layers win, key by key: defaults < preset < ``--config`` file < ``--section.key value``. The last one that names
+``model.family`` decides which settings there are. Every error is a ``UserError`` of one sentence that names the layer,
+the key and what to write instead.
 """
 
 from __future__ import annotations
@@ -10,17 +11,17 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from mimicdet.config import Settings
+from mimicdet.config import SETTINGS_OF, Settings, fields_of, settings_from
 from mimicdet.errors import UserError
 
 PRESET_FOLDER = Path(__file__).parent / "presets"
@@ -37,18 +38,11 @@ class Layer:
     values: dict[str, Any]
 
 
-def leaf_fields(model: type[BaseModel] = Settings, prefix: str = "") -> dict[str, FieldInfo]:
-    """Every setting by its dotted name, in the order of ``mimicdet.config``."""
-    fields: dict[str, FieldInfo] = {}
-    for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            fields |= leaf_fields(field.annotation, f"{prefix}{name}.")
-        else:
-            fields[prefix + name] = field
-    return fields
+FIELDS: dict[str, FieldInfo] = {}
+"""Every setting of any family by its dotted name; described as the first family that reads it has it."""
+for _class in SETTINGS_OF.values():
+    FIELDS |= {name: field for name, field in fields_of(_class).items() if name not in FIELDS}
 
-
-FIELDS = leaf_fields()
 SECTIONS = tuple(dict.fromkeys(name.rpartition(".")[0] for name in FIELDS if "." in name))
 
 
@@ -229,17 +223,40 @@ def resolve(layers: Iterable[Layer]) -> Settings:
             check_key(name, layer.source)
             values[name] = value
             sources[name] = layer.source
+    family = values.get("model.family", next(iter(SETTINGS_OF)))
+    if not isinstance(family, str) or family not in SETTINGS_OF:
+        *others, last = (f"'{name}'" for name in SETTINGS_OF)
+        raise UserError(
+            f"setting 'model.family' {sources['model.family']} is {shown(family)}; "
+            f"it should be {', '.join(others)} or {last}"
+        )
+    fields = fields_of(SETTINGS_OF[family])
     nested: dict[str, Any] = {}
     for name, value in values.items():
+        _require_meaning(name, value, family, fields, sources[name])
         if not _is_finite(value):
             raise UserError(f"setting '{name}' {sources[name]} is {shown(value)}; it should be a finite number")
         section, _, key = name.rpartition(".")
         (nested.setdefault(section, {}) if section else nested)[key] = value
     try:
-        # By way of JSON because strict validation of Python values takes no list for a tuple.
-        return Settings.model_validate_json(json.dumps(nested, default=str))
+        return settings_from(nested)
     except ValidationError as error:
-        raise UserError(_explain(error, values, sources)) from None
+        raise UserError(_explain(error, values, sources, fields)) from None
+
+
+_TASKS = {"mimic": "trains MimicDet's two heads", "distill": "teaches one-stage detectors"}
+"""What the tasks do that some families have not."""
+
+
+def _require_meaning(name: str, value: Any, family: str, fields: Mapping[str, FieldInfo], source: str) -> None:
+    """``UserError`` where another family has this setting, or this task, and this one has not."""
+    if name not in fields:
+        raise UserError(
+            f"{name} has no meaning for model.family '{family}'; leave it out, or take a preset of that family "
+            f"(mimicdet presets) ({source})"
+        )
+    if name == "task" and value in [*_TASKS] and value not in get_args(fields[name].annotation):
+        raise UserError(f"task '{value}' {_TASKS[value]}, not model.family '{family}'; use task 'detect' ({source})")
 
 
 def load_settings(*, preset: str | None = None, config: Path | None = None, overrides: Layer | None = None) -> Settings:
@@ -281,11 +298,13 @@ def shown(value: Any) -> str:
     return "empty" if value is None else json.dumps(value, default=str)
 
 
-def _explain(error: ValidationError, values: dict[str, Any], sources: dict[str, str]) -> str:
+def _explain(
+    error: ValidationError, values: Mapping[str, Any], sources: Mapping[str, str], fields: Mapping[str, FieldInfo]
+) -> str:
     """The first of pydantic's findings as one sentence."""
     first = error.errors(include_url=False)[0]
     path = [str(part) for part in first["loc"]]
-    name = next((".".join(path[:n]) for n in (1, 2) if ".".join(path[:n]) in FIELDS), None)
+    name = next((".".join(path[:n]) for n in (1, 2) if ".".join(path[:n]) in fields), None)
     if name is None:  # several keys that do not go together; the model's own message names them
         message = first["msg"].removeprefix("Value error, ")
         concerned = [key for key in values if key in message] or [
@@ -295,7 +314,7 @@ def _explain(error: ValidationError, values: dict[str, Any], sources: dict[str, 
         return f"{message} ({where})" if where else message
     expected = expectation(first, of_item=len(path) > name.count(".") + 1)
     if first["type"] in ("missing", "too_long", "too_short"):
-        expected = f"it should be a list of {_tuple_length(name)} values"
+        expected = f"it should be a list of {len(fields[name].default)} values"
     return f"setting '{name}' {sources[name]} is {shown(values[name])}; {expected}"
 
 
@@ -304,8 +323,3 @@ def expectation(finding: ErrorDetails, *, of_item: bool) -> str:
     subject = shown(finding["input"]) + " in it" if of_item else "it"
     message = finding["msg"].replace("Input should", f"{subject} should").replace("valid array", "list")
     return message.replace("Value error,", subject)
-
-
-def _tuple_length(name: str) -> int:
-    default = FIELDS[name].get_default(call_default_factory=True)
-    return len(default)

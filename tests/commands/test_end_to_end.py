@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -81,10 +82,33 @@ def test_train_says_what_it_found_and_where_the_model_is(
     assert "errors: none" in said
     assert "has no validation split" in said
     assert f"the trained model is {out / 'model'}" in said
+    assert_works_as_printed(said, out / "found", images=6)
     assert main(words) == 2  # a run is not overwritten
     assert "already holds a run" in capsys.readouterr().err
     assert main(["train", str(only_train), "--out", str(out), "--resume"]) == 0  # with its own settings
     assert main([*words, "--overwrite"]) == 0
+
+
+def assert_works_as_printed(said: str, pictures: Path, *, images: int) -> None:
+    """The command in training's last line, given as it stands, draws the images that the model was measured on."""
+    program, *words = shlex.split(said.splitlines()[-1])
+    assert program == "mimicdet"
+    assert main(words) == 0
+    assert len(list(pictures.iterdir())) == images
+
+
+def test_the_last_line_of_training_is_a_command_that_works(
+    cells: Path, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also with spaces in names, and with data that are read in a way of their own."""
+    data, out = shutil.copytree(cells, tmp_path / "my cells"), tmp_path / "my run"
+    content = json.loads((data / "valid.json").read_text())
+    content["annotations"][0]["bbox"][2] = -3
+    (data / "valid.json").write_text(json.dumps(content))
+    words = ["train", str(data), "--out", str(out), "--config", str(config), "--train.pictures", "0"]
+    assert main([*words, "--data.max_faulty_boxes", "0.9"]) == 0
+    assert_works_as_printed(capsys.readouterr().out, out / "found", images=3)
+    assert main([*words, "--data.max_faulty_boxes", "0.9", "--overwrite"]) == 0  # what was drawn is not in the way
 
 
 def test_what_cannot_start_leaves_the_old_run_and_no_new_one(

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from mimicdet.config import Settings
+from mimicdet.config import MimicDetSettings, Settings
 from mimicdet.engine.checkpoint import (
     FORMAT,
     LAST,
@@ -215,7 +215,7 @@ def test_everything_that_differs_is_named(data: dict[str, Any]) -> None:
 def test_settings_of_another_version(data: dict[str, Any]) -> None:
     old = {"settings": {"optim": {"speed": 1}}, "data": data, "processes": 1}
     with pytest.raises(UserError, match="settings of another version"):
-        require_same_run(old, settings=Settings(), data=data, processes=1, file=Path("x"))
+        require_same_run(old, settings=MimicDetSettings(), data=data, processes=1, file=Path("x"))
 
 
 def test_the_training_set_must_be_the_same(tmp_path: Path, data: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from mimicdet.build import build_model, load_model
-from mimicdet.config import DistillSettings, InferenceSettings, ModelSettings, Settings
+from mimicdet.config import SETTINGS_OF, DistillSettings, InferenceSettings, Settings
 from mimicdet.data.dataset import DetectionDataset
 from mimicdet.engine.check_teachers import sample_of
 from mimicdet.engine.metrics_file import read_metrics
@@ -31,13 +31,13 @@ def student(family: str = "gfl", **changes: Any) -> Settings:
     own: dict[str, Any] = {"head_groups": 0 if family == "retinanet" else 4}
     if family == "faster_rcnn":
         own = {"head_features": 16, "levels": (2, 3, 4, 5, 6)}
-    model = ModelSettings(
+    model = SETTINGS_OF[family].Model(
         family=family, backbone="test_resnet", weights="random", frozen_stages=1, freeze_batch_norm=False,
         pyramid_channels=8, **own,
     )  # type: ignore[arg-type]  # fmt: skip
     inference = InferenceSettings(shorter_side=SIDE, longer_side=SIDE)
     shared = {"data": toy.data, "optim": toy.optim, "train": toy.train, "inference": inference}
-    return Settings(task="detect", model=model, **shared).model_copy(update=changes)
+    return SETTINGS_OF[family](task="detect", model=model, **shared).model_copy(update=changes)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mimicdet.config import Settings
+from mimicdet.config import MimicDetSettings
 from mimicdet.engine.run_folder import RunFolder
 from mimicdet.errors import UserError
 from mimicdet.settings_file import load_settings
@@ -17,7 +17,7 @@ def make_run(path: Path) -> RunFolder:
     """A folder as a run leaves it."""
     folder = RunFolder(path)
     folder.open(resume=False, overwrite=False)
-    folder.write_settings(Settings())
+    folder.write_settings(MimicDetSettings())
     for file in (
         folder.metrics_file, folder.checkpoints / "last.pt", folder.model / "model.json", folder.curves,
         folder.pictures / "1.png", folder.last_model / "model.json", folder.trackers / "events",

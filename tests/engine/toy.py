@@ -11,7 +11,7 @@ from PIL import Image
 from mimicdet.config import (
     DataSettings,
     InferenceSettings,
-    ModelSettings,
+    MimicDetSettings,
     OptimSettings,
     Settings,
     TeacherSettings,
@@ -55,8 +55,8 @@ def toy_data(folder: Path, *, images: int = 10, empty: tuple[int, ...] = (4, 9))
 
 def toy_settings(*, optim: dict[str, Any] | None = None, **train: Any) -> Settings:
     """Two epochs of five steps of two batches of one image; AdamW, moving average, batch norm in training."""
-    return Settings(
-        model=ModelSettings(
+    return MimicDetSettings(
+        model=MimicDetSettings.Model(
             backbone="test_resnet", weights="random", frozen_stages=1, freeze_batch_norm=False, pyramid_channels=8,
             head_channels=8, head_features=8,
         ),

@@ -12,10 +12,10 @@ from PIL import Image
 
 from mimicdet import Detector
 from mimicdet.build import build_model
-from mimicdet.config import InferenceSettings, ModelSettings
+from mimicdet.config import InferenceSettings, MimicDetSettings
 from mimicdet.data.dataset import Category
 
-SETTINGS = ModelSettings(
+SETTINGS = MimicDetSettings.Model(
     backbone="resnet10t", weights="random", pyramid_channels=16, pyramid_norm="layer", head_channels=16,
     head_features=32, head_init="he", offsets="box_grid+learned",
 )  # fmt: skip

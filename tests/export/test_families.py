@@ -12,7 +12,7 @@ import torch
 from mimicdet import Detector
 from mimicdet.build import build_model
 from mimicdet.cli import main
-from mimicdet.config import ModelSettings
+from mimicdet.config import SETTINGS_OF
 from mimicdet.models.one_stage import OneStage
 from tests.export.conftest import CATEGORIES, INFERENCE
 from tests.export.test_export import SUFFIXES, assert_same
@@ -29,7 +29,7 @@ KINDS = [
 def save_model(family: str, folder: Path) -> Path:
     """Random weights that find things: scores lie around 0.5."""
     torch.manual_seed(0)
-    settings = ModelSettings(
+    settings = SETTINGS_OF[family].Model(
         family=family, backbone="resnet10t", weights="random", pyramid_channels=16, pyramid_norm="layer",
         head_groups=0 if family == "retinanet" else 4,
     )  # type: ignore[arg-type]  # fmt: skip

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mimicdet.build import build_model
-from mimicdet.config import InferenceSettings, ModelSettings
+from mimicdet.config import InferenceSettings, MimicDetSettings
 from mimicdet.inference.decode import Detections
 from mimicdet.inference.detect import detect
 from mimicdet.inference.flips import detect_in_views, mirror_boxes, mirror_images
@@ -106,7 +106,7 @@ def test_of_what_several_views_find_the_best_is_kept_and_only_within_its_class()
 def test_a_mirrored_image_gives_the_mirrored_detections(left_right: bool) -> None:
     """With all four views every mirrored image is seen the same, whatever the model."""
     torch.manual_seed(0)
-    settings = ModelSettings(
+    settings = MimicDetSettings.Model(
         backbone="resnet18", weights="random", pyramid_channels=16, head_channels=16, head_features=32, head_init="he",
         freeze_batch_norm=False,
     )  # fmt: skip

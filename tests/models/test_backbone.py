@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from mimicdet.config import Settings
+from mimicdet.config import settings_from
 from mimicdet.data.batch import collate
 from mimicdet.errors import UserError
 from mimicdet.models import backbone as backbone_module
@@ -229,7 +229,7 @@ def changed(before: dict[str, Tensor], module: nn.Module) -> set[str]:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_one_training_step_changes_the_unfrozen_parameters_only(name: str) -> None:
-    settings = Settings.model_validate(
+    settings = settings_from(
         {
             "model": {
                 "backbone": name, "weights": "random", "pyramid_channels": 8, "head_channels": 8, "head_features": 12,

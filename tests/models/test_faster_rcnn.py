@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 
 from mimicdet.build import build_model
-from mimicdet.config import InferenceSettings, ModelSettings
+from mimicdet.config import FasterRcnnSettings, InferenceSettings
 from mimicdet.inference.detect import detect
 from mimicdet.models.faster_rcnn import FasterRcnn, _best
 
@@ -21,8 +21,8 @@ HEIGHT, WIDTH, CLASSES = 96, 128, 3
 def make(seed: int = 0) -> FasterRcnn:
     """Weights that propose, classify and move."""
     torch.manual_seed(seed)
-    settings = ModelSettings(
-        family="faster_rcnn", backbone="test_resnet", weights="random", pyramid_channels=16, head_features=32,
+    settings = FasterRcnnSettings.Model(
+        backbone="test_resnet", weights="random", pyramid_channels=16, head_features=32,
         levels=(2, 3, 4, 5, 6), pyramid_top="p5", frozen_stages=0,
     )  # fmt: skip
     model = build_model(settings, CLASSES)

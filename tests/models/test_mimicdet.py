@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from mimicdet.build import build_model
-from mimicdet.config import InferenceSettings, ModelSettings
+from mimicdet.config import InferenceSettings, MimicDetSettings
 from mimicdet.data.batch import Batch, collate
 from mimicdet.inference.decode import Detections, decode
 from mimicdet.models.mimicdet import MimicDet
@@ -141,7 +141,7 @@ def test_permuting_images_permutes_results(order: tuple[int, ...]) -> None:
 
 def test_a_batch_is_its_images_one_by_one_with_a_real_backbone_on_the_same_canvas() -> None:
     """There a canvas of another size reaches the image through the backbone's receptive field, as everywhere."""
-    settings = ModelSettings(
+    settings = MimicDetSettings.Model(
         backbone="tf_efficientnet_lite0", weights="random", pyramid_channels=8, head_channels=8, head_features=12
     )
     torch.manual_seed(0)

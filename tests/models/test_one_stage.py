@@ -12,7 +12,7 @@ from torchvision.models import detection
 from torchvision.models.detection._utils import BoxLinearCoder
 
 from mimicdet.build import LoadedModel, build_model, load_model
-from mimicdet.config import InferenceSettings, ModelSettings
+from mimicdet.config import SETTINGS_OF, InferenceSettings
 from mimicdet.errors import UserError
 from mimicdet.inference.decode import decode
 from mimicdet.models.anchors import Anchors
@@ -26,7 +26,7 @@ SIZES = torch.tensor([[128, 160], [100, 90]])
 
 
 def tiny(family: str, *, channels: int = 16, classes: int = 3, **changes: Any) -> OneStage:
-    settings = ModelSettings(
+    settings = SETTINGS_OF[family].Model(
         family=family, backbone="test_resnet", weights="random", pyramid_channels=channels, frozen_stages=0,
         head_groups=0 if family == "retinanet" else 4, **changes,
     )  # fmt: skip

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mimicdet import Detector
 from mimicdet.build import build_model
-from mimicdet.config import InferenceSettings, ModelSettings
+from mimicdet.config import InferenceSettings, MimicDetSettings
 from mimicdet.data.dataset import Category, DetectionDataset
 from mimicdet.errors import UserError
 from mimicdet.models.detector import DetectionModel, Predictions
@@ -22,7 +22,9 @@ from mimicdet.predict.detector import Detection
 from tests.fake_detector import CATEGORIES, FakeDetector, make_dataset
 from tests.tiny import tiny_trunk
 
-SMALL = ModelSettings(backbone="resnet18", weights="random", pyramid_channels=16, head_channels=16, head_features=32)
+SMALL = MimicDetSettings.Model(
+    backbone="resnet18", weights="random", pyramid_channels=16, head_channels=16, head_features=32
+)
 
 
 @pytest.fixture

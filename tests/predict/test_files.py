@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mimicdet.config import InferenceSettings, ModelSettings
+from mimicdet.config import InferenceSettings, MimicDetSettings
 from mimicdet.data.categories import match_classes
 from mimicdet.data.dataset import Category, DetectionDataset
 from mimicdet.data.tiles import Tiles
@@ -37,7 +37,9 @@ def dataset(folder: Path) -> DetectionDataset:
 @pytest.fixture
 def detector(dataset: DetectionDataset) -> Detector:
     inference = InferenceSettings(shorter_side=75, longer_side=133, nms_iou=1.0, batch_size=2)
-    return Detector(model=FakeDetector(dataset), categories=CATEGORIES, settings=ModelSettings(), inference=inference)
+    return Detector(
+        model=FakeDetector(dataset), categories=CATEGORIES, settings=MimicDetSettings.Model(), inference=inference
+    )
 
 
 def touch(*files: Path) -> None:

@@ -158,9 +158,8 @@ def _teacher_parts(task: MimicTask, batch: Batch, prepared: Prepared, dense: Hea
             apart.append((scores[0] - scores[1]).square().mean().detach())
             class_mimic.append(class_distance(task.mimic.classification, teacher, student))
             box_mimic.append(distance(teacher.box_feature, student.box_feature))
-            heat = task.mimic.soft_temperature
-            p, q = (head.logits.div(heat).softmax(-1) for head in (teacher, student))
-            soft.append(heat**2 * (p * (p / q).log()).sum())
+            p, q = (head.logits.softmax(-1) for head in (teacher, student))
+            soft.append((p * (p / q).log()).sum())
     sampled, mimicked = max(len(classification), 1), max(len(class_mimic), 1)
 
     def weighted(distances: list[Tensor]) -> list[Tensor]:
@@ -174,23 +173,20 @@ def _teacher_parts(task: MimicTask, batch: Batch, prepared: Prepared, dense: Hea
         "t_boxes": total(boxes) / sampled,
         "mimic_classification": total(weighted(class_mimic)) / mimicked,
         "mimic_boxes": total(weighted(box_mimic)) / mimicked,
-        "mimic_rank": _rank(task, batch, ranked),
+        "mimic_rank": _rank(batch, ranked),
         "mimic_soft_labels": total(weighted(soft)) / mimicked,
     }
 
 
-def _rank(task: MimicTask, batch: Batch, ranked: dict[tuple[int, int], list[tuple[Tensor, Tensor]]]) -> Tensor:
+def _rank(batch: Batch, ranked: dict[tuple[int, int], list[tuple[Tensor, Tensor]]]) -> Tensor:
     """KL of the softmax over each object's boxes, mean over an image's objects, then over images."""
-    kinds = {"classification": [0], "localisation": [1], "both": [0, 1]}[task.mimic.rank_which]
     images = []
     for i in range(len(batch.labels)):
         objects = int(((batch.labels[i] >= 0) & ~batch.crowd[i]).sum())
         found = []
         for (image, _), pairs in ranked.items():
-            for kind in kinds if image == i else ():
-                teacher, student = (
-                    torch.stack([pair[kind] for pair in pairs]).div(task.mimic.rank_temperature).unbind(1)
-                )
+            for kind in (0, 1) if image == i else ():  # scores, IoUs
+                teacher, student = torch.stack([pair[kind] for pair in pairs]).unbind(1)
                 p = teacher.softmax(0)
                 found.append((p * (p.log() - student.log_softmax(0))).sum())
         images.append(total(found) / max(objects, 1))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mimicdet.config import LossSettings, Settings
+from mimicdet.config import LossSettings, settings_from
 from mimicdet.tasks import build_task
 from mimicdet.tasks.detect import DetectTask
 from mimicdet.tasks.mimic import MimicTask
@@ -94,7 +94,7 @@ def test_a_task_without_a_teacher_has_no_trace_of_one() -> None:
 
 
 def test_defaults_build_the_papers_teacher() -> None:
-    settings = Settings.model_validate({"model": {"weights": "random"}})
+    settings = settings_from({"model": {"weights": "random"}})
     with torch.device("meta"):
         task = build_task(settings, class_names=list(map(str, range(80))))
     assert isinstance(task, MimicTask)

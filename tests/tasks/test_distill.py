@@ -13,7 +13,7 @@ from torchvision.models import detection
 from torchvision.ops import box_iou
 
 from mimicdet.build import build_model
-from mimicdet.config import InferenceSettings, ModelSettings, Settings
+from mimicdet.config import SETTINGS_OF, FasterRcnnSettings, InferenceSettings, TrunkSettings, settings_from
 from mimicdet.data.batch import Batch
 from mimicdet.data.dataset import Category
 from mimicdet.errors import UserError
@@ -31,12 +31,12 @@ NAMES = ("a", "b", "c")
 OFF = dict.fromkeys(LOSSES, 0.0)
 
 
-def model_settings(family: str, *, channels: int = 16, **changes: Any) -> ModelSettings:
+def model_settings(family: str, *, channels: int = 16, **changes: Any) -> TrunkSettings:
     own: dict[str, Any] = (
         {"head_channels": 8, "head_features": 12} if family == "mimicdet"
         else {"head_groups": 0 if family == "retinanet" else 4}
     )  # fmt: skip
-    return ModelSettings(
+    return SETTINGS_OF[family].Model(
         family=family, backbone="test_resnet", weights="random", pyramid_channels=channels, frozen_stages=0,
         **(own | changes),
     )  # fmt: skip
@@ -62,7 +62,7 @@ def make(
     teachers: list[str], family: str = "gfl", *, names: tuple[str, ...] = NAMES, seed: int = 0,
     model: dict[str, Any] | None = None, **distill: Any,
 ) -> DistillTask:  # fmt: skip
-    settings = Settings.model_validate(
+    settings = settings_from(
         {
             "task": "distill",
             "model": model_settings(family, **(model or {})).model_dump(),
@@ -447,8 +447,8 @@ def test_a_t_head_comes_from_its_runs_averaged_weights(tmp_path: Path) -> None:
 
 @torch.no_grad()
 def test_our_own_faster_rcnn_teaches_as_a_two_stage_detector(tmp_path: Path) -> None:
-    settings = ModelSettings(
-        family="faster_rcnn", backbone="test_resnet", weights="random", pyramid_channels=16, head_features=20,
+    settings = FasterRcnnSettings.Model(
+        backbone="test_resnet", weights="random", pyramid_channels=16, head_features=20,
         levels=(2, 3, 4, 5, 6), frozen_stages=0,
     )  # fmt: skip
     torch.manual_seed(5)

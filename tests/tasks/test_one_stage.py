@@ -11,7 +11,7 @@ from torchvision.models.detection.fcos import FCOSHead
 from torchvision.models.detection.retinanet import RetinaNetHead
 
 from mimicdet.build import LEARNING
-from mimicdet.config import OneStageSettings, Settings
+from mimicdet.config import SETTINGS_OF, settings_from
 from mimicdet.data.batch import Batch, collate
 from mimicdet.losses.one_stage import centerness
 from mimicdet.tasks import build_task
@@ -23,7 +23,7 @@ FAMILIES = ("retinanet", "fcos", "atss", "gfl")
 
 
 def make(family: str, **one_stage: Any) -> OneStageTask:
-    settings = Settings.model_validate(
+    settings = settings_from(
         {
             "task": "detect",
             "model": {"family": family, "backbone": "test_resnet", "weights": "random", "pyramid_channels": 16,
@@ -112,7 +112,7 @@ def test_atss_and_gfl_weigh_boxes() -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_weights_multiply_the_parts(family: str) -> None:
     batch = tiny_batch()
-    names = LEARNING[family](OneStageSettings()).weights
+    names = LEARNING[family](SETTINGS_OF[family]().one_stage).weights
     weights = {name: 0.5 + i for i, name in enumerate(names)}
     found = make(family, **weights)(batch)
     expected = sum(weight * found[name] for name, weight in weights.items())

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import Positional, arg
+from pydantic.dataclasses import dataclass
 
-from mimicdet.commands.data_options import DataOptions, Reading
-from mimicdet.commands.optional import optional
+from mimicdet.commands.data_options import DataOptions
+from mimicdet.commands.parser import DOCUMENTED, Argument
 
 EXAMPLES = """\
 mimicdet check cells                        all splits of the folder `cells`: COCO, VOC or YOLO, told by looking
@@ -18,22 +17,21 @@ mimicdet check cells --no-images            labels only: quick, but truncated im
 """
 
 
-@dataclass(frozen=True, kw_only=True)
-class Check:
-    """Read a data set as training does and list every fault by kind, with counts and examples.
+@dataclass(frozen=True, kw_only=True, config=DOCUMENTED)
+class Check(DataOptions):
+    """Reads a data set as training does and lists every fault by kind, with counts and examples.
 
-    Ends with exit code 2 when a fault would stop training; warnings alone are no failure.
+    The exit code is 2 when a fault would stop training; warnings alone are no failure.
     """
 
-    data: Annotated[Path, Positional, arg(metavar="DATA")]
-    """Folder of a data set in COCO, PASCAL VOC or YOLO form, or one COCO .json file."""
-    split: Annotated[tuple[str, ...], arg(metavar="NAME ...", help_behavior_hint="")] = ()
-    """Splits to check; all by default."""
-    json: Annotated[Path | None, optional("FILE", Path)] = None
-    """Write counts by kind of fault, and a fingerprint of each split, to this file."""
+    data: Annotated[Path, Argument("DATA", positional=True)]
+    """The data set is a folder in COCO, PASCAL VOC or YOLO form, or one COCO .json file."""
+    split: Annotated[tuple[str, ...], Argument("NAME")] = ()
+    """These splits are checked; all by default."""
+    json: Annotated[Path | None, Argument("FILE")] = None
+    """This file gets the counts by kind of fault, and a fingerprint of each split."""
     images: bool = True
-    """Decode every image to find truncated ones."""
-    reading: Reading = field(default_factory=DataOptions)
+    """Every image is decoded, which finds truncated ones."""
 
     def run(self) -> int:
         from mimicdet.commands.json_file import require_own_file, write_json
@@ -43,8 +41,8 @@ class Check:
         report = check_dataset(
             self.data,
             splits=self.split or None,
-            max_faulty_boxes=self.reading.max_faulty_boxes,
-            voc_one_based=self.reading.voc_one_based,
+            max_faulty_boxes=self.max_faulty_boxes,
+            voc_one_based=self.voc_one_based,
             verify_images=self.images,
         )
         if self.json is not None:

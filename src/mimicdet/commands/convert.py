@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tyro.conf import Positional, arg
+from pydantic.dataclasses import dataclass
 
-from mimicdet.commands.data_options import DataOptions, Reading
+from mimicdet.commands.data_options import DataOptions
+from mimicdet.commands.parser import DOCUMENTED, Argument
 
 EXAMPLES = """\
 mimicdet convert cells cells_yolo --to yolo
@@ -16,17 +16,16 @@ mimicdet convert VOC2007 coco07 --to coco --voc-one-based
 """
 
 
-@dataclass(frozen=True, kw_only=True)
-class Convert:
-    """Write a data set in another format; boxes, classes and splits survive exactly."""
+@dataclass(frozen=True, kw_only=True, config=DOCUMENTED)
+class Convert(DataOptions):
+    """Writes a data set in another format; boxes, classes and splits survive exactly."""
 
-    data: Annotated[Path, Positional, arg(metavar="DATA")]
-    """Folder of a data set, or one COCO .json file."""
-    out: Annotated[Path, Positional, arg(metavar="OUT")]
-    """Folder to write; it must be new or empty."""
+    data: Annotated[Path, Argument("DATA", positional=True)]
+    """The data set is a folder, or one COCO .json file."""
+    out: Annotated[Path, Argument("OUT", positional=True)]
+    """The result goes to this folder, which must be new or empty."""
     to: Literal["coco", "voc", "yolo"]
-    """Format to write."""
-    reading: Reading = field(default_factory=DataOptions)
+    """The result has this format."""
 
     def run(self) -> int:
         from mimicdet.data.convert import convert_dataset
@@ -35,8 +34,8 @@ class Convert:
             self.data,
             self.out,
             to=self.to,
-            max_faulty_boxes=self.reading.max_faulty_boxes,
-            voc_one_based=self.reading.voc_one_based,
+            max_faulty_boxes=self.max_faulty_boxes,
+            voc_one_based=self.voc_one_based,
         )
         print("\n".join(conversion.lines()))
         return 0

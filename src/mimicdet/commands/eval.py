@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import field
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import Positional, arg
+from pydantic.dataclasses import dataclass
 
-from mimicdet.commands.data_options import DataOptions, Reading
-from mimicdet.commands.inference_options import InferenceOptions
-from mimicdet.commands.optional import optional
+from mimicdet.commands.data_options import DataOptions
+from mimicdet.commands.inference_options import InferenceOptions, with_options
+from mimicdet.commands.parser import DOCUMENTED, Argument
 
 EXAMPLES = """\
 mimicdet eval runs/cells/model --data cells                       COCO's 12 numbers and AP of each class
@@ -21,31 +21,32 @@ mimicdet eval runs/cells/model --data cells --inference.shorter_side 400
 """
 
 
-@dataclass(frozen=True, kw_only=True)
-class Eval:
-    """Measure a trained model on a data set: COCO's 12 numbers and the AP of each class.
+@dataclass(frozen=True, kw_only=True, config=DOCUMENTED)
+class Eval(DataOptions):
+    """Measures a trained model on a data set: COCO's 12 numbers and the AP of each class.
 
     Classes are matched by name, so the data set may number them otherwise than the one trained on.
     """
 
-    model: Annotated[Path, Positional, arg(metavar="MODEL")]
-    """Model folder, such as `model` in a run folder."""
-    data: Annotated[Path, arg(metavar="DATA")]
-    """Folder of a data set in COCO, PASCAL VOC or YOLO form, or one COCO .json file."""
-    split: Annotated[str, arg(metavar="NAME")] = "val"
-    """Split to evaluate on; `a+b` pools two."""
-    json: Annotated[Path | None, optional("FILE", Path)] = None
-    """Write the numbers to this file."""
-    tile: Annotated[int | None, optional("PIXELS", int)] = None
-    """Cut each image into squares of this side and merge what is found; for images much larger than the model's."""
-    overlap: Annotated[float, arg(metavar="SHARE")] = 0.25
-    """Share of a tile that it has in common with its neighbour, at least."""
-    limit: Annotated[int | None, optional("N", int, default="100")] = None
-    """Detections of an image that are kept and count; 100 is COCO's rule, images with more objects need more."""
-    device: Annotated[str | None, optional("NAME", str)] = None
-    """Such as cpu or cuda:1; the first GPU by default, where there is one."""
-    reading: Reading = field(default_factory=DataOptions)
-    inference: InferenceOptions = field(default_factory=InferenceOptions)
+    model: Annotated[Path, Argument("MODEL", positional=True)]
+    """The model is a folder, such as `model` in a run folder, or an exported file."""
+    data: Annotated[Path, Argument("DATA")]
+    """The data set is a folder in COCO, PASCAL VOC or YOLO form, or one COCO .json file."""
+    split: Annotated[str, Argument("NAME")] = "val"
+    """The model is measured on this split; `a+b` pools two."""
+    json: Annotated[Path | None, Argument("FILE")] = None
+    """This file gets the numbers."""
+    tile: Annotated[int | None, Argument("PIXELS")] = None
+    """Each image is cut into squares of this side and what is found is merged; for images much larger than the
+    model's."""
+    overlap: Annotated[float, Argument("SHARE")] = 0.25
+    """A tile has at least this share in common with its neighbour."""
+    limit: Annotated[int | None, Argument("N")] = None
+    """So many detections of an image are kept and count; by default 100, which is COCO's rule. Images with more objects
+    need more."""
+    device: Annotated[str | None, Argument("NAME")] = None
+    """The model runs here, such as cpu or cuda:1; the first GPU by default, where there is one."""
+    inference: InferenceOptions = field(default_factory=dict)
 
     def run(self) -> int:
         from mimicdet.commands.json_file import require_own_file, write_json
@@ -55,7 +56,7 @@ class Eval:
         if self.limit is not None and self.limit <= 10:
             raise UserError(f"mimicdet eval: --limit must be more than 10, not {self.limit}")
         require_own_file(self.json, self.data, self.model)
-        dataset = self.reading.load(self.data, self.split)
+        dataset = self.load(self.data, self.split)
         # torch and all: not before the data are found to be good
         from mimicdet.data.tiles import Tiles
         from mimicdet.inference.coco_metrics import COCO_LIMITS
@@ -64,10 +65,8 @@ class Eval:
         from mimicdet.report.table import class_table, metrics_table
 
         detector = Detector.from_pretrained(self.model, self.device)
-        inference = self.inference
-        if self.limit is not None and inference.max_detections is None:
-            inference = replace(inference, max_detections=self.limit)
-        detector.inference = inference.applied_to(detector.inference, self.model)
+        given = self.inference if self.limit is None else {"inference.max_detections": self.limit} | self.inference
+        detector.inference = with_options(detector.inference, given, self.model)
         dataset = match_classes(dataset, detector.categories)
         tiles = None if self.tile is None else Tiles(self.tile, self.overlap)
         limits = (*COCO_LIMITS[:2], self.limit or COCO_LIMITS[2])

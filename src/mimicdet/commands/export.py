@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from tyro.conf import Positional, arg
+from pydantic.dataclasses import dataclass
 
-from mimicdet.commands.data_options import DataOptions, Reading
-from mimicdet.commands.inference_options import InferenceOptions
-from mimicdet.commands.optional import optional
+from mimicdet.commands.data_options import DataOptions
+from mimicdet.commands.inference_options import InferenceOptions, with_options
+from mimicdet.commands.parser import DOCUMENTED, Argument
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,30 +34,31 @@ mimicdet export runs/cells/model --format onnx --precision int8 --data cells    
 """
 
 
-@dataclass(frozen=True, kw_only=True)
-class Export:
-    """Write a model as one ONNX, OpenVINO or torch file for images of any size, and compare it with the original.
+@dataclass(frozen=True, kw_only=True, config=DOCUMENTED)
+class Export(DataOptions):
+    """Writes a model as one ONNX, OpenVINO or torch file for images of any size, and compares the two.
 
     The file is kept only when its boxes and scores are those of the model: within 0.01 pixels and 0.0001, at sizes
     other than that of the export. `eval` and `predict` take it in the place of a model folder.
     """
 
-    model: Annotated[Path, Positional, arg(metavar="MODEL")]
-    """Model folder, such as `model` in a run folder."""
-    format: Annotated[Literal["onnx", "openvino", "torch"], arg(help_behavior_hint="")]
-    """Of the file. ONNX and OpenVINO need packages of the extra `export`, and say which."""
-    out: Annotated[Path | None, optional("FILE", Path, default="MODEL.onnx, .xml or .pt2")] = None
-    """File to write; a description is written beside it as JSON, and for ONNX a program that runs it without torch."""
+    model: Annotated[Path, Argument("MODEL", positional=True)]
+    """The model is a folder, such as `model` in a run folder."""
+    format: Literal["onnx", "openvino", "torch"]
+    """The file has this format. ONNX and OpenVINO need packages of the extra `export`, and say which."""
+    out: Annotated[Path | None, Argument("FILE")] = None
+    """The result goes to this file; by default MODEL.onnx, .xml or .pt2. Beside it lie a description as JSON, and for
+    ONNX a program that runs it without torch."""
     outputs: Literal["detections", "raw"] = "detections"
-    """Detections after class-wise suppression, or boxes and scores before it."""
-    images: Annotated[tuple[str, ...], arg(metavar="SOURCES ...", help_behavior_hint="")] = ()
-    """Photographs to compare on: files, folders, globs in quotes; by default the portrait that matplotlib brings."""
+    """The file gives detections after class-wise suppression, or boxes and scores before it (`raw`)."""
+    images: Annotated[tuple[str, ...], Argument("SOURCES")] = ()
+    """File and model are compared on these photographs (files, folders, globs in quotes); by default on the portrait
+    that matplotlib brings."""
     precision: Literal["float32", "fp16", "int8"] = "float32"
-    """Of the weights and what is computed with them, for ONNX; below float32 the AP on `--data` is what counts."""
-    data: Annotated[Path | None, optional("DATA", Path)] = None
-    """Data set to measure AP on before and after (split `val`); int8 is calibrated on its split `train`."""
-    reading: Reading = field(default_factory=DataOptions)
-    inference: InferenceOptions = field(default_factory=InferenceOptions)
+    """An ONNX file keeps weights and computes with this precision; below float32 the AP on `--data` counts."""
+    data: Annotated[Path | None, Argument("DATA")] = None
+    """AP before and after is measured on the split `val` of this data set; int8 is calibrated on its split `train`."""
+    inference: InferenceOptions = field(default_factory=dict)
 
     def run(self) -> int:
         from mimicdet.commands.output_file import require_writable
@@ -88,7 +89,7 @@ class Export:
         loaded = load_model(self.model)
         if isinstance(loaded.model, FasterRcnn):
             raise UserError(f"{self.model} is a Faster R-CNN, which has no exported form; export a one-stage detector")
-        inference = self.inference.applied_to(loaded.inference, self.model)
+        inference = with_options(loaded.inference, self.inference, self.model)
         # At positions in any case: the detections are the same, and the dense form is what is slow
         inference = inference.model_copy(update={"dense": False})
         if measured_on is not None:
@@ -117,7 +118,7 @@ class Export:
 
         if self.data is None:
             return None
-        return self.reading.load(self.data, name)
+        return self.load(self.data, name)
 
     def _photographs(self) -> Sequence[np.ndarray]:
         from mimicdet.data.decode import read_image
@@ -158,7 +159,7 @@ class Export:
         results = {}
         for name, path in (("model", self.model), (f"{file.name} ({self.precision})", file)):
             detector = Detector.from_pretrained(path, "cpu")
-            detector.inference = self.inference.applied_to(detector.inference, path)
+            detector.inference = with_options(detector.inference, self.inference, path)
             metrics = evaluate_runner(detector.runner, dataset, detector.inference, progress=sys.stderr.isatty())
             results[name] = metrics.to_json()
         print(f"\nAP on 'val' of {self.data}:\n\n{metrics_table(results)}")

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import Positional, arg
+from pydantic.dataclasses import dataclass
 
-from mimicdet.commands.data_options import DataOptions, Reading
-from mimicdet.commands.inference_options import InferenceOptions
-from mimicdet.commands.optional import optional
+from mimicdet.commands.data_options import DataOptions
+from mimicdet.commands.inference_options import InferenceOptions, with_options
+from mimicdet.commands.parser import DOCUMENTED, Argument
 
 EXAMPLES = """\
 mimicdet predict runs/cells/model photo.jpg --pictures drawn
@@ -21,32 +21,32 @@ mimicdet predict runs/cells/model --data cells --split val --json found.json --p
 """
 
 
-@dataclass(frozen=True, kw_only=True)
-class Predict:
-    """Detect objects in images; write COCO results and pictures with the boxes drawn."""
+@dataclass(frozen=True, kw_only=True, config=DOCUMENTED)
+class Predict(DataOptions):
+    """Detects objects in images; writes COCO results and pictures with the boxes drawn."""
 
-    model: Annotated[Path, Positional, arg(metavar="MODEL")]
-    """Model folder, such as `model` in a run folder."""
-    sources: Annotated[tuple[str, ...], Positional, arg(metavar="SOURCES ...", help_behavior_hint="")] = ()
-    """Image files, folders, and globs in quotes."""
-    json: Annotated[Path | None, optional("FILE", Path)] = None
-    """Write COCO results to this file, with file and class names besides."""
-    pictures: Annotated[Path | None, optional("FOLDER", Path)] = None
-    """Draw each image with its boxes into this folder."""
-    threshold: Annotated[float, arg(metavar="SCORE")] = 0.3
+    model: Annotated[Path, Argument("MODEL", positional=True)]
+    """The model is a folder, such as `model` in a run folder, or an exported file."""
+    sources: Annotated[tuple[str, ...], Argument("SOURCES", positional=True)] = ()
+    """Images are named as files, folders, and globs in quotes."""
+    json: Annotated[Path | None, Argument("FILE")] = None
+    """This file gets COCO results, with the names of files and classes added."""
+    pictures: Annotated[Path | None, Argument("FOLDER")] = None
+    """This folder gets each image with its boxes drawn."""
+    threshold: Annotated[float, Argument("SCORE")] = 0.3
     """Boxes with at least this score are drawn; the JSON file gets all."""
-    tile: Annotated[int | None, optional("PIXELS", int)] = None
-    """Cut each image into squares of this side and merge what is found; for images much larger than the model's."""
-    overlap: Annotated[float, arg(metavar="SHARE")] = 0.25
-    """Share of a tile that it has in common with its neighbour, at least."""
-    data: Annotated[Path | None, optional("DATA", Path)] = None
-    """Data set whose image and category ids the results carry; its objects are drawn too, dashed."""
-    split: Annotated[str, arg(metavar="NAME")] = "val"
-    """Split of that data set; all its images are taken where no SOURCES are named."""
-    device: Annotated[str | None, optional("NAME", str)] = None
-    """Such as cpu or cuda:1; the first GPU by default, where there is one."""
-    reading: Reading = field(default_factory=DataOptions)
-    inference: InferenceOptions = field(default_factory=InferenceOptions)
+    tile: Annotated[int | None, Argument("PIXELS")] = None
+    """Each image is cut into squares of this side and what is found is merged; for images much larger than the
+    model's."""
+    overlap: Annotated[float, Argument("SHARE")] = 0.25
+    """A tile has at least this share in common with its neighbour."""
+    data: Annotated[Path | None, Argument("DATA")] = None
+    """The results carry the image and category ids of this data set, and its objects are drawn too, dashed."""
+    split: Annotated[str, Argument("NAME")] = "val"
+    """This split of the data set is meant; all its images are taken where no SOURCES are named."""
+    device: Annotated[str | None, Argument("NAME")] = None
+    """The model runs here, such as cpu or cuda:1; the first GPU by default, where there is one."""
+    inference: InferenceOptions = field(default_factory=dict)
 
     def run(self) -> int:
         from mimicdet.commands.json_file import require_own_file
@@ -59,11 +59,11 @@ class Predict:
         require_own_file(self.json, self.model, *([self.data] if self.data else []))
         dataset = None
         if self.data is not None:
-            dataset = self.reading.load(self.data, self.split)
+            dataset = self.load(self.data, self.split)
         from mimicdet.predict import Detector, predict_files  # torch and all: not before the data are found to be good
 
         detector = Detector.from_pretrained(self.model, self.device)
-        detector.inference = self.inference.applied_to(detector.inference, self.model)
+        detector.inference = with_options(detector.inference, self.inference, self.model)
         summary = predict_files(
             detector,
             self.sources,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated
 
-from tyro.conf import Positional
+from pydantic.dataclasses import dataclass
 
-from mimicdet.commands.optional import optional
+from mimicdet.commands.parser import DOCUMENTED, Argument
 
 EXAMPLES = """\
 mimicdet presets                        what each preset is for
@@ -15,12 +14,12 @@ mimicdet presets small > mine.yaml      a preset as a file to edit, then: mimicd
 """
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=DOCUMENTED)
 class Presets:
-    """List the presets with command, cost and expected accuracy, or print one in full."""
+    """Lists the presets with command, cost and expected accuracy, or prints one in full."""
 
-    name: Annotated[str | None, Positional, optional("NAME", str)] = None
-    """Print this preset's YAML file."""
+    name: Annotated[str | None, Argument("NAME", positional=True)] = None
+    """The YAML file of this preset is printed."""
 
     def run(self) -> int:
         from mimicdet.settings_file import preset_file, preset_header, preset_names

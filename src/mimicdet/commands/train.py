@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import shlex
+from collections.abc import Mapping
+from dataclasses import field
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-import tyro
-from tyro.conf import FlagConversionOff, Positional, arg
+from pydantic.dataclasses import dataclass
 
-from mimicdet.commands.optional import optional
+from mimicdet.commands.data_options import DataOptions
+from mimicdet.commands.parser import COMMAND_LINE, DOCUMENTED, Argument, SettingsOptions
 from mimicdet.config import Settings
-from mimicdet.errors import UserError
+from mimicdet.settings_file import Layer, load_settings
 
 if TYPE_CHECKING:
     from mimicdet.data.dataset import DetectionDataset
@@ -31,66 +32,65 @@ torchrun --nproc-per-node 8 -m mimicdet train coco --out runs/r50 --preset paper
 """
 
 
-@dataclass(frozen=True, kw_only=True)
+def asked_settings(options: Mapping[str, Any]) -> Settings:
+    """Returns the settings that a command line asks for, from its options, complete or not, typed or as words.
+
+    Raises:
+        UserError: a preset or file that is not there, or settings that do not go together.
+    """
+    preset = options.get("preset")
+    config, out = (Path(options[name]) if options.get(name) else None for name in ("config", "out"))
+    if options.get("resume") and out and not preset and not config and (out / "settings.yaml").is_file():
+        config = out / "settings.yaml"  # a run goes on with its own settings
+    changes = dict(options.get("changes", {}))
+    if teachers := options.get("teacher"):
+        changes["distill.teachers"] = list(teachers)
+    return load_settings(preset=preset, config=config, overrides=Layer(COMMAND_LINE, changes))
+
+
+@dataclass(frozen=True, kw_only=True, config=DOCUMENTED)
 class Train:
-    """Check a data set, then train a detector on it.
+    """Checks a data set, then trains a detector on it.
 
     The run folder gets the resolved settings, metrics.jsonl, checkpoints, `model/` (for `eval` and `predict`),
     curves and pictures. Settings come from, a later one winning: the defaults, --preset, --config, --section.key.
     """
 
-    data: Annotated[Path, Positional, arg(metavar="DATA")]
-    """Folder of a data set in COCO, PASCAL VOC or YOLO form."""
-    out: Annotated[Path, arg(metavar="RUN")]
-    """Run folder; one that holds a run already is refused without --resume or --overwrite."""
-    preset: Annotated[str | None, optional("NAME", str)] = None
-    """A complete set of settings that comes with mimicdet; `mimicdet presets` lists them."""
-    config: Annotated[Path | None, optional("FILE", Path)] = None
-    """YAML file of settings, all or some, such as another run's settings.yaml."""
-    split: Annotated[str, arg(metavar="NAME")] = "train"
-    """Split to train on; `a+b` pools two."""
-    val: Annotated[str | None, optional("NAME", str)] = None
-    """Split to evaluate on, to keep the best weights; by default `val` (or `valid`) where there is one."""
+    data: Annotated[Path, Argument("DATA", positional=True)]
+    """The data set is a folder in COCO, PASCAL VOC or YOLO form."""
+    out: Annotated[Path, Argument("RUN")]
+    """All results go to this run folder; one that holds a run already is refused without --resume or --overwrite."""
+    preset: Annotated[str | None, Argument("NAME")] = None
+    """This complete set of settings comes with mimicdet; `mimicdet presets` lists them."""
+    config: Annotated[Path | None, Argument("FILE")] = None
+    """This YAML file holds settings, all or some, such as another run's settings.yaml."""
+    split: Annotated[str, Argument("NAME")] = "train"
+    """The detector is trained on this split; `a+b` pools two."""
+    val: Annotated[str | None, Argument("NAME")] = None
+    """The detector is evaluated on this split, to keep the best weights; by default on `val` (or `valid`) where there
+    is one."""
     resume: bool = False
-    """Continue the run in RUN from its last checkpoint, exactly as if it had never stopped."""
+    """The run in RUN goes on from its last checkpoint, exactly as if it had never stopped."""
     overwrite: bool = False
-    """Replace the run in RUN."""
+    """The run in RUN is replaced."""
     images: bool = True
-    """Decode every image in the check before training."""
-    teacher: Annotated[tuple[str, ...], arg(metavar="PATH", help_behavior_hint="may be given several times")] = ()
-    """Teacher of `--task distill`: a model folder, a run folder of `--task mimic`, or torchvision's weights."""
-    settings: Annotated[Settings, arg(name=""), FlagConversionOff] = field(default_factory=Settings)
+    """Every image is decoded in the check before training."""
+    teacher: Annotated[tuple[str, ...], Argument("PATH", repeated=True)] = ()
+    """A teacher of `--task distill` is a model folder, a run folder of `--task mimic`, or torchvision's weights; give
+    the option once for each."""
+    changes: Annotated[dict[str, Any], SettingsOptions(resolve=asked_settings)] = field(default_factory=dict)
+    """These settings, by their dotted names, win over preset and file."""
 
-    @classmethod
-    def with_settings(cls, arguments: Sequence[str]) -> tuple[Train, list[str]]:
-        """Resolve the settings that a command line asks for.
-
-        Returns:
-            Options for tyro to start from, whose help then shows these settings, and the arguments that remain.
-        """
-        from mimicdet.commands.overrides import take_overrides
-        from mimicdet.settings_file import Layer, load_settings
-
-        teachers, rest = _take_teachers(arguments)  # first: there is a section of this name too
-        overrides, rest = take_overrides(rest)
-        if teachers:
-            overrides = Layer(overrides.source, overrides.values | {"distill.teachers": teachers})
-        peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        peek.add_argument("--preset", nargs="?")
-        for name in ("--config", "--out"):
-            peek.add_argument(name, nargs="?", type=Path)
-        peek.add_argument("--resume", action="store_true")
-        asked, _ = peek.parse_known_args(rest)
-        config = asked.config
-        if asked.resume and asked.out and not asked.preset and not config and (asked.out / "settings.yaml").is_file():
-            config = asked.out / "settings.yaml"  # a run goes on with its own settings
-        settings = load_settings(preset=asked.preset, config=config, overrides=overrides)
-        return cls(data=tyro.MISSING, out=tyro.MISSING, settings=settings), rest
+    @cached_property
+    def settings(self) -> Settings:
+        """What preset, file and command line come to."""
+        return asked_settings(vars(self))
 
     def run(self) -> int:
         from mimicdet.data.splits import available_splits, load_dataset
         from mimicdet.engine.run_folder import RunFolder
 
+        settings = self.settings  # what is wrong with them is said before the data are looked at
         main_process = int(os.environ.get("RANK", "0")) == 0  # as torchrun sets it
         val = self.val or next((s for s in available_splits(self.data) if s in ("val", "valid", "validation")), None)
         if main_process:
@@ -102,15 +102,15 @@ class Train:
             return load_dataset(
                 self.data,
                 split,
-                max_faulty_boxes=self.settings.data.max_faulty_boxes,
-                voc_one_based=self.settings.data.voc_one_based,
+                max_faulty_boxes=settings.data.max_faulty_boxes,
+                voc_one_based=settings.data.voc_one_based,
             )
 
         train_data, val_data = load(self.split), load(val) if val else None
         if main_process and val_data is not None:
             _tell_of_shared_images(train_data, val_data)
         result = train(
-            settings=self.settings,
+            settings=settings,
             train_data=train_data,
             val_data=val_data,
             out=self.out,
@@ -120,8 +120,17 @@ class Train:
         if main_process:
             if result.best is not None:
                 print(f"best AP {result.best['AP']:.3f}, AP50 {result.best['AP50']:.3f} on '{val}'")
-            print(f"the trained model is {result.model}; use it with: mimicdet predict {result.model} IMAGES")
+            print(f"the trained model is {result.model}; see what it finds with:\n  {self._predict(result.model, val)}")
         return 0
+
+    def _predict(self, model: Path, val: str | None) -> str:
+        """A command that works as it stands: pictures of what the model finds where it was measured."""
+        words = ["mimicdet", "predict", str(model), "--data", str(self.data), "--split", val or self.split]
+        reading = self.settings.data
+        if reading.max_faulty_boxes != DataOptions().max_faulty_boxes:
+            words += ["--max_faulty_boxes", str(reading.max_faulty_boxes)]
+        words += ["--voc_one_based"] if reading.voc_one_based else []
+        return shlex.join([*words, "--pictures", str(self.out / "found")])
 
     def _check(self, val: str | None) -> None:
         """What ``mimicdet check`` does, over the splits that take part."""
@@ -147,20 +156,3 @@ def _tell_of_shared_images(train_data: DetectionDataset, val_data: DetectionData
             f"{len(shared)} of the {len(val_data)} images of '{val_data.split}' are trained on too: the AP on it, and "
             "the weights that are best by it, say little about other images"
         )
-
-
-def _take_teachers(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The values of every ``--teacher``, which is another name of ``--distill.teachers``, and what remains."""
-    teachers: list[str] = []
-    rest: list[str] = []
-    words = iter(arguments)
-    for word in words:
-        option, equals, value = word.partition("=")
-        if option != "--teacher":
-            rest.append(word)
-            continue
-        path = value if equals else next(words, "")
-        if not path or path.startswith("--"):
-            raise UserError("--teacher needs a value: a model folder, a run folder or a file of weights")
-        teachers.append(path)
-    return teachers, rest

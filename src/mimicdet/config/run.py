@@ -10,33 +10,33 @@ from mimicdet.config.section import Count, Fraction, Natural, NotNegative, Posit
 
 
 class DataSettings(Section):
-    """How images are read and varied for training."""
+    """Images are read and varied for training as these settings say."""
 
     shorter_side: tuple[Count, ...] = (800,)
-    """Shorter side after resizing, in pixels; one of several is drawn for each image (multi-scale)."""
+    """Images are resized to this shorter side, in pixels; one of several is drawn for each image (multi-scale)."""
     shorter_side_sampling: Literal["choice", "range"] = "choice"
-    """Draw one of `shorter_side`, or any whole number between its smallest and largest."""
+    """The shorter side is one of `shorter_side`, or any whole number between its smallest and largest (`range`)."""
     longer_side: Count = 1333
-    """Longer side at most; the shorter one shrinks along."""
+    """The longer side is at most this many pixels; the shorter one shrinks along."""
     scale_jitter: tuple[Positive, Positive] = (1.0, 1.0)
-    """Zoom by a random factor in this range, then crop or pad back: small objects grow, large ones shrink."""
+    """Images are zoomed by a random factor in this range, then cropped or padded back."""
     horizontal_flip: Fraction = 0.5
-    """Probability of a mirrored image."""
+    """An image is mirrored with this probability."""
     vertical_flip: Fraction = 0.0
-    """Probability of an image upside down, for aerial and microscope images."""
+    """An image is turned upside down with this probability, which suits aerial and microscope images."""
     quarter_turn: Fraction = 0.0
-    """Probability of an image turned by 90 degrees, for aerial and microscope images."""
+    """An image is turned by 90 degrees with this probability, which suits aerial and microscope images."""
     color_jitter: Fraction = 0.0
-    """Brightness, contrast and saturation vary by up to this fraction."""
+    """Brightness, contrast and saturation of an image vary by up to this fraction."""
     reduce_jpeg: bool = True
-    """Training decodes JPEG files at a half, quarter or eighth of their size where that is as large as it needs:
-    faster, and a little softer than the full decoding in use."""
+    """Training decodes JPEG files at a half, quarter or eighth of their size, where that is as large as it needs. It is
+    faster, and the image a little softer than the full decoding in use."""
     max_faulty_boxes: Fraction = 0.05
-    """More than this share of faulty boxes stops training (see `mimicdet check`)."""
+    """A larger share of faulty boxes than this stops training (see `mimicdet check`)."""
     voc_one_based: bool = False
     """VOC coordinates count pixels from 1 (the original PASCAL VOC) instead of 0 (labelImg and most tools)."""
     workers: Natural = 2
-    """Processes that read images; the result never depends on it."""
+    """This many processes read images; the result never depends on it."""
 
     @field_validator("scale_jitter")
     @classmethod
@@ -47,40 +47,40 @@ class DataSettings(Section):
 
 
 class OptimSettings(Section):
-    """Optimiser and learning-rate schedule."""
+    """The optimiser and the schedule of the learning rate are chosen here."""
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    """SGD with momentum (the paper), or AdamW for small machines and sets."""
+    """The optimiser is SGD with momentum (the paper), or AdamW for small machines and sets."""
     lr: Positive = 0.04
-    """Learning rate at `lr_batch` images a step; scaled linearly to the actual number."""
+    """The learning rate is this at `lr_batch` images a step, and scaled linearly to the actual number."""
     lr_batch: Count = 32
-    """Images of a step that `lr` is meant for."""
+    """The learning rate `lr` is meant for steps of this many images."""
     momentum: Fraction = 0.9
-    """Of SGD; AdamW takes it as its first beta."""
+    """SGD has this momentum; AdamW takes it as its first beta."""
     weight_decay: NotNegative = 1e-4
-    """Pull of the weights towards zero; AdamW spares biases and normalisation."""
+    """Weights are pulled towards zero by this factor; AdamW spares biases and normalisation."""
     backbone_lr_factor: NotNegative = 1.0
     """Backbone parameters learn at this multiple of the learning rate."""
     head_lr_factor: Positive = 1.0
-    """The head that ships (S-head, branches of a one-stage detector, Faster R-CNN's second stage) learns at this
-    multiple of the learning rate. With AdamW a layer of few inputs moves its output less a step than one of many."""
+    """The head that ships (S-head, branches of a dense rival, Faster R-CNN's second stage) learns at this multiple of
+    the learning rate. With AdamW a layer of few inputs moves its output less a step than one of many."""
     schedule: Literal["step", "cosine", "constant"] = "step"
-    """How the learning rate falls after warm-up: in steps at `milestones`, as half a cosine to zero, or not at all."""
+    """The learning rate falls after warm-up in steps at `milestones`, as half a cosine to zero, or not at all."""
     milestones: tuple[Positive, ...] = (8.0, 11.0)
-    """Epochs after which a step schedule multiplies the learning rate by `gamma`, ascending."""
+    """A step schedule multiplies the learning rate by `gamma` after each of these epochs, in ascending order."""
     gamma: Positive = 0.1
-    """Factor of each step of a step schedule."""
+    """A step schedule multiplies the learning rate by this factor at each milestone."""
     warmup_steps: Natural = 1000
-    """Optimiser steps over which the learning rate rises linearly."""
+    """The learning rate rises linearly over this many optimiser steps."""
     warmup_factor: Fraction = 0.001
-    """Where warm-up starts, as a multiple of the learning rate."""
+    """Warm-up starts at this multiple of the learning rate."""
     clip_grad_norm: NotNegative = 0.0
-    """Largest gradient norm over all parameters; 0 is no limit."""
+    """The gradient's norm over all parameters is cut to this value; 0 is no limit."""
     accumulate: Count = 1
-    """Batches whose gradients make one optimiser step, as one large batch would; losses are divided by all
+    """The gradients of this many batches make one optimiser step, as one large batch would; losses are divided by all
     their positive anchors together."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Decay of an exponential moving average of the weights, which is then evaluated and shipped; 0 is off."""
+    """An exponential moving average of the weights with this decay is evaluated and shipped; 0 is off."""
 
     @field_validator("milestones")
     @classmethod
@@ -91,51 +91,52 @@ class OptimSettings(Section):
 
 
 class TrainSettings(Section):
-    """The loop."""
+    """The training loop runs as these settings say."""
 
     epochs: Count = 13
-    """Passes over the training images."""
+    """Training passes over the images this many times."""
     batch_size: Count = 2
-    """Images a process handles at once."""
+    """Each process handles this many images at once."""
     precision: Literal["no", "bf16", "fp16"] = "no"
-    """Mixed precision."""
+    """The forward pass runs in mixed precision with `bf16` or `fp16`, in float32 with `no`."""
     eval_every: Natural = 1
-    """Epochs between evaluations; 0 evaluates after the last only."""
+    """The model is evaluated every so many epochs; 0 evaluates after the last only."""
     eval_teacher: bool = False
-    """Evaluate the T-head too, on the same boxes with the same post-processing (Table 3)."""
+    """The T-head is evaluated too, on the same boxes with the same post-processing (Table 3)."""
     checkpoint_every: Natural = 1000
-    """Optimiser steps between checkpoints, besides the one after every epoch; 0 is after epochs only."""
+    """A checkpoint is written every so many optimiser steps and after every epoch; 0 is after epochs only."""
     log_every: Count = 20
-    """Optimiser steps between records in metrics.jsonl."""
+    """A record is written to metrics.jsonl every so many optimiser steps."""
     max_bad_steps: Natural = 3
-    """Steps in a row with a loss or gradient that is not finite before training stops; each is skipped."""
+    """Training stops after more than this many steps in a row whose loss or gradient is not finite; each is skipped."""
     pictures: Natural = 8
-    """Images drawn with predictions when training ends."""
+    """This many images are drawn with predictions when training ends."""
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ()
-    """Experiment trackers to log to besides metrics.jsonl; each needs its package installed."""
+    """These experiment trackers get what metrics.jsonl gets; each needs its package installed."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Two runs with the same seed, data and settings are the same run."""
 
 
 class InferenceSettings(Section):
-    """From an image to detections; stored with the model."""
+    """Detections are made of an image as these settings say; they are stored with the model."""
 
     shorter_side: Count = 800
-    """Shorter side after resizing, in pixels."""
+    """Images are resized to this shorter side, in pixels."""
     longer_side: Count = 1333
-    """Longer side at most; the shorter one shrinks along."""
+    """The longer side is at most this many pixels; the shorter one shrinks along."""
     dense: bool = False
-    """Compute MimicDet's S-head everywhere instead of at the best positions only; the detections are the same."""
+    """MimicDet's S-head is computed everywhere instead of at the best positions only; the detections are the same."""
     positions: Count = 1000
-    """Positions of an image, best refinement score first, that the S-head looks at."""
+    """At most this many positions of an image, best score first, become detections; MimicDet computes its S-head only
+    at these, ranked by the refinement module."""
     score_threshold: Fraction = 0.005
-    """Detections must score higher."""
+    """A detection must score higher than this."""
     nms_iou: Fraction = 0.6
-    """Of two boxes of a class that overlap more than this, the one with the lower score goes."""
+    """Two boxes of a class overlap by at most this IoU; of any two that overlap more, the lower score goes."""
     max_detections: Count = 100
-    """Detections of an image at most, best score first."""
+    """An image has at most this many detections, those with the best scores."""
     flips: Literal["none", "horizontal", "all"] = "none"
-    """Detect in mirrored copies of the image too, and take the best of all: `horizontal` doubles the time; `all`
+    """Mirrored copies of the image are searched too, and the best of all is taken. `horizontal` doubles the time; `all`
     (left-right, top-bottom, both; for images without an upper side, such as aerial ones) takes four times as long."""
     batch_size: Count = 1
-    """Images at once in evaluation and prediction."""
+    """Evaluation and prediction handle this many images (or tiles) at once."""

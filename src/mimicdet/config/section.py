@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -14,6 +15,16 @@ Natural = Annotated[int, Field(ge=0)]
 
 
 class Section(BaseModel):
+    """A strict, frozen group of settings: an unknown key or a value of another type is an error."""
+
     model_config = ConfigDict(
         extra="forbid", strict=True, frozen=True, validate_default=True, use_attribute_docstrings=True
     )
+
+
+def require_consecutive(name: str, levels: tuple[int, ...]) -> None:
+    """Raises ValueError unless ``levels`` are a run of pyramid levels that a backbone can feed."""
+    if not levels or list(levels) != list(range(levels[0], levels[0] + len(levels))) or not 2 <= levels[0] <= 5:
+        raise ValueError(
+            f"{name} must be consecutive pyramid levels from 2 up, the first at most 5, such as [3, 4, 5, 6, 7]"
+        )

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from mimicdet.config import Settings
+from mimicdet.config import Settings, settings_from
 from mimicdet.data.dataset import DetectionDataset
 from mimicdet.errors import UserError
 
@@ -160,7 +160,7 @@ def require_same_run(
         settings, data, processes: of the run that wants to continue; ``data`` by ``fingerprint``.
     """
     try:
-        saved = Settings.model_validate_json(json.dumps(state["settings"]))
+        saved = settings_from(state["settings"])
     except ValidationError as error:
         raise UserError(
             f"{file} has settings of another version of mimicdet ({error.errors()[0]['msg']}); start again with "
@@ -212,7 +212,7 @@ def _differing(before: Settings, now: Settings) -> Iterator[tuple[str, Any, Any]
     for section in new:
         if isinstance(new[section], dict):
             for key in new[section]:
-                if old[section][key] != new[section][key]:
+                if key in old.get(section, {}) and old[section][key] != new[section][key]:  # families have their own
                     yield f"{section}.{key}", old[section][key], new[section][key]
         elif old[section] != new[section]:
             yield section, old[section], new[section]

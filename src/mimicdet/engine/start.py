@@ -182,7 +182,7 @@ def _require_sensible(settings: Settings, train_data: DetectionDataset, val_data
 
 def _require_lasting_teachers(settings: Settings, folder: RunFolder, *, overwrite: bool) -> None:
     """UserError where --overwrite would remove a teacher with the old run."""
-    for teacher in settings.distill.teachers:
+    for teacher in settings.distill.teachers if settings.task == "distill" else ():
         if overwrite and Path(teacher).resolve().is_relative_to(folder.path.resolve()):
             raise UserError(
                 f"distill.teachers: {teacher} is part of the run that --overwrite would replace; choose another --out"

@@ -102,6 +102,8 @@ def train(
 
 
 def _try_teachers(run: Run) -> None:
+    if run.settings.task != "distill":
+        return
     for teacher in run.state.task.teachers:
         if run.settings.distill.trust_teacher:
             run.log.say(f"teacher {teacher.name} is trusted without a trial (distill.trust_teacher)")

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mimicdet.assign_dense import LEFT_OUT, Match, by_statistics
-from mimicdet.config import ModelSettings, OneStageSettings
+from mimicdet.config import AtssSettings, GflSettings
 from mimicdet.families.shared_head import SharedHead
 from mimicdet.losses.one_stage import distribution_losses, overlap_losses, quality_focal_losses
 from mimicdet.losses.recipe import (
@@ -71,12 +71,12 @@ def gfl(*, trunk: Trunk, num_classes: int, groups: int = 32) -> OneStage:
     return OneStage(trunk=trunk, head=head, anchors=anchors, decode_boxes=from_distributions, num_classes=num_classes)
 
 
-def build_atss(settings: ModelSettings, trunk: Trunk, num_classes: int) -> OneStage:
+def build_atss(settings: AtssSettings.Model, trunk: Trunk, num_classes: int) -> OneStage:
     """The detector of ATSS's settings."""
     return atss(trunk=trunk, num_classes=num_classes, groups=settings.head_groups)
 
 
-def build_gfl(settings: ModelSettings, trunk: Trunk, num_classes: int) -> OneStage:
+def build_gfl(settings: GflSettings.Model, trunk: Trunk, num_classes: int) -> OneStage:
     """The detector of GFL's settings."""
     return gfl(trunk=trunk, num_classes=num_classes, groups=settings.head_groups)
 
@@ -134,14 +134,14 @@ class GflRecipe:
         }
 
 
-def atss_learning(settings: OneStageSettings) -> Learning:
+def atss_learning(settings: AtssSettings.Learning) -> Learning:
     """How ATSS learns, of its settings."""
     recipe = AtssRecipe(candidates=settings.candidates, alpha=settings.focal_alpha, gamma=settings.focal_gamma)
     weights = {"classification": settings.classification, "boxes": settings.boxes, "quality": settings.quality}
     return Learning(recipe, weights)
 
 
-def gfl_learning(settings: OneStageSettings) -> Learning:
+def gfl_learning(settings: GflSettings.Learning) -> Learning:
     """How GFL learns, of its settings."""
     recipe = GflRecipe(candidates=settings.candidates, gamma=settings.focal_gamma)
     names = {"classification": settings.classification, "boxes": settings.boxes, "distribution": settings.distribution}

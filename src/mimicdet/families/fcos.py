@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSRegressionHead
 
 from mimicdet.assign_dense import Match, by_center
-from mimicdet.config import ModelSettings, OneStageSettings
+from mimicdet.config import FcosSettings
 from mimicdet.losses.one_stage import overlap_losses
 from mimicdet.losses.recipe import Learning, LossSum, PositiveAnchors, Sums, centerness_at, focal_sum, predicted_boxes
 from mimicdet.models.anchors import square_anchors
@@ -72,7 +72,7 @@ def fcos(*, trunk: Trunk, num_classes: int, groups: int = 32) -> OneStage:
     )
 
 
-def build(settings: ModelSettings, trunk: Trunk, num_classes: int) -> OneStage:
+def build(settings: FcosSettings.Model, trunk: Trunk, num_classes: int) -> OneStage:
     """The detector of the family's settings."""
     return fcos(trunk=trunk, num_classes=num_classes, groups=settings.head_groups)
 
@@ -98,7 +98,7 @@ class FcosRecipe:
         }
 
 
-def learning(settings: OneStageSettings) -> Learning:
+def learning(settings: FcosSettings.Learning) -> Learning:
     """How the detector learns, of the family's settings."""
     recipe = FcosRecipe(radius=settings.center_radius, alpha=settings.focal_alpha, gamma=settings.focal_gamma)
     weights = {"classification": settings.classification, "boxes": settings.boxes, "quality": settings.quality}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.retinanet import RetinaNetClassificationHead, RetinaNetRegressionHead
 
 from mimicdet.assign_dense import Match, by_overlap
-from mimicdet.config import ModelSettings, OneStageSettings
+from mimicdet.config import RetinaNetSettings
 from mimicdet.losses.recipe import Learning, LossSum, PositiveAnchors, Sums, focal_sum
 from mimicdet.models.anchors import Anchors, base_boxes
 from mimicdet.models.box_decoders import RAW, from_deltas
@@ -85,7 +85,7 @@ def retina_anchors(levels: Sequence[int]) -> Anchors:
     return Anchors(base=base, levels=levels, convention="corner")
 
 
-def build(settings: ModelSettings, trunk: Trunk, num_classes: int) -> OneStage:
+def build(settings: RetinaNetSettings.Model, trunk: Trunk, num_classes: int) -> OneStage:
     """The detector of the family's settings."""
     return retinanet(trunk=trunk, num_classes=num_classes, groups=settings.head_groups)
 
@@ -112,7 +112,7 @@ class RetinaRecipe:
         }
 
 
-def learning(settings: OneStageSettings) -> Learning:
+def learning(settings: RetinaNetSettings.Learning) -> Learning:
     """How the detector learns, of the family's settings."""
     recipe = RetinaRecipe(
         positive_iou=settings.positive_iou,

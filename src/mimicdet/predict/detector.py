@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mimicdet.build import load_model
-from mimicdet.config import InferenceSettings, ModelSettings
+from mimicdet.config import InferenceSettings, MimicDetSettings, TrunkSettings
 from mimicdet.data.batch import pad_to_batch
 from mimicdet.data.dataset import Category
 from mimicdet.data.tiles import merge_tile_detections, tile_windows
@@ -61,7 +61,7 @@ class Detector:
         *,
         model: DetectionModel | ExportedModel,
         categories: Sequence[Category],
-        settings: ModelSettings,
+        settings: TrunkSettings,
         inference: InferenceSettings,
     ) -> None:
         self._model = model
@@ -88,7 +88,7 @@ class Detector:
             exported = ExportedModel.from_file(Path(folder))
             exported.to(device or "cpu")
             return cls(
-                model=exported, categories=exported.description.categories, settings=ModelSettings(),
+                model=exported, categories=exported.description.categories, settings=MimicDetSettings.Model(),
                 inference=exported.inference,
             )  # fmt: skip
         loaded = load_model(folder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mimicdet.build import LEARNING, build_model, build_trunk
-from mimicdet.config import Settings
+from mimicdet.config import FasterRcnnSettings, MimicDetSettings, Settings
 from mimicdet.models.detector import DetectionModel
 from mimicdet.models.faster_rcnn import FasterRcnn
 from mimicdet.models.mimicdet import MimicDet
@@ -40,8 +40,9 @@ def build_task(
         UserError: backbone weights that cannot be fetched; a teacher that cannot be loaded or does not fit the student.
     """
     if detector is None:
-        pools = settings.task == "mimic" and settings.teacher.backbone == "shared"
-        finest_level = settings.teacher.levels[0] if pools else None
+        finest_level = None
+        if settings.task == "mimic" and settings.teacher.backbone == "shared":
+            finest_level = settings.teacher.levels[0]  # where the T-head pools from
         detector = build_model(settings.model, len(class_names), pretrained=pretrained, finest_level=finest_level)
     if settings.task == "mimic":
         assert isinstance(detector, MimicDet)
@@ -54,15 +55,17 @@ def build_task(
 
 
 def _task_alone(settings: Settings, detector: DetectionModel) -> Task:
-    if isinstance(detector, MimicDet):
+    if isinstance(settings, MimicDetSettings):
+        assert isinstance(detector, MimicDet)
         return DetectTask(detector=detector, assign=settings.assign, loss=settings.loss)
-    if isinstance(detector, OneStage):
+    if not isinstance(settings, FasterRcnnSettings):
+        assert isinstance(detector, OneStage)
         return OneStageTask(detector=detector, learning=LEARNING[settings.model.family](settings.one_stage))
     assert isinstance(detector, FasterRcnn)
     return FasterRcnnTask(detector=detector)
 
 
-def _mimic_task(settings: Settings, detector: MimicDet, pretrained: bool) -> MimicTask:
+def _mimic_task(settings: MimicDetSettings, detector: MimicDet, pretrained: bool) -> MimicTask:
     teacher, separate = settings.teacher, settings.teacher.backbone == "separate"
     t_head = THead(
         in_channels=settings.model.pyramid_channels,

@@ -33,17 +33,15 @@ class DistillLoss(NamedTuple):
 
 _LEVELS, _HEADS = frozenset({"levels"}), frozenset({"heads"})
 LOSSES = {
-    "rank": DistillLoss(
-        lambda c, s: rank_mimicking(c, which=s.rank_which, score=s.rank_score, temperature=s.rank_temperature)
-    ),
+    "rank": DistillLoss(lambda c, s: rank_mimicking(c, which=s.rank_which, score=s.rank_score, temperature=1.0)),
     "imitation": DistillLoss(
-        lambda c, s: imitation(c, form=s.imitation_form, detach=s.imitation_detach, normalise=s.imitation_normalise),
+        lambda c, _: imitation(c, form="product", detach=True, normalise=True),
         _LEVELS,
     ),
     "whole_map": DistillLoss(lambda c, _: whole_map(c), _LEVELS),
     "correlation": DistillLoss(lambda c, _: correlation(c), _LEVELS),
-    "soft_labels": DistillLoss(lambda c, s: soft_labels(c, temperature=s.soft_temperature)),
-    "cross": DistillLoss(lambda c, s: cross_heads(c, temperature=s.soft_temperature), _HEADS),
+    "soft_labels": DistillLoss(lambda c, _: soft_labels(c, temperature=1.0)),
+    "cross": DistillLoss(lambda c, _: cross_heads(c, temperature=1.0), _HEADS),
 }
 """By the name of the loss's weight in ``DistillSettings``."""
 

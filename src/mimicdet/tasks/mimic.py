@@ -216,16 +216,13 @@ class MimicTask(Task):
 
         def divergence(theirs: Tensor, ours: Tensor) -> Tensor:
             theirs = theirs.detach() if self.mimic.detach_teacher else theirs
-            return object_rank_loss(theirs, ours, group, objects, temperature=self.mimic.rank_temperature)
+            return object_rank_loss(theirs, ours, group, objects, temperature=1.0)
 
-        total = zero
         heads = (teacher, student)
-        if self.mimic.rank_which != "localisation":
-            total = total + divergence(*(h.logits[rows].softmax(-1).gather(1, label).squeeze(1) for h in heads))
-        if self.mimic.rank_which != "classification":
-            moved = (decode_deltas(h.deltas[rows], boxes[rows], std=HEAD_STD) for h in heads)
-            total = total + divergence(*(iou_of_pairs(ours, wanted[rows]) for ours in moved))
-        return total
+        by_score = divergence(*(h.logits[rows].softmax(-1).gather(1, label).squeeze(1) for h in heads))
+        moved = (decode_deltas(h.deltas[rows], boxes[rows], std=HEAD_STD) for h in heads)
+        by_iou = divergence(*(iou_of_pairs(ours, wanted[rows]) for ours in moved))
+        return by_score + by_iou
 
     def _distances(self, teacher: HeadOutput, student: HeadOutput) -> tuple[Tensor, Tensor]:
         """1 - cosine on the classification and the regression path, (N,) each."""
@@ -243,4 +240,4 @@ class MimicTask(Task):
     def _divergences(self, teacher: HeadOutput, student: HeadOutput) -> Tensor:
         """Of the S-head's class scores from the T-head's, (N,)."""
         theirs = teacher.logits.detach() if self.mimic.detach_teacher else teacher.logits
-        return class_divergences(theirs, student.logits, temperature=self.mimic.soft_temperature)
+        return class_divergences(theirs, student.logits, temperature=1.0)

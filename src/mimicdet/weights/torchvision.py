@@ -36,7 +36,7 @@ _EPS = 1e-5
 class TorchvisionWeights:
     """Holds the content of a file in this project's terms."""
 
-    model: dict[str, Any]  # fields of ``mimicdet.config.ModelSettings``
+    model: dict[str, Any]  # of the family's ``Model`` settings
     inference: dict[str, Any]  # fields of ``mimicdet.config.InferenceSettings``: torchvision's own defaults
     categories: tuple[Category, ...]
     state: dict[str, Tensor]

@@ -9,11 +9,11 @@ import torch
 from mimicdet import Detector
 from mimicdet.build import build_model
 from mimicdet.cli import main
-from mimicdet.config import InferenceSettings, ModelSettings
+from mimicdet.config import InferenceSettings, MimicDetSettings
 from mimicdet.data.dataset import Category
 from mimicdet.lab.bench.stages import STAGES
 
-SETTINGS = ModelSettings(
+SETTINGS = MimicDetSettings.Model(
     backbone="resnet10t", weights="random", pyramid_channels=16, head_channels=16, head_features=32
 )
 

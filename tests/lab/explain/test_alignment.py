@@ -17,7 +17,7 @@ from torchvision.ops import box_iou
 from mimicdet import Detector
 from mimicdet.build import build_model
 from mimicdet.cli import main
-from mimicdet.config import InferenceSettings, ModelSettings
+from mimicdet.config import SETTINGS_OF, InferenceSettings
 from mimicdet.data.batch import pad_to_batch
 from mimicdet.data.dataset import DetectionDataset
 from mimicdet.data.transform import resize_for_inference
@@ -55,7 +55,9 @@ def test_the_points_are_those_that_the_head_reads(head: dict[str, Any]) -> None:
 
 def make_detector(seed: int = 0, **settings: Any) -> Detector:
     own = {"head_channels": 16, "head_features": 32, "offsets": "box_grid"} if "family" not in settings else {}
-    model_settings = ModelSettings(backbone="resnet10t", weights="random", pyramid_channels=16, **(own | settings))
+    model_settings = SETTINGS_OF[settings.get("family", "mimicdet")].Model(
+        backbone="resnet10t", weights="random", pyramid_channels=16, **(own | settings)
+    )
     torch.manual_seed(seed)
     model = build_model(model_settings, num_classes=3)
     if isinstance(model, MimicDet):

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from mimicdet.config import Settings
+from mimicdet.config import MimicDetSettings
 from mimicdet.engine.stop import TrainingStopped
 from mimicdet.errors import UserError
 from mimicdet.lab.study import execute as module
@@ -22,7 +22,7 @@ from mimicdet.lab.study.plan import Job
 
 
 def job(run: str, seed: int = 0, *needs: str) -> Job:
-    return Job(run, seed, Path(run) / str(seed), Settings(), needs)
+    return Job(run, seed, Path(run) / str(seed), MimicDetSettings(), needs)
 
 
 class Trainings:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mimicdet.config import Settings
+from mimicdet.config import settings_from
 from mimicdet.errors import UserError
 from mimicdet.lab.study.outcome import RESULT, Data, conditions, is_finished
 from mimicdet.lab.study.plan import Job
@@ -16,8 +16,8 @@ from mimicdet.lab.study.reuse import take_over
 
 def job(folder: Path, run: str, *, seed: int = 0, lr: float = 0.01, teachers: tuple[str, ...] = ()) -> Job:
     task = "distill" if teachers else "detect"
-    settings = Settings.model_validate(
-        {"task": task, "train": {"seed": seed}, "optim": {"lr": lr}, "distill": {"teachers": teachers}}, strict=True
+    settings = settings_from(
+        {"task": task, "train": {"seed": seed}, "optim": {"lr": lr}, "distill": {"teachers": teachers}}
     )
     return Job(run, seed, folder / run / f"seed{seed}", settings, ())
 

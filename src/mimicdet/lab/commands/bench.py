@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from tyro.conf import Positional, arg
+from pydantic.dataclasses import dataclass
 
-from mimicdet.commands.optional import optional
+from mimicdet.commands.parser import DOCUMENTED, Argument
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,28 +19,30 @@ mimicdet bench runs/cells/model --size 800x1088 --batch 4 --threads 2 --json tim
 """
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=DOCUMENTED)
 class Bench:
-    """Time a trained model, exported or not: milliseconds of one batch, and of each stage.
+    """Times a trained model, exported or not: milliseconds of one batch, and of each stage.
 
-    From pixels on the device to detections; reading and resizing images is not part of it. Several models are measured
-    in alternation, so that a machine that slows down slows all of them.
+    The time is that from pixels on the device to detections, without reading and resizing images. Several models are
+    measured in alternation, so that a machine that slows down slows all of them.
     """
 
-    models: Annotated[tuple[Path, ...], Positional, arg(metavar="MODELS ...", help_behavior_hint="(required)")] = ()
-    """Model folders and exported files; the first one's time over each other's is given."""
-    size: Annotated[str | None, optional("HxW", str)] = None
-    """Height and width in pixels; by default the model's shorter side by four thirds of it, as far as it may be."""
-    batch: Annotated[int, arg(metavar="N")] = 1
-    """Images at once."""
-    rounds: Annotated[int, arg(metavar="N")] = 20
-    """Measurements that count."""
-    threads: Annotated[int | None, optional("N", int)] = None
-    """CPU threads."""
-    device: Annotated[str | None, optional("NAME", str)] = None
-    """Such as cpu or cuda:1; the first GPU by default, where there is one. Exported files run on the CPU."""
-    json: Annotated[Path | None, optional("FILE", Path)] = None
-    """Write the times to this file."""
+    models: Annotated[tuple[Path, ...], Argument("MODELS", positional=True)] = ()
+    """Models are folders and exported files, one at least; the first one's time over each other's is given."""
+    size: Annotated[str | None, Argument("HxW")] = None
+    """Images have this height and width in pixels; by default the model's shorter side by four thirds of it, as far as
+    it may be."""
+    batch: Annotated[int, Argument("N")] = 1
+    """So many images are handled at once."""
+    rounds: Annotated[int, Argument("N")] = 20
+    """So many measurements count."""
+    threads: Annotated[int | None, Argument("N")] = None
+    """PyTorch uses so many CPU threads."""
+    device: Annotated[str | None, Argument("NAME")] = None
+    """The model runs here, such as cpu or cuda:1; the first GPU by default, where there is one. Exported
+    files run on the CPU."""
+    json: Annotated[Path | None, Argument("FILE")] = None
+    """This file gets the times."""
 
     def run(self) -> int:
         from mimicdet.commands.json_file import require_own_file, write_json

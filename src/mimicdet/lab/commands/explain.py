@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from tyro.conf import Positional, arg
+from pydantic.dataclasses import dataclass
 
-from mimicdet.commands.data_options import DataOptions, Reading
-from mimicdet.commands.optional import optional
+from mimicdet.commands.data_options import DataOptions
+from mimicdet.commands.parser import DOCUMENTED, Argument
 
 if TYPE_CHECKING:
     from mimicdet.data.dataset import DetectionDataset
@@ -26,39 +25,38 @@ mimicdet explain gap runs/cells --data cells --out gap                          
 PICTURES = OBJECTS = 4
 
 
-@dataclass(frozen=True, kw_only=True)
-class Explain:
-    """Show what goes on inside a trained MimicDet: where its S-head looks, and what it loses against its T-head.
+@dataclass(frozen=True, kw_only=True, config=DOCUMENTED)
+class Explain(DataOptions):
+    """Shows where a trained MimicDet's S-head looks, and what it loses against its T-head.
 
-    `alignment`: for each object the adjusted box and the points that the alignment layer reads (Figure 3 of the
+    `alignment` gives for each object the adjusted box and the points that the alignment layer reads (Figure 3 of the
     paper), the share of the points inside the box and the IoU of their convex hull with it. The folder gets pictures
     of some images, alignment.csv with a row for each object, and alignment.md.
 
-    `gap`: COCO's numbers of the S-head and the T-head at the same positions, and of the scores of one with the boxes
-    of the other: whether classification or localisation is behind. The folder gets gap.csv and gap.md.
+    `gap` gives COCO's numbers of the S-head and the T-head at the same positions, and of the scores of one with the
+    boxes of the other, which tell whether classification or localisation is behind. The folder gets gap.csv and gap.md.
     """
 
-    what: Annotated[Literal["alignment", "gap"], Positional, arg(metavar="WHAT")]
-    """What to explain: `alignment` or `gap`."""
-    model: Annotated[Path, Positional, arg(metavar="MODEL")]
-    """Model folder, such as `model` in a run folder; for `gap` the run folder, which has the T-head too."""
-    data: Annotated[Path, arg(metavar="DATA")]
-    """Data set whose objects are looked for."""
-    out: Annotated[Path, arg(metavar="FOLDER")]
-    """Where pictures and tables go."""
-    against: Annotated[Path | None, optional("MODEL", Path)] = None
-    """Alignment: another model to compare with, such as one trained without mimicking."""
-    split: Annotated[str, arg(metavar="NAME")] = "val"
-    """Split of the data set; `a+b` pools two."""
-    pictures: Annotated[int | None, optional("N", int, default=str(PICTURES))] = None
-    """Alignment: images that are drawn, the first ones with objects that all models found."""
-    images: Annotated[tuple[str, ...], arg(metavar="NAMES ...", help_behavior_hint="")] = ()
-    """Alignment: draw these images instead, by their files' names."""
-    objects: Annotated[int | None, optional("N", int, default=str(OBJECTS))] = None
-    """Alignment: objects of an image that are drawn, from the smallest to the largest."""
-    device: Annotated[str | None, optional("NAME", str)] = None
-    """Such as cpu or cuda:1; the first GPU by default, where there is one."""
-    reading: Reading = field(default_factory=DataOptions)
+    what: Annotated[Literal["alignment", "gap"], Argument("WHAT", positional=True)]
+    """This is explained: `alignment` or `gap`."""
+    model: Annotated[Path, Argument("MODEL", positional=True)]
+    """The model is a folder, such as `model` in a run folder; for `gap` the run folder itself, which has the T-head."""
+    data: Annotated[Path, Argument("DATA")]
+    """The objects of this data set are looked for."""
+    out: Annotated[Path, Argument("FOLDER")]
+    """Pictures and tables go to this folder."""
+    against: Annotated[Path | None, Argument("MODEL")] = None
+    """`alignment` is compared with that of this model, such as one trained without mimicking."""
+    split: Annotated[str, Argument("NAME")] = "val"
+    """This split of the data set is used; `a+b` pools two."""
+    pictures: Annotated[int | None, Argument("N")] = None
+    """`alignment` draws so many images, by default 4, the first ones with objects that all models found."""
+    images: Annotated[tuple[str, ...], Argument("NAME")] = ()
+    """`alignment` draws these images instead, by their files' names."""
+    objects: Annotated[int | None, Argument("N")] = None
+    """`alignment` draws so many objects of an image, by default 4, from the smallest to the largest."""
+    device: Annotated[str | None, Argument("NAME")] = None
+    """The model runs here, such as cpu or cuda:1; the first GPU by default, where there is one."""
 
     def run(self) -> int:
         from mimicdet.errors import UserError
@@ -71,7 +69,7 @@ class Explain:
                 raise UserError(f"mimicdet explain gap has no --{name}, which belongs to alignment")
             if value is not None and least is not None and value < least:
                 raise UserError(f"mimicdet explain: --{name} must be {least} or more, not {value}")
-        dataset = self.reading.load(self.data, self.split)
+        dataset = self.load(self.data, self.split)
         text, files = self._gap(dataset) if self.what == "gap" else self._alignment(dataset)
         print(f"{text}\n\n{self.out}: {files}")
         return 0

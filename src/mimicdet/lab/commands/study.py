@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from tyro.conf import Positional, arg
+from pydantic.dataclasses import dataclass
 
-from mimicdet.commands.optional import optional
+from mimicdet.commands.parser import DOCUMENTED, Argument
 
 if TYPE_CHECKING:
     from mimicdet.lab.study.plan import Job
@@ -24,9 +23,9 @@ mimicdet study my_study.yaml --table                                the table of
 """
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=DOCUMENTED)
 class Study:
-    """Train a list of runs with several seeds each and compare them in a table.
+    """Trains a list of runs with several seeds each and compares them in a table.
 
     The file names runs by preset, settings and seeds. A run that is finished, in this study or in one whose folder lies
     beside it, is not trained again; an interrupted one goes on. The folder gets table.md, table.csv and table.png: mean
@@ -35,25 +34,26 @@ class Study:
     looks) is in diagnostics.csv. Where the file says 'speed: true', also the time of an image, and speed.png.
     """
 
-    file: Annotated[Path, Positional, arg(metavar="FILE")]
-    """The study, in YAML."""
-    data: Annotated[Path | None, optional("DATA", Path, default="as the file says")] = None
-    """Folder of the data set."""
-    out: Annotated[Path | None, optional("FOLDER", Path, default="runs/NAME_OF_FILE")] = None
-    """Where runs and table go."""
-    only: Annotated[tuple[str, ...], arg(metavar="NAMES ...", help_behavior_hint="")] = ()
-    """Train these runs only, and those that teach them; the table holds all that are finished."""
-    parallel: Annotated[int, arg(metavar="N")] = 1
-    """So many trainings at a time; each on a GPU of its own where there are GPUs."""
+    file: Annotated[Path, Argument("FILE", positional=True)]
+    """The study is described in this YAML file."""
+    data: Annotated[Path | None, Argument("DATA")] = None
+    """The data set is this folder; by default the one that the file says."""
+    out: Annotated[Path | None, Argument("FOLDER")] = None
+    """Runs and table go to this folder; by default runs/NAME_OF_FILE."""
+    only: Annotated[tuple[str, ...], Argument("NAME")] = ()
+    """Only these runs are trained, and those that teach them; the table holds all that are finished."""
+    parallel: Annotated[int, Argument("N")] = 1
+    """So many trainings run at a time; each on a GPU of its own where there are GPUs."""
     reuse: bool = True
-    """Copy what studies in the folders beside --out have finished with the same settings, seed and data; not students
-    of other runs."""
-    samples: Annotated[int, arg(metavar="N")] = 1000
-    """Resamplings of the images for the intervals."""
+    """Runs that studies beside --out have finished with the same settings, seed and data are copied; students of other
+    runs are not."""
+    samples: Annotated[int, Argument("N")] = 1000
+    """The intervals are made of so many resamplings of the images."""
     plan: bool = False
-    """Train nothing: list all runs, what is finished, and about how long the rest will take. Needs no data either."""
+    """Nothing is trained: all runs are listed, what is finished, and about how long the rest will take. No data are
+    needed."""
     table: bool = False
-    """Train nothing: write the table of what is finished. Without --data no data are needed."""
+    """Nothing is trained: the table of what is finished is written. Without --data no data are needed."""
 
     def run(self) -> int:
         from mimicdet.data.splits import load_dataset

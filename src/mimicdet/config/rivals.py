@@ -1,0 +1,165 @@
+"""Settings of MimicDet's rivals, students and teachers: one class a family, with what that family reads.
+
+``Model`` is what is built and shipped, ``Learning`` how it is trained. Defaults are as published, apart from the box
+losses' weights, which the presets give.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from mimicdet.config.distill import DistillSettings, teachers_fit_the_task
+from mimicdet.config.run import DataSettings, InferenceSettings, OptimSettings, TrainSettings
+from mimicdet.config.section import Count, Fraction, NotNegative, Positive, Section, Share
+from mimicdet.config.trunk import FAMILY, BranchSettings, TrunkSettings
+
+FocalAlpha = Annotated[Fraction, Field(description="Positives have this weight in the focal loss, negatives the rest.")]
+FocalGamma = Annotated[
+    NotNegative,
+    Field(description="The focal loss is multiplied by this power of the error, so that easy examples count less."),
+]
+ClassWeight = Annotated[NotNegative, Field(description="The focal loss, which trains the scores, has this weight.")]
+OverlapWeight = Annotated[
+    NotNegative, Field(description="The generalised IoU loss of the boxes has this weight (ATSS and GFL published 2).")
+]
+CenternessWeight = Annotated[NotNegative, Field(description="The centerness loss has this weight.")]
+Candidates = Annotated[
+    Count, Field(description="This many anchors of each level, nearest to an object's centre, may become positive.")
+]
+
+
+class DenseSettings(Section):
+    """Holds what runs of the dense rivals have in common; each gives ``model`` and ``one_stage`` of its own."""
+
+    task: Literal["detect", "distill"] = "detect"
+    """The task `detect` trains the detector alone; `distill` also lets it learn from frozen teachers."""
+    model: TrunkSettings
+    one_stage: Section
+    distill: DistillSettings = DistillSettings()
+    data: DataSettings = DataSettings()
+    optim: OptimSettings = OptimSettings()
+    train: TrainSettings = TrainSettings()
+    inference: InferenceSettings = InferenceSettings()
+    _teachers = teachers_fit_the_task
+
+
+class RetinaNetSettings(DenseSettings):
+    """Describes a run of RetinaNet (Lin et al., ICCV 2017)."""
+
+    class Model(BranchSettings, TrunkSettings):
+        """RetinaNet has a backbone, a pyramid, and two branches of convolutions on every level."""
+
+        family: Annotated[Literal["retinanet"], FAMILY] = "retinanet"
+
+    class Learning(Section):
+        """RetinaNet matches anchors by overlap, and learns boxes by L1."""
+
+        positive_iou: Share = 0.5
+        """An anchor is positive from this IoU with an object on; so is each object's best anchor."""
+        negative_iou: Fraction = 0.4
+        """An anchor is background below this IoU with all objects; those in between learn nothing."""
+        focal_alpha: FocalAlpha = 0.25
+        focal_gamma: FocalGamma = 2.0
+        classification: ClassWeight = 1.0
+        boxes: NotNegative = 1.0
+        """The L1 loss of the boxes' deltas has this weight."""
+
+        @model_validator(mode="after")
+        def _thresholds_ascend(self) -> Self:
+            if self.negative_iou > self.positive_iou:
+                raise ValueError(
+                    f"one_stage.negative_iou {self.negative_iou} must not be above one_stage.positive_iou "
+                    f"{self.positive_iou}"
+                )
+            return self
+
+    model: Model = Model()
+    one_stage: Learning = Learning()
+
+
+class FcosSettings(DenseSettings):
+    """Describes a run of FCOS (Tian et al., ICCV 2019)."""
+
+    class Model(BranchSettings, TrunkSettings):
+        """FCOS has a backbone, a pyramid, and two branches of convolutions on every level, without anchors."""
+
+        family: Annotated[Literal["fcos"], FAMILY] = "fcos"
+
+    class Learning(Section):
+        """FCOS takes positions near an object's centre as positive, and learns how central they are."""
+
+        center_radius: Positive = 1.5
+        """A position is positive within this many cells of an object's centre."""
+        focal_alpha: FocalAlpha = 0.25
+        focal_gamma: FocalGamma = 2.0
+        classification: ClassWeight = 1.0
+        boxes: OverlapWeight = 1.0
+        quality: CenternessWeight = 1.0
+
+    model: Model = Model()
+    one_stage: Learning = Learning()
+
+
+class AtssSettings(DenseSettings):
+    """Describes a run of ATSS (Zhang et al., CVPR 2020)."""
+
+    class Model(BranchSettings, TrunkSettings):
+        """ATSS has a backbone, a pyramid, and two branches of convolutions on every level, with one anchor a cell."""
+
+        family: Annotated[Literal["atss"], FAMILY] = "atss"
+
+    class Learning(Section):
+        """ATSS chooses an object's positive anchors by the statistics of its own overlaps."""
+
+        candidates: Candidates = 9
+        focal_alpha: FocalAlpha = 0.25
+        focal_gamma: FocalGamma = 2.0
+        classification: ClassWeight = 1.0
+        boxes: OverlapWeight = 1.0
+        quality: CenternessWeight = 1.0
+
+    model: Model = Model()
+    one_stage: Learning = Learning()
+
+
+class GflSettings(DenseSettings):
+    """Describes a run of GFL (Li et al., NeurIPS 2020)."""
+
+    class Model(BranchSettings, TrunkSettings):
+        """GFL has a backbone, a pyramid, and two branches of convolutions on every level; boxes are distributions."""
+
+        family: Annotated[Literal["gfl"], FAMILY] = "gfl"
+
+    class Learning(Section):
+        """GFL chooses positives as ATSS does, and its scores predict the IoU of the box."""
+
+        candidates: Candidates = 9
+        focal_gamma: FocalGamma = 2.0
+        classification: ClassWeight = 1.0
+        boxes: OverlapWeight = 1.0
+        distribution: NotNegative = 0.25
+        """The distribution focal loss has this weight."""
+
+    model: Model = Model()
+    one_stage: Learning = Learning()
+
+
+class FasterRcnnSettings(Section):
+    """Describes a run of Faster R-CNN (Ren et al., NeurIPS 2015; with a pyramid, Lin et al., CVPR 2017)."""
+
+    class Model(TrunkSettings):
+        """Faster R-CNN has a backbone, a pyramid, proposals, and a head that looks at each proposal."""
+
+        family: Annotated[Literal["faster_rcnn"], FAMILY] = "faster_rcnn"
+        head_features: Count = 1024
+        """The head describes each proposal by this many features."""
+
+    task: Literal["detect"] = "detect"
+    """The task `detect` trains the detector; Faster R-CNN has no other."""
+    model: Model = Model()
+    data: DataSettings = DataSettings()
+    optim: OptimSettings = OptimSettings()
+    train: TrainSettings = TrainSettings()
+    inference: InferenceSettings = InferenceSettings()
