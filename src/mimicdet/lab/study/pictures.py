@@ -23,7 +23,7 @@ _FORMS = ("s", "D", "^", "v", "P", "X", "*", "p")
 
 
 class Row(NamedTuple):
-    """What the pictures show of a run."""
+    """A row is what the pictures show of a run."""
 
     name: str
     ap: tuple[float, ...]  # in points, of each seed
@@ -33,7 +33,7 @@ class Row(NamedTuple):
 
 
 def picture_of_ap(title: str, rows: Sequence[Row]) -> bytes:
-    """A PNG: a mark at each run's mean, a dot for each seed; no bars, for the axis does not begin at 0.
+    """Returns a PNG: a mark at each run's mean, a dot for each seed; no bars, for the axis does not begin at 0.
 
     Beside it, where there is a baseline, how far each lies from it, with the interval over images.
     """
@@ -41,7 +41,7 @@ def picture_of_ap(title: str, rows: Sequence[Row]) -> bytes:
 
 
 def figure_of_ap(title: str, rows: Sequence[Row]) -> Figure:
-    """As :func:`picture_of_ap`."""
+    """Draws what :func:`picture_of_ap` returns."""
     compared = any(row.difference for row in rows)
     figure = Figure(figsize=(12 if compared else 8, 0.5 * len(rows) + 1.4), layout="constrained")
     FigureCanvasAgg(figure)
@@ -77,7 +77,7 @@ def _draw_differences(axes: Axes, places: Sequence[int], rows: Sequence[Row]) ->
 
 
 def picture_of_speed(title: str, rows: Sequence[Row]) -> bytes:
-    """A PNG: each run's mean AP over the milliseconds of an image, where they were measured; up and left is better."""
+    """Returns a PNG: each run's mean AP over the milliseconds of an image, where measured; up and left is better."""
     timed = [(row, row.milliseconds) for row in rows if row.milliseconds is not None]
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
@@ -98,7 +98,7 @@ def picture_of_speed(title: str, rows: Sequence[Row]) -> bytes:
 
 
 def _looks() -> Iterator[tuple[str, str]]:
-    """Colours and, for the colour-blind, forms; of one list there is one more, so that no pair comes soon again."""
+    """Yields colours and, for the colour-blind, forms; one list is longer, so that no pair comes soon again."""
     return zip(itertools.cycle(_HUES), itertools.cycle(_FORMS))
 
 
