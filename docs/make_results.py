@@ -1,12 +1,12 @@
-"""Fills what studies have found into the pages of docs.
+"""Fills the tables of docs' pages with what studies have found.
 
     python docs/make_results.py runs/table1_aquarium_cpu runs/distill_gfl_aquarium_cpu
 
-keeps the tables, pictures and evidence of these studies in docs/results, and fills them into the pages; without folders
-the pages alone. `--check` says whether they are up to date.
+keeps the tables, pictures and evidence of these studies in docs/results, and fills the pages anew; without folders, it
+fills the pages alone. `--check` says whether they are up to date.
 
-A page says where: between the lines `<!-- made: NAME -->` and `<!-- end -->` stands what this script makes. NAME is one
-of the parts in `PARTS`, or of the folders in docs/results, whose table it then is.
+A table stands between `<!-- made: NAME -->` and `<!-- end -->`. NAME is a folder in docs/results, whose table it then
+is, or one of `PARTS`; docs/results/page.yaml says what those hold.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 import csv
 import functools
 import io
-import os
 import re
 import statistics
 import sys
@@ -26,7 +25,6 @@ import numpy as np
 import yaml
 
 from mimicdet.lab.study.evidence import EVIDENCE, Outcome, read_evidence
-from mimicdet.lab.study.report import HOW_TO_READ
 from mimicdet.lab.study.study_file import read_study, sizes_of
 
 HERE = Path(__file__).parent
@@ -39,8 +37,7 @@ MORE = ("speed.png",)
 
 def pages() -> dict[Path, str]:
     """Returns every page that holds something made, as it should be."""
-    files = [HERE.parent / "README.md", *HERE.glob("*.md"), *RESULTS.glob("*.md")]
-    texts = {file: file.read_text(encoding="utf-8") for file in files}
+    texts = {file: file.read_text(encoding="utf-8") for file in sorted(HERE.glob("*.md"))}
     return {file: _filled(text, file) for file, text in texts.items() if "<!-- made: " in text}
 
 
@@ -62,16 +59,15 @@ def keep(folder: Path) -> None:
 
 def _filled(text: str, file: Path) -> str:
     def made(match: re.Match[str]) -> str:
-        name = match[2]
+        name = match[1]
         if name not in PARTS and name not in _there():
             raise SystemExit(
                 f"{file}: there is no '{name}' to make; there are {', '.join([*PARTS, *sorted(_there())])}"
             )
-        results = Path(os.path.relpath(RESULTS, file.parent)).as_posix()
-        part = PARTS[name](results) if name in PARTS else _rows(name)
-        return f"{match[1]}\n{part}\n{match[3]}"
+        part = PARTS[name](_layout()[name]) if name in PARTS else _rows(name)
+        return f"<!-- made: {name} -->\n\n{part}\n\n<!-- end -->"
 
-    return re.sub(r"(<!-- made: ([^\n]*) -->)\n.*?(<!-- end -->)", made, text, flags=re.DOTALL)
+    return re.sub(r"<!-- made: ([^\n]*) -->\n.*?<!-- end -->", made, text, flags=re.DOTALL)
 
 
 @functools.cache
@@ -88,31 +84,45 @@ def _there() -> set[str]:
 # ----------------------------------------------------------------------------------------------------- parts
 
 
-def _goals(results: str) -> str:
+def _rivals(layout: dict[str, Any]) -> str:
+    """Returns some columns of a study's table."""
+    columns = [_printed(layout["study"], name) for name in layout["columns"]]
+    rows = [[run, *(column[run] for column in columns)] for run in columns[0]]
+    return _table(["run", *layout["columns"]], rows)
+
+
+def _distillation(layout: dict[str, Any]) -> str:
+    """Returns a row for each family: its teacher, the student alone, and what distillation gives."""
+    rows = []
+    for family, study in layout["students"].items():
+        ap = _printed(study, "AP")
+        teacher = next(value for run, value in ap.items() if run.startswith("teacher"))
+        cells = [family, teacher, ap[layout["alone"]]]
+        for run in layout["runs"]:
+            compared = _compared(study, run, layout["alone"])
+            assert compared is not None, f"{study} has no run '{run}'"
+            cells.append(f"{compared[2]}: {', '.join(compared[3].split())}")
+        rows.append(cells)
+    return _table(["student", "teacher", "alone", *layout["runs"]], rows)
+
+
+def _goals(layout: dict[str, Any]) -> str:
     """Says of each way to build the S-head how near it comes to each goal."""
-    goals = _layout()["goals"]
-    lines = [
-        f"| {' | '.join(['S-head', 'AP', *goals['sought']])} |",
-        f"|:--{'|--:' * (1 + len(goals['sought']))}|",
-    ]
-    for row in goals["rows"]:
-        given = _compared(goals["mimicking"], row["run"], row["without"])
-        t_head = _t_head(goals["mimicking"], row["run"])
-        beside = _compared(goals["rivals"], row["beside"], goals["rival"])
+    rows = []
+    for row in layout["rows"]:
+        given = _compared(layout["mimicking"], row["run"], row["without"])
+        t_head = _t_head(layout["mimicking"], row["run"])
+        beside = _compared(layout["rivals"], row["beside"], layout["rival"])
         if given and t_head and beside:  # trained
-            ap = _printed(goals["mimicking"], "AP")[row["run"]]
-            cells = [row["name"], ap, _with_seeds(given), t_head[1], _with_seeds(beside)]
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+            ap = _printed(layout["mimicking"], "AP")[row["run"]]
+            rows.append([row["name"], ap, _with_seeds(given), t_head[1], _with_seeds(beside)])
+    return _table(["S-head", "AP", *layout["sought"]], rows)
 
 
-def _in_short(results: str) -> str:
+def _in_short(layout: list[dict[str, str]]) -> str:
     """Answers each question whose runs are trained in a line."""
-    lines = [
-        "| question | AP | against | difference [95 %] | by seed | sought | table |",
-        "|:--|:--|:--|:--|:--|:--|:--|",
-    ]
-    for question in _layout()["questions"]:
+    rows = []
+    for question in layout:
         name, run, against = question["study"], question["run"], question.get("against")
         if name not in _there():
             continue
@@ -121,21 +131,15 @@ def _in_short(results: str) -> str:
             raise SystemExit(f"{RESULTS / 'page.yaml'}: '{question['ask']}' names a run that {name} does not have")
         answer = _compared(name, run, against) if against else _kept(name, run)
         if answer is not None:  # trained
-            table = f"[table]({results}/{name}/table.md)"
-            lines.append(f"| {' | '.join([question['ask'], *answer, question.get('sought', ''), table])} |")
-    return "\n".join(lines)
+            table = f"[table](results/{name}/table.md)"
+            rows.append([question["ask"], *answer, question.get("sought", ""), table])
+    return _table(["question", "AP", "against", "difference [95 %]", "by seed", "sought", "table"], rows, of_text=True)
 
 
-def _tables(results: str) -> str:
-    """Lists every table by section."""
-    sections = _layout()["sections"]
-    if left := _there() - {name for section in sections for name in section["studies"]}:
-        raise SystemExit(f"{RESULTS / 'page.yaml'} has no section for {', '.join(sorted(left))}")
-    lines = []
-    for section in sections:
-        named = [f"[{_title(name)}]({results}/{name}/table.md)" for name in section["studies"] if name in _there()]
-        lines.append(f"- {section['title']}: {'; '.join(named)}")
-    return "\n".join(lines)
+def _table(header: list[str], rows: list[list[str]], *, of_text: bool = False) -> str:
+    rule = "|:--" + ("|:--" if of_text else "|--:") * (len(header) - 1) + "|"
+    first, *others = (f"| {' | '.join(line)} |" for line in [header, *rows])
+    return "\n".join([first, rule, *others])
 
 
 def _rows(name: str) -> str:
@@ -143,13 +147,13 @@ def _rows(name: str) -> str:
     return "\n".join(line for line in _text(name).splitlines() if line.startswith("|"))
 
 
-PARTS: dict[str, Callable[[str], str]] = {
+PARTS: dict[str, Callable[[Any], str]] = {
+    "rivals": _rivals,
+    "distillation": _distillation,
     "goals": _goals,
     "in short": _in_short,
-    "how to read": lambda results: HOW_TO_READ,
-    "tables": _tables,
 }
-"""Makes a part, of the path from its page's folder to docs/results."""
+"""Makes a part, of what page.yaml has for it."""
 
 
 # --------------------------------------------------------------------------------------------------- figures
@@ -218,10 +222,6 @@ def _printed(name: str, column: str) -> dict[str, str]:
     rows = [[cell.strip() for cell in line[1:-1].split("|")] for line in _rows(name).splitlines()]
     place = rows[0].index(column)
     return {row[0]: row[place] for row in rows[2:]}
-
-
-def _title(name: str) -> str:
-    return _text(name).splitlines()[0].removeprefix("## ")
 
 
 def _text(name: str) -> str:

@@ -15,8 +15,9 @@ from mimicdet.inference.coco_metrics import coco_metrics
 from mimicdet.lab.study.difference import Difference, differences_of, paired_interval, resampled_ap
 from mimicdet.lab.study.evidence import Outcome
 from mimicdet.lab.study.judged import judge
+from mimicdet.lab.study.line import Line, lines_of
 from mimicdet.lab.study.plan import plan
-from mimicdet.lab.study.report import Line, lines_of, ranges, write_report
+from mimicdet.lab.study.report import ranges, write_report
 from mimicdet.lab.study.study_file import Study
 from tests.lab.study.test_judged import draw
 from tests.lab.study.test_reuse import outcome_of
@@ -140,7 +141,7 @@ def test_the_table_shows_them(lines: list[Line], write: Write, tmp_path: Path) -
 
 def test_the_share_of_the_t_heads_ap(lines: list[Line], write: Write) -> None:
     shown = {row["run"]: row["T-head AP (kept)"] for row in write(lines)}
-    kept = 100 * statistics.mean(lines[1].metric("AP")) / 80
+    kept = 100 * statistics.mean(lines[1].ap) / 80
     assert shown == {"before": "-", "after": f"80.0 ± 0.0 ({kept:.0f} %)", "half done": "-"}
 
 

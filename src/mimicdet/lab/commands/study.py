@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mimicdet.lab.study.study_file import Study as StudyFile
 
 EXAMPLES = """\
-mimicdet study studies/table1_aquarium_cpu.yaml --data aquarium     trains what is missing, then writes the table
+mimicdet study studies/table1.yaml --size aquarium_cpu --data aquarium   trains what is missing, then writes the table
 mimicdet study my_study.yaml --out runs/my_study --parallel 2       two trainings at a time
 mimicdet study my_study.yaml --only "student alone" "+ RM"          some of its runs
 mimicdet study my_study.yaml --plan                                 what is finished and what is to be done, no training
@@ -34,7 +34,8 @@ class Study:
     beside it, is not trained again; an interrupted one goes on. The folder gets table.md, table.csv and table.png: mean
     and spread over the seeds, and differences from the baseline with an interval over the images; those of each two
     runs are in differences.csv. What the logs say of the last epoch (recall of the proposals, cosines, where the S-head
-    looks) is in diagnostics.csv. Where the file says 'speed: true', also the time of an image, and speed.png.
+    looks) is in diagnostics.csv. Where the file says 'speed: true', also the time of an image, and speed.png. All of it
+    can be made again of evidence.npz, one small file.
     """
 
     file: Annotated[Path, Positional, arg(metavar="FILE")]
@@ -146,8 +147,9 @@ class Study:
         """Writes the table and what it is made of, and returns it for a terminal."""
         from mimicdet.lab.study.difference import differences_of
         from mimicdet.lab.study.evidence import write_evidence
+        from mimicdet.lab.study.line import lines_of
         from mimicdet.lab.study.outcome import check_agreement
-        from mimicdet.lab.study.report import differences_csv, lines_of, write_report
+        from mimicdet.lab.study.report import differences_csv, write_report
 
         check_agreement(outcomes, study.train, study.val)
         folder = self.data or Path(study.data or outcomes[0].data_name)

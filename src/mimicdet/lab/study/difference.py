@@ -1,4 +1,4 @@
-"""How far each two runs of a study lie apart, and how much of it is the choice of images."""
+"""Says how far each two runs of a study lie apart, and how much of it is the choice of images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mimicdet.lab.study.judged import Judged
 
 @dataclass(frozen=True)
 class Difference:
-    """A run's difference from another, over the seeds that both have; in points of AP."""
+    """Holds a run's difference from another, over the seeds that both have; in points of AP."""
 
     seeds: tuple[int, ...]
     by_seed: tuple[float, ...]

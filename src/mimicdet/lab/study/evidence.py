@@ -1,4 +1,4 @@
-"""Evidence: what finished jobs gave, in one small file that tables and intervals are made from.
+"""Keeps evidence: what finished jobs gave, in one small file that tables and intervals are made from.
 
 The file is a NumPy archive that is read without pickle. ``runs.json`` in it holds an :class:`Outcome` for each job, the
 arrays hold what became of each detection (:func:`~mimicdet.lab.study.judged.pack`). A job's folder has such a file of
@@ -34,7 +34,7 @@ class _Part(BaseModel):
 
 
 class Speed(_Part):
-    """The time of one run's model, from an image of its own inference size in memory to detections."""
+    """Holds the time of one run's model, from an image of its own inference size in memory to detections."""
 
     milliseconds: list[float]  # of each image
     runs: list[str]  # that were measured in turn with it, itself among them
@@ -53,7 +53,7 @@ class Speed(_Part):
 
 @with_config(ConfigDict(strict=True, extra="allow"))
 class Metrics(TypedDict):
-    """The content of ``Metrics.to_json``, of which a table shows these three."""
+    """Holds the content of ``Metrics.to_json``, of which a table shows these three."""
 
     AP: float
     AP50: float
@@ -61,7 +61,7 @@ class Metrics(TypedDict):
 
 
 class Outcome(_Part):
-    """What a finished job gave."""
+    """Holds what a finished job gave."""
 
     run: str
     seed: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import subprocess
 import sys
 import threading
@@ -98,7 +99,9 @@ class _Seats:
         import torch
 
         gpus = torch.cuda.device_count()
-        self._free = list(range(number))
+        self._free: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for seat in range(number):
+            self._free.put(seat)
         self._lock = threading.Lock()
         self._gpus = gpus
         self._threads = max(1, (os.cpu_count() or 1) // number)
@@ -106,12 +109,10 @@ class _Seats:
         self._stopped = False
 
     def take(self) -> int:
-        with self._lock:
-            return self._free.pop(0)
+        return self._free.get()
 
     def give(self, seat: int) -> None:
-        with self._lock:
-            self._free.append(seat)
+        self._free.put(seat)
 
     def run(self, seat: int, words: Sequence[str], output: IO[str]) -> int:
         """Runs a command of ours and returns its exit code."""

@@ -1,4 +1,4 @@
-"""A detector's results beside the ground truth, matched once, which give COCO's AP for any choice of images.
+"""Matches a detector's results with the ground truth once, which gives COCO's AP for any choice of images.
 
 I images, K classes, T the ten IoU thresholds, D detections of a class, J results, N detections of all results and
 classes.
@@ -22,7 +22,7 @@ _BITS = 1 << np.arange(len(THRESHOLDS), dtype=np.uint16)[:, None]  # (T, 1)
 
 @dataclass(frozen=True)
 class _Class:
-    """A class's detections over all images, best score first, up to the last one that hits an object.
+    """Holds a class's detections over all images, best score first, up to the last one that hits an object.
 
     What lies between two hits is in the order of the images, for precision is looked at where there is a hit.
     """
@@ -35,7 +35,7 @@ class _Class:
 
 @dataclass(frozen=True)
 class Judged:
-    """What became of each detection that AP depends on; some kilobytes for a thousand objects."""
+    """Holds what became of each detection that AP depends on; some kilobytes for a thousand objects."""
 
     images: int  # I
     classes: tuple[_Class, ...]  # K
@@ -141,28 +141,22 @@ def _judge_class(
     objects: list[Mapping[str, Any]], detections: list[Mapping[str, Any]], index: Mapping[Any, int]
 ) -> _Class:
     """Matches a class's detections; ``index`` gives the number of an image by its id."""
-    objects_of: dict[int, list[Mapping[str, Any]]] = {}
+    objects_of: dict[int, list[Mapping[str, Any]]] = {i: [] for i in index.values()}
     for annotation in objects:
-        objects_of.setdefault(index[annotation["image_id"]], []).append(annotation)
+        objects_of[index[annotation["image_id"]]].append(annotation)
     found_of: dict[int, list[Mapping[str, Any]]] = {}
     for detection in detections:
         found_of.setdefault(index[detection["image_id"]], []).append(detection)
-    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
+    nothing = np.zeros((len(THRESHOLDS), 0), bool)
+    parts = [(np.zeros(0), np.zeros(0, np.int64), nothing, nothing)]
     for i, found in found_of.items():
         found = sorted(found, key=lambda d: -d["score"])[:LIMIT]
-        hit, counts = _match(found, objects_of.get(i, []))
-        scores = np.array([d["score"] for d in found], float)
-        parts.append((scores, np.full(len(found), i), hit, counts))
-    number = np.zeros(len(index), np.int64)
-    for i, there in objects_of.items():
-        number[i] = sum(not a.get("iscrowd", 0) for a in there)
-    if not parts:
-        nothing = np.zeros((len(THRESHOLDS), 0), bool)
-        return _Class(np.zeros(0, np.int64), nothing, nothing, number)
-    scores, image = (np.concatenate([part[k] for part in parts]) for k in (0, 1))
-    hit, counts = (np.concatenate([part[k] for part in parts], axis=1) for k in (2, 3))
+        hit, counts = _match(found, objects_of[i])
+        parts.append((np.array([d["score"] for d in found], float), np.full(len(found), i), hit, counts))
+    number = [sum(not a.get("iscrowd", 0) for a in objects_of[i]) for i in range(len(index))]
+    scores, image, hit, counts = (np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))
     order = np.argsort(-scores, kind="stable")
-    return _to_last_hit(_Class(image[order], hit[:, order], counts[:, order], number))
+    return _to_last_hit(_Class(image[order], hit[:, order], counts[:, order], np.array(number, np.int64)))
 
 
 def _to_last_hit(one: _Class) -> _Class:

@@ -1,4 +1,4 @@
-"""Whether the jobs of a study are finished, and what they gave."""
+"""Says whether the jobs of a study are finished, and what they gave."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _DIAGNOSTIC, _TEACHER = "diag/", "teacher/"
 
 @dataclass(frozen=True)
 class Data:
-    """What every job is trained and measured on."""
+    """Names the data that every job is trained and measured on."""
 
     folder: Path
     train: str

@@ -1,4 +1,4 @@
-"""The trainings that a study asks for."""
+"""Plans the trainings that a study asks for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a study has come, and about how long the rest will take."""
+"""Says how far a study has come, and about how long the rest will take."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mimicdet.report.table import table
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a job has come."""
+    """Says how far a job has come."""
 
     job: Job
     state: str  # in words

@@ -1,4 +1,4 @@
-"""What a study shows: its table, as Markdown, CSV and picture, and how far each two runs lie apart."""
+"""Writes what a study shows: its table, as Markdown, CSV and picture, and how far each two runs lie apart."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import csv
 import io
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from mimicdet.files import replace_file
 from mimicdet.lab.study.difference import Difference
-from mimicdet.lab.study.evidence import Outcome, Speed
-from mimicdet.lab.study.pictures import Row, picture_of_ap, picture_of_speed
+from mimicdet.lab.study.evidence import Speed
+from mimicdet.lab.study.line import Line
+from mimicdet.lab.study.pictures import picture_of_ap, picture_of_speed
 from mimicdet.lab.study.study_file import Study
 from mimicdet.report.table import table
 
@@ -31,50 +30,6 @@ _HOW_FAST = (
 )
 
 
-@dataclass(frozen=True)
-class Line:
-    """A line of the table is a run, over its finished seeds; AP is in points."""
-
-    name: str
-    outcomes: tuple[Outcome, ...]  # of each seed
-    difference: Difference | None  # from the baseline
-    published: str
-    speed: Speed | None
-
-    @property
-    def seeds(self) -> list[int]:
-        return [one.seed for one in self.outcomes]
-
-    @property
-    def seconds(self) -> list[float]:
-        return [one.seconds for one in self.outcomes]
-
-    @property
-    def teacher_ap(self) -> list[float]:
-        return [100 * one.teacher_ap for one in self.outcomes if one.teacher_ap is not None]
-
-    def metric(self, name: Literal["AP", "AP50", "AP75"]) -> list[float]:
-        return [100 * one.metrics[name] for one in self.outcomes]
-
-
-def lines_of(
-    study: Study, outcomes: Sequence[Outcome], differences: Mapping[tuple[str, str], Difference]
-) -> list[Line]:
-    """Returns a line for each run of which at least one seed is finished.
-
-    Args:
-        differences: of each two runs.
-    """
-    lines = []
-    for run in study.runs:
-        own = tuple(one for one in outcomes if one.run == run.name)
-        if own:
-            difference = differences.get((run.name, study.baseline)) if study.baseline else None
-            speed = next((one.speed for one in own if one.speed), None) if study.speed else None
-            lines.append(Line(run.name, own, difference, run.published, speed))
-    return lines
-
-
 def write_report(
     study: Study, lines: Sequence[Line], differences: Mapping[tuple[str, str], Difference], about: str, out: Path
 ) -> str:
@@ -89,7 +44,7 @@ def write_report(
     Returns:
         The table as text for a terminal.
     """
-    columns = _columns(study, lines)
+    columns = _columns(lines)
     rows = [[cell(line) for cell in columns.values()] for line in lines]
     timed = any(line.speed for line in lines)
     parts = [
@@ -109,19 +64,9 @@ def write_report(
         replace_file(out / "diagnostics.csv", diagnostics.encode())
     else:
         (out / "diagnostics.csv").unlink(missing_ok=True)
-    drawn = [
-        Row(
-            one.name,
-            tuple(one.metric("AP")),
-            one.speed.median if one.speed else None,
-            one.name == study.baseline,
-            one.difference,
-        )
-        for one in lines
-    ]
-    replace_file(out / "table.png", picture_of_ap(study.title, drawn))
+    replace_file(out / "table.png", picture_of_ap(study.title, lines))
     if timed:
-        replace_file(out / "speed.png", picture_of_speed(study.title, drawn))
+        replace_file(out / "speed.png", picture_of_speed(study.title, lines))
     return table(list(columns), rows)
 
 
@@ -150,7 +95,7 @@ def _table_csv(lines: Sequence[Line], *, timed: bool) -> str:
     for line in lines:
         numbers: tuple[Sequence[float], ...] = (
             line.seeds,
-            line.metric("AP"),
+            line.ap,
             line.metric("AP50"),
             line.metric("AP75"),
             line.teacher_ap,
@@ -192,14 +137,14 @@ def _how_measured(study: Study, lines: Sequence[Line]) -> str:
     return text + (_HOW_FAST.format(devices) if devices else "")
 
 
-def _columns(study: Study, lines: Sequence[Line]) -> dict[str, Callable[[Line], str]]:
+def _columns(lines: Sequence[Line]) -> dict[str, Callable[[Line], str]]:
     """Returns what makes a line's cell, by the column's heading; columns that would be empty are left out."""
-    of_baseline = next((line.speed for line in lines if line.name == study.baseline), None)
+    of_baseline = next((line.speed for line in lines if line.is_baseline), None)
     columns: dict[str, Callable[[Line], str]] = {
         "run": lambda line: line.name,
-        "AP": lambda line: spread(line.metric("AP")),
+        "AP": lambda line: spread(line.ap),
     }
-    columns["difference"] = lambda line: "baseline" if line.name == study.baseline else _change(line.difference)
+    columns["difference"] = lambda line: "baseline" if line.is_baseline else _change(line.difference)
     if any(line.difference and len(line.difference.seeds) > 1 for line in lines):
         columns["by seed"] = lambda line: _by_seed(line.difference)
     columns |= {"AP50": lambda line: spread(line.metric("AP50")), "AP75": lambda line: spread(line.metric("AP75"))}
@@ -215,10 +160,7 @@ def _columns(study: Study, lines: Sequence[Line]) -> dict[str, Callable[[Line], 
 
 
 def _change(difference: Difference | None) -> str:
-    if difference is None:
-        return _DASH
-    low, high = difference.interval
-    return f"{difference.mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+    return "{:+.1f} [{:+.1f}, {:+.1f}]".format(difference.mean, *difference.interval) if difference else _DASH
 
 
 def _by_seed(difference: Difference | None) -> str:
@@ -247,7 +189,7 @@ def _of_teacher(line: Line) -> str:
     """Returns the T-head's AP, and which share of it the S-head has."""
     if not line.teacher_ap:
         return _DASH
-    kept = 100 * statistics.mean(line.metric("AP")) / statistics.mean(line.teacher_ap)
+    kept = 100 * statistics.mean(line.ap) / statistics.mean(line.teacher_ap)
     return f"{spread(line.teacher_ap)} ({kept:.0f} %)"
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
@@ -45,7 +46,8 @@ def measure_speeds(outcomes: Sequence[Outcome], data: DetectionDataset) -> str |
     cases: dict[str, Callable[[], object]] = {}
     for run, detector in detectors.items():
         sides = detector.inference.shorter_side, detector.inference.longer_side
-        cases[run] = _one_after_the_other([batch_detector(detector, [resize_for_inference(i, *sides)]) for i in images])
+        units = itertools.cycle([batch_detector(detector, [resize_for_inference(i, *sides)]) for i in images])
+        cases[run] = functools.partial(_next, units)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -59,7 +61,5 @@ def measure_speeds(outcomes: Sequence[Outcome], data: DetectionDataset) -> str |
     return None
 
 
-def _one_after_the_other(units: Sequence[Callable[[], object]]) -> Callable[[], object]:
-    """Returns what does the next of them at each call, and begins again after the last."""
-    turn = itertools.cycle(units)
-    return lambda: next(turn)()
+def _next(units: Iterator[Callable[[], object]]) -> object:
+    return next(units)()

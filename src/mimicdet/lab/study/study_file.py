@@ -1,4 +1,4 @@
-"""A study's file: runs by preset, settings and seeds, which are compared in one table.
+"""Reads a study's file: runs by preset, settings and seeds, which are compared in one table.
 
 ::
 
@@ -61,7 +61,7 @@ _FORMS = {
     "set": f"it should hold settings, such as {_SET}",
     "sizes": "it should hold names of files in the folder 'sizes', such as sizes: {cpu: {}}",
 }
-"""What the values of keys should be where pydantic speaks of tuples and objects."""
+"""Says what the values of keys should be where pydantic speaks of tuples and objects."""
 _LONGEST = 80
 """Characters of a value that a message shows."""
 
@@ -136,7 +136,7 @@ _LINES = {
     "study": "'title: WHAT IT SHOWS' and 'runs:' with runs below",
     "size": "'seeds: [0, 1, 2]' and 'set: {train.epochs: 8}'",
 }
-"""What a file may hold."""
+"""Says what lines a file may have."""
 _ITEMS: dict[str, tuple[str, type[BaseModel]]] = {
     "runs": ("run", PlannedRun),
     "sizes": ("size", Changes),
