@@ -1,108 +1,171 @@
-"""Writes docs/results.md from finished studies.
+"""Fills the tables of docs' pages with what studies have found.
 
     python docs/make_results.py runs/table1_aquarium_cpu runs/distill_gfl_aquarium_cpu
 
-copies what `mimicdet study` wrote into those folders to docs/results, and writes the page anew; without folders, the
-page alone. `--check` says whether it is up to date.
+keeps the tables, pictures and evidence of these studies in docs/results, and fills the pages anew; without folders, it
+fills the pages alone. `--check` says whether they are up to date.
 
-Of each run two small files are kept, its figures and what became of each of its detections, and the times of its model
-where the study has them. These are enough for
-`mimicdet study studies/NAME.yaml --out docs/results/NAME --table`, which makes the table with its intervals again.
+A table stands between `<!-- made: NAME -->` and `<!-- end -->`. NAME is a folder in docs/results, whose table it then
+is, or one of `PARTS`; docs/results/page.yaml says what those hold.
 """
 
 from __future__ import annotations
 
 import csv
+import functools
+import io
 import re
 import statistics
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
-from mimicdet.lab.study.result import HOW_TO_READ
+from mimicdet.lab.study.evidence import EVIDENCE, Outcome, read_evidence
+from mimicdet.lab.study.study_file import read_study, sizes_of
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 STUDIES = HERE.parent / "studies"
-TABLES = ("table.md", "table.csv", "table.png", "differences.csv")
-EVIDENCE = ("result.json", "judged.npz")
-MORE = ("diagnostics.csv", "speed.png", "*/seed*/speed.json")
-"""Where a study has them."""
+KEPT = ("table.md", "table.png", EVIDENCE)
+MORE = ("speed.png",)
+"""Where a study has it."""
 
 
-def page() -> str:
-    """The whole of results.md: the introduction, the answers in short, then every study with the notes beside it."""
-    layout = yaml.safe_load((RESULTS / "page.yaml").read_text(encoding="utf-8"))
-    named = [name for section in layout["sections"] for name in section["studies"]]
-    there = {file.parent.name for file in RESULTS.glob("*/table.md")}
-    if there - set(named):
-        raise SystemExit(f"{RESULTS / 'page.yaml'} has no section for {', '.join(sorted(there - set(named)))}")
-    introduction = (RESULTS / "introduction.md").read_text(encoding="utf-8")
-    parts = [introduction.replace("{HOW_TO_READ}", HOW_TO_READ).replace("{GOALS}", _goals(layout["goals"], there))]
-    parts.append(_in_short(layout["questions"], there))
-    for section in layout["sections"]:
-        parts.append(f"## {section['title']}\n")
-        parts += [_study(name) for name in section["studies"] if name in there]
-    return "\n".join(parts)
+def pages() -> dict[Path, str]:
+    """Returns every page that holds something made, as it should be."""
+    texts = {file: file.read_text(encoding="utf-8") for file in sorted(HERE.glob("*.md"))}
+    return {file: _filled(text, file) for file, text in texts.items() if "<!-- made: " in text}
 
 
-def _goals(goals: dict[str, Any], there: set[str]) -> str:
-    """Of each way to build the S-head, how near it comes to each goal."""
-    studies = (goals["mimicking"], goals["rivals"])
-    if not there.issuperset(studies):
-        return ""
-    lines = [
-        f"| {' | '.join(['S-head', 'AP', *goals['sought']])} |",
-        f"|:--{'|--:' * (1 + len(goals['sought']))}|",
-    ]
-    for row in goals["rows"]:
-        given = _compared(goals["mimicking"], row["run"], row["without"])
-        t_head = _t_head(goals["mimicking"], row["run"])
-        beside = _compared(goals["rivals"], row["beside"], goals["rival"])
+@functools.cache
+def studies() -> dict[str, tuple[Path, str]]:
+    """Returns the file and size of every study, by the name that its results have."""
+    files = sorted(STUDIES.glob("*.yaml"))
+    return {f"{file.stem}_{size}": (file, size) for file in files for size in sizes_of(file)}
+
+
+def keep(folder: Path) -> None:
+    """Copies a study's table, its pictures and the evidence for them."""
+    if folder.name not in studies():
+        raise SystemExit(f"{folder}: no study has results of this name, STUDY_SIZE; there are {', '.join(studies())}")
+    (RESULTS / folder.name).mkdir(exist_ok=True)
+    for name in (*KEPT, *(name for name in MORE if (folder / name).is_file())):
+        (RESULTS / folder.name / name).write_bytes((folder / name).read_bytes())
+
+
+def _filled(text: str, file: Path) -> str:
+    def made(match: re.Match[str]) -> str:
+        name = match[1]
+        if name not in PARTS and name not in _there():
+            raise SystemExit(
+                f"{file}: there is no '{name}' to make; there are {', '.join([*PARTS, *sorted(_there())])}"
+            )
+        part = PARTS[name](_layout()[name]) if name in PARTS else _rows(name)
+        return f"<!-- made: {name} -->\n\n{part}\n\n<!-- end -->"
+
+    return re.sub(r"<!-- made: ([^\n]*) -->\n.*?<!-- end -->", made, text, flags=re.DOTALL)
+
+
+@functools.cache
+def _layout() -> dict[str, Any]:
+    layout: dict[str, Any] = yaml.safe_load((RESULTS / "page.yaml").read_text(encoding="utf-8"))
+    return layout
+
+
+def _there() -> set[str]:
+    """Returns the names of the studies that have results."""
+    return {file.parent.name for file in RESULTS.glob("*/table.md")}
+
+
+# ----------------------------------------------------------------------------------------------------- parts
+
+
+def _rivals(layout: dict[str, Any]) -> str:
+    """Returns some columns of a study's table."""
+    columns = [_printed(layout["study"], name) for name in layout["columns"]]
+    rows = [[run, *(column[run] for column in columns)] for run in columns[0]]
+    return _table(["run", *layout["columns"]], rows)
+
+
+def _distillation(layout: dict[str, Any]) -> str:
+    """Returns a row for each family: its teacher, the student alone, and what distillation gives."""
+    rows = []
+    for family, study in layout["students"].items():
+        ap = _printed(study, "AP")
+        teacher = next(value for run, value in ap.items() if run.startswith("teacher"))
+        cells = [family, teacher, ap[layout["alone"]]]
+        for run in layout["runs"]:
+            compared = _compared(study, run, layout["alone"])
+            assert compared is not None, f"{study} has no run '{run}'"
+            cells.append(f"{compared[2]}: {', '.join(compared[3].split())}")
+        rows.append(cells)
+    return _table(["student", "teacher", "alone", *layout["runs"]], rows)
+
+
+def _goals(layout: dict[str, Any]) -> str:
+    """Says of each way to build the S-head how near it comes to each goal."""
+    rows = []
+    for row in layout["rows"]:
+        given = _compared(layout["mimicking"], row["run"], row["without"])
+        t_head = _t_head(layout["mimicking"], row["run"])
+        beside = _compared(layout["rivals"], row["beside"], layout["rival"])
         if given and t_head and beside:  # trained
-            ap = _printed(goals["mimicking"], "AP")[row["run"]]
-            cells = [row["name"], ap, _with_seeds(given), t_head[1], _with_seeds(beside)]
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+            ap = _printed(layout["mimicking"], "AP")[row["run"]]
+            rows.append([row["name"], ap, _with_seeds(given), t_head[1], _with_seeds(beside)])
+    return _table(["S-head", "AP", *layout["sought"]], rows)
 
 
-def _with_seeds(compared: list[str]) -> str:
-    """A difference, and how many seeds it is of where they are few."""
-    seeds = len(compared[3].split())
-    return compared[2] + ("" if seeds > 2 else f", {seeds} seed{'s' * (seeds > 1)}")
-
-
-def _in_short(questions: list[dict[str, str]], there: set[str]) -> str:
-    """One line per question whose runs are trained."""
-    lines = [
-        "## In short", "",
-        "AP and differences are over the seeds that both runs have, which are named where one has more; *sought* is "
-        "what was set as goal beforehand.", "",
-        "| question | AP | against | difference [95 %] | by seed | sought | table |", "|:--|:--|:--|:--|:--|:--|:--|",
-    ]  # fmt: skip
-    for question in questions:
+def _in_short(layout: list[dict[str, str]]) -> str:
+    """Answers each question whose runs are trained in a line."""
+    rows = []
+    for question in layout:
         name, run, against = question["study"], question["run"], question.get("against")
-        if name not in there:
+        if name not in _there():
             continue
-        planned = {one["name"] for one in yaml.safe_load((STUDIES / f"{name}.yaml").read_text("utf-8"))["runs"]}
+        planned = {one.name for one in read_study(*studies()[name]).runs}
         if not {run, against or run} <= planned:
             raise SystemExit(f"{RESULTS / 'page.yaml'}: '{question['ask']}' names a run that {name} does not have")
         answer = _compared(name, run, against) if against else _kept(name, run)
         if answer is not None:  # trained
-            cells = [question["ask"], *answer, question.get("sought", ""), f"[table](#{_anchor(_title(name))})"]
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, ""])
+            table = f"[table](results/{name}/table.md)"
+            rows.append([question["ask"], *answer, question.get("sought", ""), table])
+    return _table(["question", "AP", "against", "difference [95 %]", "by seed", "sought", "table"], rows, of_text=True)
+
+
+def _table(header: list[str], rows: list[list[str]], *, of_text: bool = False) -> str:
+    rule = "|:--" + ("|:--" if of_text else "|--:") * (len(header) - 1) + "|"
+    first, *others = (f"| {' | '.join(line)} |" for line in [header, *rows])
+    return "\n".join([first, rule, *others])
+
+
+def _rows(name: str) -> str:
+    """Returns a study's table alone."""
+    return "\n".join(line for line in _text(name).splitlines() if line.startswith("|"))
+
+
+PARTS: dict[str, Callable[[Any], str]] = {
+    "rivals": _rivals,
+    "distillation": _distillation,
+    "goals": _goals,
+    "in short": _in_short,
+}
+"""Makes a part, of what page.yaml has for it."""
+
+
+# --------------------------------------------------------------------------------------------------- figures
 
 
 def _compared(name: str, run: str, against: str) -> list[str] | None:
-    """The AP of both, how far they lie apart in the seeds of both, and in each."""
+    """Returns the AP of both, how far they lie apart in the seeds of both, and in each."""
     if (found := _differences(name).get((run, against))) is None:
         return None
-    ap, lines, shared = _printed(name, "AP"), _csv(name), found["seeds"].split()
+    ap, shared = _printed(name, "AP"), found["seeds"].split()
     for one in (run, against):
-        by_own_seed = dict(zip(lines[one]["seeds"].split(), map(float, lines[one]["ap"].split()), strict=True))
+        by_own_seed = {str(outcome.seed): 100 * outcome.metrics["AP"] for outcome in _outcomes(name, one)}
         if len(by_own_seed) > len(shared):
             mean = statistics.mean(by_own_seed[seed] for seed in shared)
             ap[one] = f"{mean:.1f} (seed{'s' * (len(shared) > 1)} {', '.join(shared)})"
@@ -111,84 +174,68 @@ def _compared(name: str, run: str, against: str) -> list[str] | None:
     return [f"{run}: {ap[run]}", f"{against}: {ap[against]}", f"{difference} [{low}, {high}]", by_seed]
 
 
+def _with_seeds(compared: list[str]) -> str:
+    """Returns a difference, and how many seeds it is of where they are few."""
+    seeds = len(compared[3].split())
+    return compared[2] + ("" if seeds > 2 else f", {seeds} seed{'s' * (seeds > 1)}")
+
+
 def _kept(name: str, run: str) -> list[str] | None:
-    """The S-head's AP, its T-head's, what share of it that is, and in each seed."""
+    """Returns the S-head's AP, its T-head's, what share of it that is, and in each seed."""
     found = _t_head(name, run)
     if found is None:
         return None
     printed, share = found
-    lines = _csv(name)
-    ap, of_teacher = ([float(value) for value in lines[run][key].split()] for key in ("ap", "teacher_ap"))
-    by_seed = " ".join(f"{100 * own / other:.0f} %" for own, other in zip(ap, of_teacher, strict=True))
+    own = [(outcome.metrics["AP"], outcome.teacher_ap) for outcome in _outcomes(name, run)]
+    by_seed = " ".join(f"{100 * ap / of_teacher:.0f} %" for ap, of_teacher in own if of_teacher is not None)
     return [f"{run}: {_printed(name, 'AP')[run]}", f"its T-head: {printed}", f"{share} of it", by_seed]
 
 
 def _t_head(name: str, run: str) -> tuple[str, str] | None:
-    """The T-head's AP, and what share of it the S-head has."""
+    """Returns the T-head's AP, and what share of it the S-head has."""
     if (cell := _printed(name, "T-head AP (kept)").get(run)) is None:
         return None
     ap, share = cell.removesuffix(")").split(" (")
     return ap, share
 
 
-def _csv(name: str) -> dict[str, dict[str, str]]:
-    """Run -> the line of table.csv."""
-    with (RESULTS / name / "table.csv").open(encoding="utf-8") as opened:
-        return {line["name"]: line for line in csv.DictReader(opened)}
+def _outcomes(name: str, run: str) -> list[Outcome]:
+    """Returns what each seed of a run gave."""
+    return [outcome for outcome in _evidence(name) if outcome.run == run]
 
 
+@functools.cache
+def _evidence(name: str) -> list[Outcome]:
+    return read_evidence(RESULTS / name)
+
+
+@functools.cache
 def _differences(name: str) -> dict[tuple[str, str], dict[str, str]]:
-    """(Run, the one it is compared with) -> the line of differences.csv."""
-    with (RESULTS / name / "differences.csv").open(encoding="utf-8") as opened:
-        return {(line["run"], line["against"]): line for line in csv.DictReader(opened)}
+    """Returns the differences of each two runs, by both names, as the study wrote them into its evidence."""
+    with np.load(RESULTS / name / EVIDENCE, allow_pickle=False) as stored:
+        lines = csv.DictReader(io.StringIO(stored["differences.csv"].decode()))
+        return {(line["run"], line["against"]): line for line in lines}
 
 
 def _printed(name: str, column: str) -> dict[str, str]:
-    """Run -> its cell as the table prints it: rounded anew from the CSV's four digits it could differ in the last."""
-    table = (RESULTS / name / "table.md").read_text(encoding="utf-8")
-    rows = [[cell.strip() for cell in line[1:-1].split("|")] for line in table.splitlines() if line.startswith("| ")]
+    """Returns each run's cell as the table prints it, by run."""
+    rows = [[cell.strip() for cell in line[1:-1].split("|")] for line in _rows(name).splitlines()]
     place = rows[0].index(column)
-    return {row[0]: row[place] for row in rows[1:]}
+    return {row[0]: row[place] for row in rows[2:]}
 
 
-def _title(name: str) -> str:
-    return (RESULTS / name / "table.md").read_text(encoding="utf-8").splitlines()[0].removeprefix("## ")
-
-
-def _anchor(title: str) -> str:
-    """The fragment that GitHub gives a heading."""
-    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
-
-
-def _study(name: str) -> str:
-    """One study's table, a heading deeper than it was written, and its notes; how to read it stands above them all."""
-    file = RESULTS / name / "table.md"
-    text = file.read_text(encoding="utf-8").replace(f"{HOW_TO_READ}\n\n", "")
-    text = re.sub(r"\((table|speed)\.png\)", rf"(results/{name}/\1.png)", text)
-    notes = file.with_name("notes.md")
-    return f"#{text}" + ("\n" + notes.read_text(encoding="utf-8") if notes.is_file() else "")
-
-
-def keep(folder: Path) -> None:
-    """Copies a study's tables, its picture and the evidence for them."""
-    if not (STUDIES / f"{folder.name}.yaml").is_file():
-        raise SystemExit(f"{folder}: there is no studies/{folder.name}.yaml; name the folder as its study")
-    evidence = [file.with_name(name) for file in folder.glob(f"*/seed*/{EVIDENCE[0]}") for name in EVIDENCE]
-    more = [file for pattern in MORE for file in folder.glob(pattern)]
-    for source in [*(folder / name for name in TABLES), *evidence, *more]:
-        target = RESULTS / folder.name / source.relative_to(folder)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(source.read_bytes())
+def _text(name: str) -> str:
+    return (RESULTS / name / "table.md").read_text(encoding="utf-8")
 
 
 def main(arguments: list[str]) -> int:
-    file = HERE / "results.md"
-    if arguments == ["--check"]:
-        return int(file.read_text(encoding="utf-8") != page())
-    for folder in arguments:
+    only_check = arguments == ["--check"]
+    for folder in [] if only_check else arguments:
         keep(Path(folder))
-    file.write_text(page(), encoding="utf-8")
-    return 0
+    stale = {file: text for file, text in pages().items() if file.read_text(encoding="utf-8") != text}
+    for file, text in ({} if only_check else stale).items():
+        file.write_text(text, encoding="utf-8")
+    return int(only_check and bool(stale))
 
 
 if __name__ == "__main__":

@@ -39,17 +39,13 @@ def export(tmp_path: Path) -> Path:
             with Image.open(COPY / split / image["file_name"]) as opened:
                 large = opened.resize((image["source_width"], image["source_height"]))
             large.save(tmp_path / "export" / split / image["source_name"], quality=95)
+        sizes_of = {i: {"width": one["source_width"], "height": one["source_height"]} for i, one in images.items()}
+        own = [{"id": c["id"], "name": c["name"], "supercategory": "creatures"} for c in kept["categories"]]
         written = {
-            "images": [
-                {"id": i, "file_name": image["source_name"], "width": image["source_width"],
-                 "height": image["source_height"]} for i, image in images.items()
-            ],
+            "images": [{"id": i, "file_name": one["source_name"], **sizes_of[i]} for i, one in images.items()],
             "annotations": boxes,
-            "categories": [
-                {"id": 0, "name": "creatures", "supercategory": "none"},
-                *({"id": c["id"], "name": c["name"], "supercategory": "creatures"} for c in kept["categories"]),
-            ],
-        }  # fmt: skip
+            "categories": [{"id": 0, "name": "creatures", "supercategory": "none"}, *own],
+        }
         (tmp_path / "export" / split / "_annotations.coco.json").write_text(json.dumps(written))
     return tmp_path / "export"
 

@@ -11,12 +11,18 @@ from pathlib import Path
 import pytest
 
 from mimicdet.cli import main
-from mimicdet.lab.study.outcome import JUDGED, RESULT
-from mimicdet.lab.study.speed import ROUNDS, SPEED
+from mimicdet.lab.study.evidence import EVIDENCE, Outcome, Speed, read_evidence, write_evidence
+from mimicdet.lab.study.speed import ROUNDS
 from mimicdet.settings_file import dump_settings
 from tests.commands.test_end_to_end import write_split
 from tests.engine.test_distill import student
 from tests.engine.toy import toy_data
+
+
+def only(folder: Path) -> Outcome:
+    """A run's evidence."""
+    (outcome,) = read_evidence(folder)
+    return outcome
 
 
 @pytest.fixture(scope="module")
@@ -32,14 +38,21 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if isinstance(values, dict):
             flat |= {f"{section}.{key}": value for key, value in values.items()}
     flat = {k: v for k, v in flat.items() if k.split(".")[0] in ("model", "data", "optim", "train", "inference")}
-    runs = [
-        {"name": "teacher", "seeds": [0], "set": {"train.seed": 0}},
-        {"name": "alone"},
-        {"name": "taught", "published": "+2.9 AP", "seeds": [0], "set": {
-            "task": "distill", "distill.teachers": ["run:teacher"], "distill.trust_teacher": True}},
-    ]  # fmt: skip
-    study = {"title": "Toy", "data": "cells", "val": "valid", "seeds": [0, 1], "baseline": "alone",
-             "speed": True, "set": {"task": "detect", **flat}, "runs": runs}  # fmt: skip
+    taught = {"task": "distill", "distill.teachers": ["run:teacher"], "distill.trust_teacher": True}
+    study = {
+        "title": "Toy",
+        "data": "cells",
+        "val": "valid",
+        "seeds": [0, 1],
+        "baseline": "alone",
+        "speed": True,
+        "set": {"task": "detect", **flat},
+        "runs": [
+            {"name": "teacher", "seeds": [0], "set": {"train.seed": 0}},
+            {"name": "alone"},
+            {"name": "taught", "published": "+2.9 AP", "seeds": [0], "set": taught},
+        ],
+    }
     (folder / "toy.yaml").write_text(json.dumps(study))
     assert (
         main(["study", str(folder / "toy.yaml"), "--out", str(folder / "out"), "--parallel", "2", "--samples", "20"])
@@ -59,14 +72,15 @@ def test_the_table(finished: Path) -> None:
         lines = {line["name"]: line for line in csv.DictReader(file)}
     assert lines["alone"]["seeds"] == "0 1"
     assert lines["taught"]["seeds"] == "0"
-    result = json.loads((finished / "out/taught/seed0/result.json").read_text())
-    assert float(lines["taught"]["ap"]) == pytest.approx(100 * result["metrics"]["AP"], abs=0.01)
+    outcome = only(finished / "out/taught/seed0")
+    assert float(lines["taught"]["ap"]) == pytest.approx(100 * outcome.metrics["AP"], abs=0.01)
     assert lines["taught"]["difference"]
     assert lines["alone"]["difference"] == ""
     with (finished / "out/diagnostics.csv").open() as file:
         (line,) = (line for line in csv.DictReader(file) if line["run"] == "taught")
     assert line["seed"] == "0"
-    assert float(line["teacher_score_lead"]) == pytest.approx(result["diagnostics"]["teacher_score_lead"], rel=1e-3)
+    assert float(line["teacher_score_lead"]) == pytest.approx(outcome.diagnostics["teacher_score_lead"], rel=1e-3)
+    assert outcome.data_name == "cells"
 
 
 def test_finished_runs_are_skipped_and_changed_ones_refused(
@@ -97,34 +111,38 @@ def test_every_run_is_timed_beside_the_others(
     """Once; again where a run has become another; and said when it cannot be."""
     out = tmp_path / "out"
     shutil.copytree(finished / "out", out)
-    files = sorted(out.glob(f"*/*/{SPEED}"))
-    assert [str(file.parent.relative_to(out)) for file in files] == ["alone/seed0", "taught/seed0", "teacher/seed0"]
-    before = [json.loads(file.read_text()) for file in files]
-    assert all(len(speed["milliseconds"]) == ROUNDS and min(speed["milliseconds"]) > 0 for speed in before)
-    assert all(set(speed["runs"]) == {"teacher", "alone", "taught"} for speed in before)
+    folders = [out / name for name in ("alone/seed0", "taught/seed0", "teacher/seed0")]
+
+    def times() -> list[list[float]]:
+        return [speed.milliseconds for folder in folders if (speed := only(folder).speed) is not None]
+
+    def without(folder: Path) -> None:
+        write_evidence([only(folder).model_copy(update={"speed": None})], folder)
+
+    before = times()
+    assert only(out / "alone/seed1").speed is None
+    assert all(len(milliseconds) == ROUNDS and min(milliseconds) > 0 for milliseconds in before)
+    speeds = [only(folder).speed or Speed(milliseconds=[], runs=[], device="") for folder in folders]
+    assert all(set(speed.runs) == {"teacher", "alone", "taught"} for speed in speeds)
     header, _, *rows = [line.split("|") for line in (out / "table.md").read_text().splitlines() if line[:2] == "| "]
     column = [cell.strip() for cell in header].index("ms (ratio)")
     shown = {row[1].strip(): row[column].strip() for row in rows}
     assert shown["alone"].endswith("(1.00)")
-    assert float(shown["teacher"].split()[0]) == pytest.approx(statistics.median(before[2]["milliseconds"]), abs=0.051)
+    assert float(shown["teacher"].split()[0]) == pytest.approx(statistics.median(before[2]), abs=0.051)
     assert (out / "speed.png").read_bytes().startswith(b"\x89PNG")
 
     words = ["study", str(finished / "toy.yaml"), "--out", str(out), "--samples", "5"]
     assert main(words) == 0
-    assert [json.loads(file.read_text()) for file in files] == before
-    files[1].unlink()  # as a run that was trained anew
+    assert times() == before
+    without(folders[1])  # as a run that was trained anew
     assert main(words) == 0
-    after = [json.loads(file.read_text()) for file in files]
-    assert all(a["milliseconds"] != b["milliseconds"] for a, b in zip(after, before, strict=True))
+    assert all(a != b for a, b in zip(times(), before, strict=True))
 
-    files[1].unlink()
+    without(folders[1])
     shutil.rmtree(out / "taught/seed0/model-last")
     assert main(words) == 2
     assert "no speeds: the weights of 'taught, seed 0' are gone" in capsys.readouterr().err
     assert "| taught" in (out / "table.md").read_text()
-    files[0].write_text("{")
-    assert main(words) == 2
-    assert "alone/seed0/speed.json is damaged" in capsys.readouterr().err
 
 
 def test_a_finished_study_may_be_moved(
@@ -145,33 +163,50 @@ def test_a_finished_study_may_be_moved(
 def test_the_table_needs_neither_data_nor_weights_nor_detections(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What docs/results keeps of a study is enough for its table; data that are given are compared."""
+    """The runs' evidence is enough for it, and so is the study's alone; data that are given are compared."""
+    runs = tmp_path / "runs"
     for source in finished.glob("out/*/seed?"):
-        target = tmp_path / "out" / source.relative_to(finished / "out")
+        target = runs / source.relative_to(finished / "out")
         target.mkdir(parents=True)
-        for name in (RESULT, JUDGED, SPEED):
-            if (source / name).is_file():
-                shutil.copy(source / name, target)
+        shutil.copy(source / EVIDENCE, target)
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    shutil.copy(finished / "out" / EVIDENCE, alone)
     file = tmp_path / "toy.yaml"
     file.write_text((finished / "toy.yaml").read_text().replace('"cells"', '"nowhere/cells"'))
-    words = ["study", str(file), "--out", str(tmp_path / "out"), "--samples", "20", "--table"]
-    assert main(words) == 0
-    for name in ("table.csv", "table.md", "differences.csv", "diagnostics.csv"):
-        written = (tmp_path / "out" / name).read_text().replace(str(file), str(finished / "toy.yaml"))
-        assert written == (finished / "out" / name).read_text()
-    capsys.readouterr()
+    for out in (runs, alone):
+        assert main(["study", str(file), "--out", str(out), "--samples", "20", "--table"]) == 0
+        for name in ("table.csv", "table.md", "differences.csv", "diagnostics.csv"):
+            written = (out / name).read_text().replace(str(file), str(finished / "toy.yaml"))
+            assert written == (finished / "out" / name).read_text()
+        for name in ("table.png", "speed.png", EVIDENCE):
+            assert (out / name).read_bytes() == (finished / "out" / name).read_bytes()
+        assert main(["study", str(file), "--out", str(out), "--plan"]) == 0
+        assert capsys.readouterr().out.endswith("4 of 4 trainings are finished\n")
+    words = ["study", str(file), "--out", str(runs), "--samples", "20", "--table"]
     assert main([*words, "--data", str(finished / "cells")]) == 0
     assert main([*words, "--data", str(tmp_path / "nowhere")]) == 2
     assert "nowhere, which --data names, is not there" in capsys.readouterr().err
-    other = tmp_path / "out/alone/seed0" / RESULT
-    other.write_text(other.read_text().replace(" -> valid ", " -> valid 0"))
+    other = runs / "alone/seed0"
+    data = only(other).data.replace(" -> valid ", " -> valid 0")
+    write_evidence([only(other).model_copy(update={"data": data})], other)
     assert main(words) == 2
     assert "were finished on different data" in capsys.readouterr().err
     assert main([*words, "--data", str(finished / "cells")]) == 2
     assert "with other data than the study has now" in capsys.readouterr().err
-    (tmp_path / "out/alone/seed1" / RESULT).write_text("{")
+    (runs / "alone/seed1" / EVIDENCE).write_text("{")
     assert main(words) == 2
-    assert "seed1/result.json is damaged" in capsys.readouterr().err
+    assert "seed1/evidence.npz is damaged" in capsys.readouterr().err
+
+
+def test_evidence_without_its_runs_is_not_trained_over(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(finished / "out" / EVIDENCE, tmp_path)
+    words = ["study", str(finished / "toy.yaml"), "--out", str(tmp_path)]
+    assert main(words) == 2
+    assert "is there without the runs that it is of; give --table for its table" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [EVIDENCE]
 
 
 def test_a_study_beside_takes_over_what_is_finished(
@@ -190,9 +225,9 @@ def test_a_study_beside_takes_over_what_is_finished(
     for seed in (0, 1):
         source = tmp_path / f"runs/first/alone/seed{seed}"
         assert f"the same by another name, seed {seed}: finished in {source}, taken over" in shown
-    assert json.loads((tmp_path / f"runs/second/the-same-by-another-name/seed0/{SPEED}").read_text())["runs"] == [
-        "the same by another name"
-    ]  # measured here, not taken over
+    speed = only(tmp_path / "runs/second/the-same-by-another-name/seed0").speed
+    assert speed is not None
+    assert speed.runs == ["the same by another name"], "measured here, not taken over"
     assert "the same by another name" in (tmp_path / "runs/second/table.md").read_text()
 
 
@@ -216,9 +251,8 @@ def test_failures_are_told_and_the_rest_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], finished: Path
 ) -> None:
     study = json.loads((finished / "toy.yaml").read_text())
-    study["runs"] = [
-        {"name": "bad", "seeds": [0], "set": {"model.weights": "nowhere.pth"}}, {"name": "alone", "seeds": [0]}
-    ]  # fmt: skip
+    bad = {"name": "bad", "seeds": [0], "set": {"model.weights": "nowhere.pth"}}
+    study["runs"] = [bad, {"name": "alone", "seeds": [0]}]
     file = tmp_path / "bad.yaml"
     file.write_text(json.dumps(study))
     words = ["study", str(file), "--data", str(finished / "cells"), "--out", str(tmp_path / "out"), "--samples", "5"]
@@ -249,6 +283,26 @@ def test_data_that_are_not_there(finished: Path, tmp_path: Path, capsys: pytest.
     shutil.copy(finished / "toy.yaml", file)
     assert main(["study", str(file)]) == 2
     assert f"{tmp_path / 'cells'}, which 'data' in {file} names, is not there; give --data" in capsys.readouterr().err
+
+
+def test_a_study_at_a_size(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its runs lie in a folder of its own, and the command above its table names it."""
+    study = json.loads((finished / "toy.yaml").read_text())
+    flat, runs = study.pop("set"), [run for run in study.pop("runs") if run["name"] == "alone"]
+    (tmp_path / "sizes").mkdir()
+    (tmp_path / "sizes/toy.yaml").write_text(json.dumps({"families": {"gfl": {"set": flat}}}))
+    del study["data"]
+    file = tmp_path / "sized.yaml"
+    file.write_text(json.dumps({**study, "family": "gfl", "sizes": {"toy": {}, "other": {}}, "runs": runs}))
+    words = ["study", str(file), "--out", str(finished / "out"), "--samples", "5"]
+    assert main(words) == 2
+    assert "is made for several sizes; give --size, one of toy, other" in capsys.readouterr().err
+    assert main([*words, "--size", "toy"]) == 2
+    assert f"{file} names no data; add 'data: FOLDER' to it, or give --data" in capsys.readouterr().err
+    out = tmp_path / "out"
+    shutil.copytree(finished / "out", out)
+    assert main(["study", str(file), "--out", str(out), "--samples", "5", "--size", "toy", "--table"]) == 0
+    assert f"`mimicdet study {file} --size toy --data cells`" in (out / "table.md").read_text()
 
 
 def test_torchrun_is_refused(

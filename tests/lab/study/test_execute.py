@@ -60,7 +60,7 @@ class Trainings:
 def run(monkeypatch: pytest.MonkeyPatch) -> Any:
     def with_trainings(trainings: Trainings, jobs: list[Job], parallel: int) -> list[str]:
         monkeypatch.setattr(module, "_finish", trainings.finish)
-        monkeypatch.setattr(module, "is_finished", lambda j, data: j.name in trainings.finished)
+        monkeypatch.setattr(module, "finished", lambda j, data: j if j.name in trainings.finished else None)
         return execute(jobs, None, parallel=parallel, reuse=True)  # type: ignore[arg-type]
 
     return with_trainings
@@ -132,9 +132,10 @@ def test_a_failed_teacher_has_no_students(run: Any) -> None:
     trainings = Trainings(fails=("teacher, seed 0",))
     jobs = [job("teacher"), job("student", 0, "teacher"), job("its student", 0, "student"), job("alone")]
     assert run(trainings, jobs, 2) == [
-        "teacher, seed 0: failed", "student, seed 0: its teacher 'teacher' is not finished",
+        "teacher, seed 0: failed",
+        "student, seed 0: its teacher 'teacher' is not finished",
         "its student, seed 0: its teacher 'student' is not finished",
-    ]  # fmt: skip
+    ]
     assert sorted(trainings.log) == ["alone, seed 0", "teacher, seed 0"]
 
 
@@ -143,13 +144,12 @@ def test_what_was_finished_otherwise_is_told_before_anything_is_trained(
 ) -> None:
     trainings = Trainings()
 
-    def is_finished(job: Job, data: Any) -> bool:
+    def finished(job: Job, data: Any) -> None:
         if job.run == "last":
             raise UserError("last holds other settings")
-        return False
 
     monkeypatch.setattr(module, "_finish", trainings.finish)
-    monkeypatch.setattr(module, "is_finished", is_finished)
+    monkeypatch.setattr(module, "finished", finished)
     with pytest.raises(UserError, match="last holds other settings"):
         execute([job("first"), job("last")], None, parallel=1, reuse=True)  # type: ignore[arg-type]
     assert trainings.log == []
@@ -187,9 +187,8 @@ def test_a_signal_ends_the_commands_and_begins_no_more(
 ) -> None:
     """Once each, though it comes twice, and they are waited for."""
     real = subprocess.Popen
-    monkeypatch.setattr(
-        "subprocess.Popen", lambda words, **options: real([sys.executable, "-c", CHILD], **options)
-    )  # fmt: skip
+    child = [sys.executable, "-c", CHILD]
+    monkeypatch.setattr("subprocess.Popen", lambda words, **options: real(child, **options))
     monkeypatch.setattr("mimicdet.engine.stop.ONE_REQUEST_S", 60.0)  # a busy machine may take its time between the two
     logs = [tmp_path / f"{name}.log" for name in "abc"]
 

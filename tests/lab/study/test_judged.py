@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,9 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimicdet.errors import UserError
 from mimicdet.inference.coco_metrics import coco_metrics
-from mimicdet.lab.study.judged import Judged, judge
+from mimicdet.lab.study.judged import judge, pack, unpack
 
 
 def draw(
@@ -20,24 +18,27 @@ def draw(
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Objects of three classes, and detections near most of them besides some anywhere; scores of two decimals tie."""
     rng = np.random.default_rng(seed)
-    annotations, detections = [], []
-    for i in range(images):
+    annotations: list[dict[str, Any]] = []
+    detections: list[dict[str, Any]] = []
+
+    def detect(image: int, category: int, box: np.ndarray) -> None:
+        score = round(float(rng.random()), 3)
+        detections.append({"image_id": image, "category_id": category, "bbox": box.tolist(), "score": score})
+
+    for i in range(0, 7 * images, 7):
         for _ in range(rng.integers(0, 7)):
             x, y, w, h = rng.uniform([0, 0, 10, 10], [150, 150, 60, 60])
             category = int(rng.integers(1, 4))
-            annotations.append({"id": len(annotations) + 1, "image_id": i * 7, "category_id": category,
-                                "bbox": [x, y, w, h], "area": w * h, "iscrowd": int(rng.random() < crowd)})  # fmt: skip
+            named = {"id": len(annotations) + 1, "image_id": i, "category_id": category}
+            annotations.append({**named, "bbox": [x, y, w, h], "area": w * h, "iscrowd": int(rng.random() < crowd)})
             for _ in range(rng.integers(0, 3)):
                 box = np.array([x, y, w, h]) + rng.normal(0, noise, 4)
                 box[2:] = box[2:].clip(2)
-                detections.append({"image_id": i * 7, "category_id": category, "bbox": box.tolist(),
-                                   "score": round(float(rng.random()), 3)})  # fmt: skip
+                detect(i, category, box)
         for _ in range(rng.integers(0, 4)):
-            detections.append({"image_id": i * 7, "category_id": int(rng.integers(1, 4)),
-                               "bbox": rng.uniform([0, 0, 10, 10], [150, 150, 60, 60]).tolist(),
-                               "score": round(float(rng.random()), 3)})  # fmt: skip
+            detect(i, int(rng.integers(1, 4)), rng.uniform([0, 0, 10, 10], [150, 150, 60, 60]))
     truth = {
-        "images": [{"id": i * 7, "file_name": f"{i:04}.jpg"} for i in range(images)],
+        "images": [{"id": i, "file_name": f"{i // 7:04}.jpg"} for i in range(0, 7 * images, 7)],
         "annotations": annotations,
         "categories": [{"id": k, "name": str(k)} for k in (1, 2, 3)],
     }
@@ -111,32 +112,41 @@ def test_nothing_found_and_nothing_there() -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**30))
-def test_a_saved_one_is_the_same(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
-    truth, detections = draw(seed)
-    judged, file = judge(truth, detections), tmp_path_factory.mktemp("judged") / "judged.npz"
-    judged.save(file)
-    loaded = Judged.load(file)
-    assert loaded.images == judged.images
-    for one, other in zip(judged.classes, loaded.classes, strict=True):
-        for name in ("image", "hit", "counts", "objects"):
-            assert np.array_equal(getattr(one, name), getattr(other, name))
-            assert getattr(one, name).dtype == getattr(other, name).dtype
-    times = np.random.default_rng(seed).integers(0, 3, judged.images)
-    assert loaded.ap(times) == judged.ap(times)
+def test_packed_ones_are_the_same(seed: int) -> None:
+    truth, _ = draw(seed)
+    results = [judge(truth, draw(seed, noise=noise)[1]) for noise in (6.0, 1.0)] + [judge(truth, [])]
+    times = np.random.default_rng(seed).integers(0, 3, results[0].images)
+    for judged, same in zip(results, unpack(pack(results)), strict=True):
+        assert same.images == judged.images
+        for one, other in zip(judged.classes, same.classes, strict=True):
+            for name in ("image", "hit", "counts", "objects"):
+                assert np.array_equal(getattr(one, name), getattr(other, name))
+                assert getattr(one, name).dtype == getattr(other, name).dtype
+        assert same.ap(times) == judged.ap(times)
 
 
-def test_nothing_found_is_saved(tmp_path: Path) -> None:
-    judge(draw(0)[0], []).save(tmp_path / "judged.npz")
-    assert Judged.load(tmp_path / "judged.npz").ap() == 0
+@pytest.mark.parametrize("images", [250, 300])
+def test_packed_ones_may_have_many_images(images: int) -> None:
+    """The distance from one image to the next is kept in a byte where that is enough."""
+    judged = judge(*draw(1, images=images))
+    assert max(one.image.max() for one in judged.classes) > images - 20
+    (same,) = unpack(pack([judged]))
+    for one, other in zip(judged.classes, same.classes, strict=True):
+        np.testing.assert_array_equal(one.image, other.image)
 
 
-def test_a_damaged_file_is_named(tmp_path: Path) -> None:
-    file = tmp_path / "judged.npz"
-    with pytest.raises(UserError, match=r"judged\.npz cannot be read"):
-        Judged.load(file)
-    judge(*draw(0)).save(file)
-    whole = file.read_bytes()
-    for content in (b"", b"text", whole[: len(whole) // 2]):
-        file.write_bytes(content)
-        with pytest.raises(UserError, match=r"judged\.npz cannot be read"):
-            Judged.load(file)
+def test_what_ap_does_not_depend_on_is_left_out() -> None:
+    """Misses behind the last hit, and the order of the misses between two hits."""
+    box, nowhere = [0, 0, 30, 30], [90, 90, 5, 5]
+    image = {"iscrowd": 0, "area": 900, "bbox": box, "category_id": 1}
+    truth = {
+        "images": [{"id": i, "file_name": f"{i}.jpg"} for i in range(3)],
+        "annotations": [{"id": i + 1, "image_id": i, **image} for i in range(3)],
+        "categories": [{"id": 1, "name": "1"}],
+    }
+    found = [(2, nowhere), (0, nowhere), (1, box), (2, nowhere), (1, nowhere), (0, box), (2, nowhere), (0, nowhere)]
+    scored = [{"image_id": i, "category_id": 1, "bbox": b, "score": 0.9 - 0.1 * k} for k, (i, b) in enumerate(found)]
+    judged = judge(truth, scored)
+    assert judged.classes[0].image.tolist() == [0, 2, 1, 1, 2, 0]
+    assert judged.classes[0].hit.any(0).tolist() == [False, False, True, False, False, True]
+    assert judged.ap() == pytest.approx(coco_metrics(truth, scored)["AP"], abs=1e-9)

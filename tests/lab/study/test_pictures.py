@@ -4,11 +4,30 @@ from __future__ import annotations
 
 import io
 import itertools
+from pathlib import Path
 
 from PIL import Image
 
 from mimicdet.lab.study.difference import Difference
-from mimicdet.lab.study.pictures import Row, _looks, figure_of_ap, picture_of_ap, picture_of_speed
+from mimicdet.lab.study.evidence import Speed
+from mimicdet.lab.study.line import Line
+from mimicdet.lab.study.pictures import _looks, figure_of_ap, picture_of_ap, picture_of_speed
+from tests.lab.study.test_reuse import job, outcome_of
+
+
+def line(
+    name: str,
+    ap: tuple[float, ...],
+    *,
+    milliseconds: float | None = None,
+    is_baseline: bool = False,
+    difference: Difference | None = None,
+) -> Line:
+    """A line of a table, of as many seeds as values of AP."""
+    metrics = [{"AP": value / 100, "AP50": 0.5, "AP75": 0.2} for value in ap]
+    outcomes = tuple(outcome_of(job(Path("out"), name, seed=i), metrics=one) for i, one in enumerate(metrics))
+    speed = Speed(milliseconds=[milliseconds], runs=[name], device="this") if milliseconds else None
+    return Line(name, outcomes, is_baseline, difference, speed)
 
 
 def test_no_two_runs_look_alike() -> None:
@@ -19,7 +38,7 @@ def test_no_two_runs_look_alike() -> None:
 
 def test_runs_without_times_are_left_out() -> None:
     """And a study of more runs than there are colours is drawn."""
-    rows = [Row(f"run {i}", (10.0 + i, 11.0 + i), 20.0 * i if i else None, i == 1) for i in range(12)]
+    rows = [line(f"run {i}", (10.0 + i, 11.0 + i), milliseconds=20.0 * i, is_baseline=i == 1) for i in range(12)]
     for content in (picture_of_ap("Many", rows), picture_of_speed("Many", rows)):
         with Image.open(io.BytesIO(content)) as picture:
             assert picture.width > 900
@@ -31,7 +50,7 @@ def test_differences_from_the_baseline_are_drawn_beside() -> None:
 
     def drawn(interval: tuple[float, float] | None) -> bytes:
         difference = Difference(seeds=(0,), by_seed=(1.0,), interval=interval) if interval else None
-        rows = [Row("before", (10.0,), None, True), Row("after", (11.0,), None, False, difference)]
+        rows = [line("before", (10.0,), is_baseline=True), line("after", (11.0,), difference=difference)]
         return picture_of_ap("Two", rows)
 
     widths = [Image.open(io.BytesIO(drawn(interval))).width for interval in (None, (-0.5, 2.5))]
@@ -43,7 +62,8 @@ def test_long_names_leave_the_axes_their_room() -> None:
     """No word runs out of the picture, or into another."""
     name = "64 channels, 5x5 on P3, no suppression, the S-head learns four times as fast, mimicking"
     difference = Difference(seeds=(0,), by_seed=(1.0,), interval=(-0.5, 2.5))
-    rows = [Row(name, (10.0,), None, True), *(Row(f"{name} {i}", (11.0,), None, False, difference) for i in range(9))]
+    others = [line(f"{name} {i}", (11.0,), difference=difference) for i in range(9)]
+    rows = [line(name, (10.0,), is_baseline=True), *others]
     figure = figure_of_ap("Long names", rows)
     figure.canvas.draw()
     labels = [axes.xaxis.label.get_window_extent() for axes in figure.axes]

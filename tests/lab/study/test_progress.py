@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
 from mimicdet.engine.run_folder import RunFolder
 from mimicdet.errors import UserError
-from mimicdet.lab.study.outcome import RESULT, Data
+from mimicdet.lab.study.evidence import write_evidence
+from mimicdet.lab.study.outcome import Data
 from mimicdet.lab.study.plan import Job
 from mimicdet.lab.study.progress import progress_of, progress_table
-from tests.lab.study.test_reuse import finish, job
+from tests.lab.study.test_reuse import finish, job, outcome_of
 
 
 def finished(job: Job, data: Data, seconds: float) -> Job:
     finish(job, data)
-    file = job.folder / RESULT
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"seconds": seconds}))
+    write_evidence([outcome_of(job, data).model_copy(update={"seconds": seconds})], job.folder)
     return job
 
 
@@ -39,26 +38,38 @@ def jobs(tmp_path: Path, data: Data) -> list[Job]:
 def test_each_state_is_told_and_nothing_begun(jobs: list[Job], data: Data, tmp_path: Path) -> None:
     before = sorted(tmp_path.rglob("*"))
     for known in (data, None):
-        states = [one.state for one in progress_of(jobs, known, reuse=True)]
+        states = [one.state for one in progress_of(jobs, tmp_path / "here", known, reuse=True)]
         beside = tmp_path / "beside/named otherwise/seed0"
         epochs = jobs[0].settings.train.epochs
         assert states == ["finished", f"finished in {beside}", f"begun, 1.2 of {epochs} epochs", "to be trained"]
     assert sorted(tmp_path.rglob("*")) == before
-    assert progress_of(jobs, data, reuse=False)[1].state == "to be trained"
+    assert progress_of(jobs, tmp_path / "here", data, reuse=False)[1].state == "to be trained"
 
 
-def test_what_is_left_takes_as_long_as_what_is_finished(jobs: list[Job], data: Data) -> None:
+def test_what_is_left_takes_as_long_as_what_is_finished(jobs: list[Job], data: Data, tmp_path: Path) -> None:
     """A run's other seeds as long as it, other runs as the median: (15 + 10) minutes."""
-    text = progress_table(progress_of(jobs, data, reuse=True), parallel=1)
-    assert text.splitlines()[-1] == (
+
+    def told(jobs: list[Job], parallel: int) -> str:
+        return progress_table(progress_of(jobs, tmp_path / "here", data, reuse=True), parallel=parallel)
+
+    assert told(jobs, 1).splitlines()[-1] == (
         "2 of 4 trainings are finished; the others will take some 0.4 hours, 1 at a time, if as long as those"
     )
-    assert "some 0.2 hours, 2 at a time" in progress_table(progress_of(jobs, data, reuse=True), parallel=2)
-    assert progress_table(progress_of(jobs[3:], data, reuse=True), parallel=1).endswith("0 of 1 trainings are finished")
-    assert progress_table(progress_of(jobs[:1], data, reuse=True), parallel=1).endswith("1 of 1 trainings are finished")
+    assert "some 0.2 hours, 2 at a time" in told(jobs, 2)
+    assert told(jobs[3:], 1).endswith("0 of 1 trainings are finished")
+    assert told(jobs[:1], 1).endswith("1 of 1 trainings are finished")
+
+
+def test_what_is_finished_elsewhere_is_known_by_the_studys_evidence(tmp_path: Path, data: Data) -> None:
+    """Where no run of it has a folder."""
+    jobs = [job(tmp_path / "here", "done"), job(tmp_path / "here", "done", seed=1)]
+    (tmp_path / "here").mkdir()
+    write_evidence([outcome_of(jobs[0], data)], tmp_path / "here")
+    found = progress_of(jobs, tmp_path / "here", None, reuse=True)
+    assert [(one.state, one.seconds) for one in found] == [("finished", 7), ("to be trained", None)]
 
 
 def test_other_settings_are_refused(tmp_path: Path, data: Data) -> None:
     finish(job(tmp_path, "done"), data)
     with pytest.raises(UserError, match="other settings than the study has now"):
-        progress_of([job(tmp_path, "done", lr=0.02)], data, reuse=True)
+        progress_of([job(tmp_path, "done", lr=0.02)], tmp_path, data, reuse=True)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mimicdet.config import settings_from
 from mimicdet.errors import UserError
-from mimicdet.lab.study.outcome import RESULT, Data, conditions, is_finished
+from mimicdet.lab.study.evidence import EVIDENCE, Outcome, Speed, write_evidence
+from mimicdet.lab.study.judged import judge
+from mimicdet.lab.study.outcome import Data, finished, settings_of
 from mimicdet.lab.study.plan import Job
 from mimicdet.lab.study.reuse import take_over
+from tests.lab.study.test_judged import draw
 
 
 def job(folder: Path, run: str, *, seed: int = 0, lr: float = 0.01, teachers: tuple[str, ...] = ()) -> Job:
@@ -22,22 +26,50 @@ def job(folder: Path, run: str, *, seed: int = 0, lr: float = 0.01, teachers: tu
     return Job(run, seed, folder / run / f"seed{seed}", settings, ())
 
 
-def finish(job: Job, data: Data) -> Job:
+def outcome_of(job: Job, data: Data | None = None, **changes: Any) -> Outcome:
+    """What a job gave, of detections that are drawn."""
+    values: dict[str, Any] = {
+        "settings": settings_of(job),
+        "data": data.fingerprint if data else "train 1 -> val 2",
+        "metrics": {"AP": 0.3, "AP50": 0.5, "AP75": 0.2},
+        "judged": judge(*draw(3)),
+    }
+    return Outcome(
+        **(values | changes),
+        run=job.run,
+        seed=job.seed,
+        data_name="toy",
+        seconds=7,
+        teacher_ap=None,
+        machine="this",
+        diagnostics={},
+        place=job.folder,
+    )
+
+
+def finish(job: Job, data: Data, **changes: Any) -> Job:
     (job.folder / "checkpoints").mkdir(parents=True)
     (job.folder / "model-last/checkpoints").mkdir(parents=True)  # of that name, but none of a run
     (job.folder / "checkpoints/last.pt").write_bytes(b"large")
     (job.folder / "detections.json").write_text("[]")
-    outcome = {"metrics": {"AP": 0.3, "AP50": 0.5, "AP75": 0.2}, "seconds": 7, "teacher_ap": None, "machine": "this"}
-    (job.folder / RESULT).write_text(json.dumps({**conditions(job, data), **outcome}))
+    write_evidence([outcome_of(job, data, **changes)], job.folder)
     return job
+
+
+def place(outcome: Outcome | None) -> Path | None:
+    return outcome.place if outcome else None
 
 
 def test_it_is_copied_without_its_checkpoints(tmp_path: Path, data: Data) -> None:
     source = finish(job(tmp_path / "a", "with"), data)
+    speed = Speed(milliseconds=[1.0], runs=["with"], device="this")
+    write_evidence([outcome_of(source, data).model_copy(update={"speed": speed})], source.folder)
     mine = job(tmp_path / "b", "full-method")
-    assert take_over(mine, data) == source.folder
-    assert is_finished(mine, data)
-    assert sorted(p.name for p in mine.folder.iterdir()) == ["detections.json", "model-last", RESULT]
+    assert place(take_over(mine, data)) == source.folder
+    taken = finished(mine, data)
+    assert taken is not None
+    assert (taken.run, taken.seconds, taken.speed) == ("full-method", 7, None)
+    assert sorted(p.name for p in mine.folder.iterdir()) == ["detections.json", EVIDENCE, "model-last"]
     assert (mine.folder / "model-last/checkpoints").is_dir()
     assert [p.name for p in mine.folder.parent.iterdir()] == ["seed0"]
     assert (source.folder / "checkpoints/last.pt").is_file()
@@ -48,29 +80,30 @@ def test_other_conditions_are_not_taken(tmp_path: Path, data: Data) -> None:
     finish(job(tmp_path / "a", "taught", teachers=("teacher",)), data)
     finish(job(tmp_path / "b", "of this study"), data)
     for other in (
-        job(tmp_path / "b", "with", lr=0.02), job(tmp_path / "b", "with", seed=1),
-        job(tmp_path / "b", "taught", teachers=("teacher",)), job(tmp_path / "elsewhere/b", "with"),
-    ):  # fmt: skip
+        job(tmp_path / "b", "with", lr=0.02),
+        job(tmp_path / "b", "with", seed=1),
+        job(tmp_path / "b", "taught", teachers=("teacher",)),
+        job(tmp_path / "elsewhere/b", "with"),
+    ):
         assert take_over(other, data) is None
-    assert take_over(job(tmp_path / "a", "the same again"), data) == tmp_path / "b/of this study/seed0"
+    assert place(take_over(job(tmp_path / "a", "the same again"), data)) == tmp_path / "b/of this study/seed0"
     fewer = Data(data.folder, "train", "val", data.val_set, data.val_set)
     assert take_over(job(tmp_path / "b", "with"), fewer) is None, "trained on other images"
 
 
 def test_settings_that_are_new_since_then_had_their_defaults(tmp_path: Path, data: Data) -> None:
     """An older version's results stay good; one with a setting that is no more is of other settings."""
-    source = finish(job(tmp_path / "a", "with"), data)
-    file = source.folder / RESULT
-    result = json.loads(file.read_text())
-    text = result["settings"]
-    assert "head_init: he" in text
-    file.write_text(json.dumps(result | {"settings": text.replace("head_init: he", "head_init: gaussian")}))
-    assert take_over(job(tmp_path / "b", "with"), data) is None
-    file.write_text(json.dumps(result | {"settings": text.replace("  head_init: he\n", "  head_finish: 3\n")}))
-    assert take_over(job(tmp_path / "b", "with"), data) is None
-    file.write_text(json.dumps(result | {"settings": text.replace("  head_init: he\n", "")}))
-    assert is_finished(source, data)
-    assert take_over(job(tmp_path / "b", "with"), data) == source.folder
+    source = job(tmp_path / "a", "with")
+    settings = settings_of(source)
+    assert settings["model.head_init"] == "he"
+    without = {name: value for name, value in settings.items() if name != "model.head_init"}
+    for other in (without | {"model.head_init": "gaussian"}, without | {"model.head_finish": 3}):
+        finish(source, data, settings=other)
+        assert take_over(job(tmp_path / "b", "with"), data) is None
+        shutil.rmtree(source.folder)
+    finish(source, data, settings=without)
+    assert finished(source, data) is not None
+    assert place(take_over(job(tmp_path / "b", "with"), data)) == source.folder
 
 
 def test_what_has_begun_goes_on(tmp_path: Path, data: Data) -> None:

@@ -12,10 +12,12 @@ from pydantic.dataclasses import dataclass
 from mimicdet.commands.parser import DOCUMENTED, Argument
 
 if TYPE_CHECKING:
+    from mimicdet.lab.study.outcome import Outcome
     from mimicdet.lab.study.plan import Job
+    from mimicdet.lab.study.study_file import Study as StudyFile
 
 EXAMPLES = """\
-mimicdet study studies/table1_aquarium_cpu.yaml --data aquarium     trains what is missing, then writes the table
+mimicdet study studies/table1.yaml --size aquarium_cpu --data aquarium   trains what is missing, then writes the table
 mimicdet study my_study.yaml --out runs/my_study --parallel 2       two trainings at a time
 mimicdet study my_study.yaml --only "student alone" "+ RM"          some of its runs
 mimicdet study my_study.yaml --plan                                 what is finished and what is to be done, no training
@@ -31,13 +33,16 @@ class Study:
     beside it, is not trained again; an interrupted one goes on. The folder gets table.md, table.csv and table.png: mean
     and spread over the seeds, and differences from the baseline with an interval over the images; those of each two
     runs are in differences.csv. What the logs say of the last epoch (recall of the proposals, cosines, where the S-head
-    looks) is in diagnostics.csv. Where the file says 'speed: true', also the time of an image, and speed.png.
+    looks) is in diagnostics.csv. Where the file says 'speed: true', also the time of an image, and speed.png. All of it
+    can be made again of evidence.npz, one small file.
     """
 
     file: Annotated[Path, Argument("FILE", positional=True)]
     """The study is described in this YAML file."""
     data: Annotated[Path | None, Argument("DATA")] = None
     """The data set is this folder; by default the one that the file says."""
+    size: Annotated[str | None, Argument("NAME")] = None
+    """The study is made at this one of its sizes; by default the only one."""
     out: Annotated[Path | None, Argument("FOLDER")] = None
     """Runs and table go to this folder; by default runs/NAME_OF_FILE."""
     only: Annotated[tuple[str, ...], Argument("NAME")] = ()
@@ -56,71 +61,72 @@ class Study:
     """Nothing is trained: the table of what is finished is written. Without --data no data are needed."""
 
     def run(self) -> int:
-        from mimicdet.data.splits import load_dataset
         from mimicdet.errors import UserError
-        from mimicdet.lab.study.plan import plan, read_study
+        from mimicdet.lab.study.plan import plan
+        from mimicdet.lab.study.study_file import read_study
 
         if self.parallel < 1 or self.samples < 1:
             raise UserError("mimicdet study: --parallel and --samples must be 1 or more")
         if self.plan and self.table:
             raise UserError("mimicdet study: --plan and --table exclude each other")
-        study = read_study(self.file)
-        out = self.out or Path("runs") / self.file.stem
-        jobs = everything = plan(study, self.file, out)
-        if unknown := set(self.only) - {run.name for run in study.runs}:
-            raise UserError(f"{self.file} has no run '{min(unknown)}'; it has {', '.join(r.name for r in study.runs)}")
-        if self.only:
-            wanted = set(self.only)
-            for job in reversed(jobs):  # teachers come before their students
-                wanted |= set(job.needs) if job.run in wanted else set()
-            jobs = [job for job in jobs if job.run in wanted]
-        folder = self.data or (self.file.parent / study.data if study.data else None)
-        splits = None
-        if self.data or not (self.table or self.plan):  # these are made of what the runs have left
-            folder = self._there(folder)
-            reading = _how_to_read(self.file, everything)
-            splits = tuple(load_dataset(folder, split, **reading) for split in (study.train, study.val))
+        study = read_study(self.file, self.size)
+        out = self.out or Path("runs") / "_".join(filter(None, [self.file.stem, study.size]))
+        everything = plan(study, self.file, out)
+        jobs = self._wanted(study, everything)
+        reads_data = bool(self.data) or not (self.table or self.plan)  # the others are made of what the runs have left
+        sets = self._load(study, everything) if reads_data else None
+
         from mimicdet.engine.processes import started_by_torchrun  # torch and all
-        from mimicdet.lab.study.difference import differences_of
+        from mimicdet.lab.study.evidence import EVIDENCE
         from mimicdet.lab.study.execute import execute
-        from mimicdet.lab.study.outcome import Data, check_agreement, read_outcome
+        from mimicdet.lab.study.outcome import Data, finished_jobs
         from mimicdet.lab.study.progress import progress_of, progress_table
-        from mimicdet.lab.study.result import lines_of, write_diagnostics, write_results
-        from mimicdet.lab.study.speed import measure_speeds, read_speeds
+        from mimicdet.lab.study.speed import measure_speeds
 
         if started_by_torchrun():
             raise UserError("mimicdet study starts its trainings itself: without torchrun, with --parallel GPUS")
-        data = Data(folder, study.train, study.val, *splits) if folder and splits else None
+        data = Data(*sets) if sets else None
         if self.plan:
-            print(progress_table(progress_of(jobs, data, reuse=self.reuse), parallel=self.parallel))
+            progress = progress_of(jobs, out, data, reuse=self.reuse)
+            print(progress_table(progress, parallel=self.parallel))
             return 0
         failures: list[str] = []
         if data and not self.table:
+            if (out / EVIDENCE).is_file() and not any(job.folder.exists() for job in everything):
+                raise UserError(
+                    f"{out / EVIDENCE} is there without the runs that it is of; give --table for its table, or another "
+                    "--out to train anew"
+                )
             failures = execute(jobs, data, parallel=self.parallel, reuse=self.reuse)
-            if study.speed and (why := measure_speeds(everything, data)) is not None:
+            outcomes = finished_jobs(everything, out, data)
+            if study.speed and outcomes and (why := measure_speeds(outcomes, data.val_set)) is not None:
                 failures.append(why)
-        outcomes = [found for job in everything if (found := read_outcome(job, data)) is not None]
+        outcomes = finished_jobs(everything, out, data)
         if outcomes:
-            check_agreement(outcomes, study.train, study.val)
-            # What makes it, wherever its runs lie and however many were trained at a time
-            command = shlex.join(["mimicdet", "study", str(self.file), *(["--data", folder.name] if folder else [])])
-            measured_on = f"{study.val} of {folder.name}" if folder else study.val
-            about = f"{measured_on}: {outcomes[0].judged.images} images. `{command}`"
-            differences = differences_of(outcomes, samples=self.samples)
-            lines = lines_of(study, outcomes, differences, read_speeds(everything) if study.speed else {})
-            shown = write_results(study, lines, differences, about, out)
-            write_diagnostics(outcomes, out)
-            print(f"\n{shown}\n\n{out / 'table.md'}, .csv and .png")
+            print(f"\n{self._write(study, outcomes, out)}\n\n{out / 'table.md'}, .csv and .png")
         else:
             print("no run is finished yet")
         if failures:
             raise UserError("; ".join(failures))
         return 0
 
-    def _there(self, folder: Path | None) -> Path:
-        """The data's folder; UserError where none is named, or it is not there."""
+    def _wanted(self, study: StudyFile, jobs: Sequence[Job]) -> list[Job]:
+        """Returns the jobs of the runs in ``only``, and of those that teach them."""
         from mimicdet.errors import UserError
 
+        wanted = set(self.only)
+        if unknown := wanted - {run.name for run in study.runs}:
+            raise UserError(f"{self.file} has no run '{min(unknown)}'; it has {', '.join(r.name for r in study.runs)}")
+        for job in reversed(jobs):  # teachers come before their students
+            wanted |= set(job.needs) if job.run in wanted else set()
+        return [job for job in jobs if not wanted or job.run in wanted]
+
+    def _load(self, study: StudyFile, jobs: Sequence[Job]) -> tuple[Any, ...]:
+        """Returns the data's folder, the names of both splits, and both splits; UserError where it is not there."""
+        from mimicdet.data.splits import load_dataset
+        from mimicdet.errors import UserError
+
+        folder = self.data or (self.file.parent / study.data if study.data else None)
         if folder is None:
             raise UserError(f"{self.file} names no data; add 'data: FOLDER' to it, or give --data")
         if not folder.exists():
@@ -129,11 +135,36 @@ class Study:
                 f"{folder}, which {named} names, is not there; give --data FOLDER (docs/data.md says where the "
                 "studies' data are)"
             )
-        return folder
+        reading = _how_to_read(self.file, jobs)
+        return (
+            folder,
+            study.train,
+            study.val,
+            *(load_dataset(folder, name, **reading) for name in (study.train, study.val)),
+        )
+
+    def _write(self, study: StudyFile, outcomes: Sequence[Outcome], out: Path) -> str:
+        """Writes the table and what it is made of, and returns it for a terminal."""
+        from mimicdet.lab.study.difference import differences_of
+        from mimicdet.lab.study.evidence import write_evidence
+        from mimicdet.lab.study.line import lines_of
+        from mimicdet.lab.study.outcome import check_agreement
+        from mimicdet.lab.study.report import differences_csv, write_report
+
+        check_agreement(outcomes, study.train, study.val)
+        folder = self.data or Path(study.data or outcomes[0].data_name)
+        # What makes it, wherever its runs lie and however many were trained at a time
+        size = ["--size", study.size] if study.size else []
+        command = shlex.join(["mimicdet", "study", str(self.file), *size, "--data", folder.name])
+        about = f"{study.val} of {folder.name}: {outcomes[0].judged.images} images. `{command}`"
+        differences = differences_of(outcomes, samples=self.samples)
+        if outcomes[0].place != out:
+            write_evidence(outcomes, out, {"differences.csv": differences_csv(differences)})
+        return write_report(study, lines_of(study, outcomes, differences), differences, about, out)
 
 
 def _how_to_read(file: Path, jobs: Sequence[Job]) -> dict[str, Any]:
-    """What the runs' settings say of reading the data they are compared on."""
+    """Returns what the runs' settings say of reading the data they are compared on."""
     from mimicdet.errors import UserError
 
     settings = [job.settings.data for job in jobs]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ from typing import IO
 from mimicdet.engine.run_folder import RunFolder
 from mimicdet.engine.stop import TrainingStopped, stop_on_signals
 from mimicdet.files import replace_file
-from mimicdet.lab.study.outcome import DETECTIONS, Data, is_finished, write_outcome
+from mimicdet.lab.study.outcome import DETECTIONS, Data, finished, measure
 from mimicdet.lab.study.plan import Job
 from mimicdet.lab.study.reuse import take_over
 from mimicdet.settings_file import dump_settings
@@ -42,7 +43,7 @@ def execute(jobs: Sequence[Job], data: Data, *, parallel: int, reuse: bool) -> l
         TrainingStopped: after SIGINT or SIGTERM, when the trainings under way have written their checkpoints.
     """
     for job in jobs:
-        is_finished(job, data)
+        finished(job, data)
     failures: list[str] = []
     seats = _Seats(parallel)
     waiting = list(jobs)
@@ -60,7 +61,7 @@ def execute(jobs: Sequence[Job], data: Data, *, parallel: int, reuse: bool) -> l
                 if len(running) == parallel:  # none is queued: after an error or a signal nothing more may begin
                     break
                 waiting.remove(job)
-                if any(not is_finished(j, data) for j in jobs if j.run in job.needs):
+                if any(finished(j, data) is None for j in jobs if j.run in job.needs):
                     failures.append(f"{job.name}: its teacher '{', '.join(job.needs)}' is not finished")
                 else:
                     running[pool.submit(_finish, job, seats, data, reuse)] = job
@@ -72,7 +73,7 @@ def execute(jobs: Sequence[Job], data: Data, *, parallel: int, reuse: bool) -> l
 
 @contextmanager
 def _stopping(seats: _Seats) -> Iterator[None]:
-    """On a signal inside, the commands on the seats are told to end too; whoever started them waits for them."""
+    """Tells the commands on the seats to end too, on a signal inside; whoever started them waits for them."""
     try:
         yield
     except TrainingStopped:
@@ -81,24 +82,26 @@ def _stopping(seats: _Seats) -> Iterator[None]:
 
 
 def _teachers(job: Job, jobs: Sequence[Job]) -> set[str]:
-    """Names of the jobs that must have ended before."""
+    """Returns the names of the jobs that must have ended before."""
     return {other.name for other in jobs if other.run in job.needs}
 
 
 def _say(line: str) -> None:
-    """In one piece, for several threads write."""
+    """Prints a line in one piece, for several threads write."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 
 
 class _Seats:
-    """GPUs, or shares of the processor, handed out to jobs, and the commands that run there."""
+    """Seats are GPUs, or shares of the processor, handed out to jobs; commands run there."""
 
     def __init__(self, number: int) -> None:
         import torch
 
         gpus = torch.cuda.device_count()
-        self._free = list(range(number))
+        self._free: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for seat in range(number):
+            self._free.put(seat)
         self._lock = threading.Lock()
         self._gpus = gpus
         self._threads = max(1, (os.cpu_count() or 1) // number)
@@ -106,15 +109,13 @@ class _Seats:
         self._stopped = False
 
     def take(self) -> int:
-        with self._lock:
-            return self._free.pop(0)
+        return self._free.get()
 
     def give(self, seat: int) -> None:
-        with self._lock:
-            self._free.append(seat)
+        self._free.put(seat)
 
     def run(self, seat: int, words: Sequence[str], output: IO[str]) -> int:
-        """A command of ours; its exit code."""
+        """Runs a command of ours and returns its exit code."""
         with self._lock:
             if self._stopped:
                 return INTERRUPTED
@@ -129,7 +130,7 @@ class _Seats:
                 self._running.remove(process)
 
     def stop(self) -> None:
-        """Commands are told to end, and none begins any more."""
+        """Tells the commands to end; none begins any more."""
         with self._lock:
             if self._stopped:
                 return
@@ -147,12 +148,12 @@ class _Seats:
 
 
 def _finish(job: Job, seats: _Seats, data: Data, reuse: bool) -> str | None:
-    """Trains and measures a job; a sentence if that failed."""
-    if is_finished(job, data):
+    """Trains and measures a job; returns a sentence if that failed."""
+    if finished(job, data) is not None:
         _say(f"{job.name}: finished before")
         return None
-    if reuse and (source := take_over(job, data)) is not None:
-        _say(f"{job.name}: finished in {source}, taken over")
+    if reuse and (outcome := take_over(job, data)) is not None:
+        _say(f"{job.name}: finished in {outcome.place}, taken over")
         return None
     seat = seats.take()
     log = job.folder.with_suffix(".log")
@@ -160,26 +161,28 @@ def _finish(job: Job, seats: _Seats, data: Data, reuse: bool) -> str | None:
     began = time.perf_counter()
     _say(f"{job.name}: training, see {log}")
     try:
-        settings = job.folder.with_suffix(".yaml")
-        replace_file(settings, dump_settings(job.settings).encode())
-        folder = RunFolder(job.folder)
-        where = ["--data", str(data.folder), "--split", data.val]
-        where += ["--max_faulty_boxes", str(job.settings.data.max_faulty_boxes)]
-        where += ["--voc_one_based"] if job.settings.data.voc_one_based else []
-        words = ["train", str(data.folder), "--config", str(settings), "--out", str(job.folder)]
-        words += ["--split", data.train, "--val", data.val]
-        words += ["--resume"] if folder.holds_a_run else []
-        found = job.folder / DETECTIONS
-        for command in (
-            words, ["predict", str(folder.last_model), *where, "--json", str(found)],
-        ):  # fmt: skip
+        for command in _commands(job, data):
             with log.open("a") as output:
                 code = seats.run(seat, command, output)
             if code:
                 lines = log.read_text(errors="replace").strip().splitlines()
                 return f"{job.name}: {lines[-1] if lines else f'exit code {code}'} (see {log})"
-        metrics = write_outcome(job, data)
-        _say(f"{job.name}: AP {100 * metrics['AP']:.1f} ({time.perf_counter() - began:.0f} s)")
+        outcome = measure(job, data)
+        _say(f"{job.name}: AP {100 * outcome.metrics['AP']:.1f} ({time.perf_counter() - began:.0f} s)")
         return None
     finally:
         seats.give(seat)
+
+
+def _commands(job: Job, data: Data) -> Iterator[list[str]]:
+    """Yields the words of the commands that train a job and detect with its last weights, each as it is due."""
+    settings = job.folder.with_suffix(".yaml")
+    replace_file(settings, dump_settings(job.settings).encode())
+    folder = RunFolder(job.folder)
+    words = ["train", str(data.folder), "--config", str(settings), "--out", str(job.folder)]
+    words += ["--split", data.train, "--val", data.val]
+    yield words + (["--resume"] if folder.holds_a_run else [])
+    words = ["predict", str(folder.last_model), "--data", str(data.folder), "--split", data.val]
+    words += ["--max_faulty_boxes", str(job.settings.data.max_faulty_boxes)]
+    words += ["--voc_one_based"] if job.settings.data.voc_one_based else []
+    yield [*words, "--json", str(job.folder / DETECTIONS)]

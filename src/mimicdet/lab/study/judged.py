@@ -1,102 +1,95 @@
-"""A detector's results beside the ground truth, matched once, of which COCO's AP can be had for any choice of images.
+"""Matches a detector's results with the ground truth once, which gives COCO's AP for any choice of images.
 
-I images, K classes, T the ten IoU thresholds, D detections of a class, N of all classes, R the 101 recall points.
+I images, K classes, T the ten IoU thresholds, D detections of a class, J results, N detections of all results and
+classes.
 """
 
 from __future__ import annotations
 
-import io
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 
-from mimicdet.errors import UserError
-from mimicdet.files import replace_file
-
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0, 1, 101)
 LIMIT = 100
-"""Detections of an image and class that count, COCO's."""
+"""COCO counts so many detections of an image and class."""
+_BITS = 1 << np.arange(len(THRESHOLDS), dtype=np.uint16)[:, None]  # (T, 1)
 
 
 @dataclass(frozen=True)
 class _Class:
-    """A class's detections over all images, best score first."""
+    """Holds a class's detections over all images, best score first, up to the last one that hits an object.
+
+    What lies between two hits is in the order of the images, for precision is looked at where there is a hit.
+    """
 
     image: np.ndarray  # (D,) int64
     hit: np.ndarray  # (T, D) bool
     counts: np.ndarray  # (T, D) bool, False where a crowd region takes it
-    objects: np.ndarray  # (I,) objects of each image
+    objects: np.ndarray  # (I,) int64, objects of each image
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What became of each detection; a few dozen kilobytes for a thousand images' detections."""
+    """Holds what became of each detection that AP depends on; some kilobytes for a thousand objects."""
 
     images: int  # I
     classes: tuple[_Class, ...]  # K
 
     def ap(self, times: np.ndarray | None = None) -> float:
-        """COCO's AP over images that count ``times`` (I,) each; None: once each. -1 where no image has an object."""
+        """Returns COCO's AP over images that count ``times`` (I,) each; -1 where no image has an object.
+
+        Args:
+            times: None: each counts once.
+        """
         times = np.ones(self.images, np.int64) if times is None else times
         values = [value for one in self.classes if (value := _ap(one, times)) is not None]
         return float(np.mean(values)) if values else -1.0
 
     def pairs_with(self, other: Judged) -> bool:
-        """Whether both number the same images alike: only then does a choice of images mean the same to both."""
+        """Says whether both number the same images alike: only then does a choice of images mean the same to both."""
         mine, theirs = (sorted(tuple(one.objects) for one in judged.classes) for judged in (self, other))
         return self.images == other.images and mine == theirs
 
-    def save(self, file: Path) -> None:
-        """Writes a compressed NumPy archive; UserError where that is impossible."""
-        written = io.BytesIO()
-        np.savez_compressed(
-            written,
-            sizes=np.array([len(one.image) for one in self.classes], np.int64),  # (K,)
-            image=np.concatenate(
-                [np.zeros(0, np.int32), *(one.image.astype(np.int32) for one in self.classes)]
-            ),  # (N,)
-            hit=np.packbits(_joined([one.hit for one in self.classes]), axis=0),  # (2, N) of (T, N)
-            counts=np.packbits(_joined([one.counts for one in self.classes]), axis=0),
-            objects=np.array([one.objects for one in self.classes], np.int32).reshape(-1, self.images),  # (K, I)
-        )
-        replace_file(file, written.getvalue())
 
-    @classmethod
-    def load(cls, file: Path) -> Judged:
-        """What :meth:`save` wrote.
+def pack(results: Sequence[Judged]) -> dict[str, np.ndarray]:
+    """Returns the arrays that :func:`unpack` makes the same results of; all of as many images and classes.
 
-        Raises:
-            UserError: the file is missing or damaged.
-        """
-        try:
-            with np.load(file, allow_pickle=False) as stored:
-                ends = np.cumsum(stored["sizes"])[:-1]
-                image, hit, counts = stored["image"].astype(np.int64), stored["hit"], stored["counts"]
-                objects = stored["objects"].astype(np.int64)
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise UserError(
-                f"{file} cannot be read ({error}); remove result.json beside it, or the folder if it "
-                "has no checkpoints, and run the study again"
-            ) from error
-        parts = zip(
-            np.split(image, ends),
-            *(
-                np.split(np.unpackbits(bits, axis=0, count=len(THRESHOLDS)).astype(bool), ends, 1)
-                for bits in (hit, counts)
-            ),
-            objects,
-            strict=True,
-        )
-        return cls(objects.shape[1], tuple(_Class(*part) for part in parts))
+    The image of a detection stands as its distance from the one before, which takes less room when compressed.
+    """
+    classes = [one for judged in results for one in judged.classes]
+    small = np.min_scalar_type(max((judged.images for judged in results), default=0))
+    image = [np.diff(one.image.astype(small), prepend=small.type(0)) for one in classes]
+    shape = len(results), len(results[0].classes), results[0].images
+    return {
+        "detections": np.array([len(one.image) for one in classes], np.int32).reshape(shape[:2]),  # (J, K)
+        "image": np.concatenate([np.zeros(0, small), *image]),  # (N,)
+        "hit": _as_bits([one.hit for one in classes]),  # (N,)
+        "counts": _as_bits([one.counts for one in classes]),  # (N,)
+        "objects": np.array([one.objects for one in classes], np.int32).reshape(shape),  # (J, K, I)
+    }
+
+
+def unpack(arrays: Mapping[str, np.ndarray]) -> list[Judged]:
+    """Returns what :func:`pack` was given; KeyError or ValueError where the arrays are not of its kind."""
+    objects = arrays["objects"].astype(np.int64)  # (J, K, I)
+    ends = np.cumsum(arrays["detections"])
+    image, hit, counts = (np.split(arrays[name], ends)[:-1] for name in ("image", "hit", "counts"))
+    flat = objects.reshape(-1, objects.shape[2])  # (J K, I)
+    classes = [
+        _Class(np.cumsum(i, dtype=i.dtype).astype(np.int64), (h & _BITS) > 0, (c & _BITS) > 0, o)
+        for i, h, c, o in zip(image, hit, counts, flat, strict=True)
+    ]
+    k = objects.shape[1]
+    return [Judged(objects.shape[2], tuple(classes[j * k : (j + 1) * k])) for j in range(len(objects))]
 
 
 def judge(ground_truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]]) -> Judged:
-    """Matches detections with objects as COCO does.
+    """Matches detections with objects as COCO does, greedily and best score first.
 
     Images are numbered by their files' names, so that they pair with those of the same data in another format, whose
     ids are others.
@@ -118,12 +111,13 @@ def judge(ground_truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any
     return Judged(len(index), classes)
 
 
-def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """(T, D) of every class, beside one another."""
-    return np.concatenate([np.zeros((len(THRESHOLDS), 0), bool), *parts], axis=1)
+def _as_bits(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns (N,) uint16, a bit for each threshold, of (T, D) of every result and class."""
+    return np.concatenate([np.zeros(0, np.uint16), *((part * _BITS).sum(0, dtype=np.uint16) for part in parts)])
 
 
 def _ap(one: _Class, times: np.ndarray) -> float | None:
+    """Returns a class's AP; None where no image has an object of it."""
     total = int((one.objects * times).sum())
     if total == 0:
         return None
@@ -146,32 +140,35 @@ def _ap(one: _Class, times: np.ndarray) -> float | None:
 def _judge_class(
     objects: list[Mapping[str, Any]], detections: list[Mapping[str, Any]], index: Mapping[Any, int]
 ) -> _Class:
-    objects_of: dict[int, list[Mapping[str, Any]]] = {}
+    """Matches a class's detections; ``index`` gives the number of an image by its id."""
+    objects_of: dict[int, list[Mapping[str, Any]]] = {i: [] for i in index.values()}
     for annotation in objects:
-        objects_of.setdefault(index[annotation["image_id"]], []).append(annotation)
+        objects_of[index[annotation["image_id"]]].append(annotation)
     found_of: dict[int, list[Mapping[str, Any]]] = {}
     for detection in detections:
         found_of.setdefault(index[detection["image_id"]], []).append(detection)
-    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
+    nothing = np.zeros((len(THRESHOLDS), 0), bool)
+    parts = [(np.zeros(0), np.zeros(0, np.int64), nothing, nothing)]
     for i, found in found_of.items():
         found = sorted(found, key=lambda d: -d["score"])[:LIMIT]
-        hit, counts = _match(found, objects_of.get(i, []))
-        scores = np.array([d["score"] for d in found], float)
-        parts.append((scores, np.full(len(found), i), hit, counts))
-    number = np.zeros(len(index), np.int64)
-    for i, there in objects_of.items():
-        number[i] = sum(not a.get("iscrowd", 0) for a in there)
-    if not parts:
-        nothing = np.zeros((len(THRESHOLDS), 0), bool)
-        return _Class(np.zeros(0, np.int64), nothing, nothing, number)
-    scores, image = (np.concatenate([part[k] for part in parts]) for k in (0, 1))
-    hit, counts = (np.concatenate([part[k] for part in parts], axis=1) for k in (2, 3))
+        hit, counts = _match(found, objects_of[i])
+        parts.append((np.array([d["score"] for d in found], float), np.full(len(found), i), hit, counts))
+    number = [sum(not a.get("iscrowd", 0) for a in objects_of[i]) for i in range(len(index))]
+    scores, image, hit, counts = (np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))
     order = np.argsort(-scores, kind="stable")
-    return _Class(image[order], hit[:, order], counts[:, order], number)
+    return _to_last_hit(_Class(image[order], hit[:, order], counts[:, order], np.array(number, np.int64)))
+
+
+def _to_last_hit(one: _Class) -> _Class:
+    """Returns what AP depends on: nothing behind the last hit, and between two hits the order of the images."""
+    is_hit = one.hit.any(0)  # (D,)
+    before: np.ndarray = np.cumsum(is_hit) - is_hit  # (D,) so many hits
+    order = np.lexsort((one.image, is_hit, before))[: np.flatnonzero(is_hit).max(initial=-1) + 1]
+    return _Class(one.image[order], one.hit[:, order], one.counts[:, order], one.objects)
 
 
 def _match(found: list[Mapping[str, Any]], objects: list[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
-    """(T, D) which detections hit an object, and which count; COCO's greedy matching, best score first."""
+    """Returns which detections, best score first, hit an object and which count, both (T, D)."""
     t, d = len(THRESHOLDS), len(found)
     hit, counts = np.zeros((t, d), bool), np.ones((t, d), bool)
     if not objects or not found:
@@ -192,7 +189,7 @@ def _match(found: list[Mapping[str, Any]], objects: list[Mapping[str, Any]]) -> 
 
 
 def _overlaps(found: list[Mapping[str, Any]], objects: list[Mapping[str, Any]], crowd: np.ndarray) -> np.ndarray:
-    """(D, M) IoU; with crowd regions the share of the detection that lies inside."""
+    """Returns (D, M) IoU; with crowd regions the share of the detection that lies inside."""
     a, b = (np.array([x["bbox"] for x in rows], float) for rows in (found, objects))
     low = np.maximum(a[:, None, :2], b[None, :, :2])
     high = np.minimum(a[:, None, :2] + a[:, None, 2:], b[None, :, :2] + b[None, :, 2:])

@@ -1,4 +1,4 @@
-"""The pictures of a study's table: AP of every run and seed, what it gains on the baseline, and AP against time."""
+"""Draws a study's table: AP of every run and seed, what it gains on the baseline, and AP against time."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ import itertools
 import statistics
 import textwrap
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from mimicdet.lab.study.difference import Difference
+from mimicdet.lab.study.line import Line
 
 _COLORS = {True: "#999999", False: "#0072B2"}  # the baseline, the others
 _HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -22,74 +21,64 @@ _LONGEST_LINE = 40
 _FORMS = ("s", "D", "^", "v", "P", "X", "*", "p")
 
 
-class Row(NamedTuple):
-    """What the pictures show of a run."""
-
-    name: str
-    ap: tuple[float, ...]  # in points, of each seed
-    milliseconds: float | None
-    is_baseline: bool
-    difference: Difference | None = None  # from the baseline
-
-
-def picture_of_ap(title: str, rows: Sequence[Row]) -> bytes:
-    """A PNG: a mark at each run's mean, a dot for each seed; no bars, for the axis does not begin at 0.
+def picture_of_ap(title: str, lines: Sequence[Line]) -> bytes:
+    """Returns a PNG: a mark at each run's mean, a dot for each seed; no bars, for the axis does not begin at 0.
 
     Beside it, where there is a baseline, how far each lies from it, with the interval over images.
     """
-    return _png(figure_of_ap(title, rows))
+    return _png(figure_of_ap(title, lines))
 
 
-def figure_of_ap(title: str, rows: Sequence[Row]) -> Figure:
-    """As :func:`picture_of_ap`."""
-    compared = any(row.difference for row in rows)
-    figure = Figure(figsize=(12 if compared else 8, 0.5 * len(rows) + 1.4), layout="constrained")
+def figure_of_ap(title: str, lines: Sequence[Line]) -> Figure:
+    """Draws what :func:`picture_of_ap` returns."""
+    compared = any(line.difference for line in lines)
+    figure = Figure(figsize=(12 if compared else 8, 0.5 * len(lines) + 1.4), layout="constrained")
     FigureCanvasAgg(figure)
-    places = list(range(len(rows)))[::-1]
+    places = list(range(len(lines)))[::-1]
     if compared:
         axes, beside = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
-        _draw_differences(beside, places, rows)
+        _draw_differences(beside, places, lines)
     else:
         axes = figure.subplots()
-    for place, row in zip(places, rows, strict=True):
-        mean, color = statistics.mean(row.ap), _COLORS[row.is_baseline]
-        if row.is_baseline:
+    for place, line in zip(places, lines, strict=True):
+        mean, color = statistics.mean(line.ap), _COLORS[line.is_baseline]
+        if line.is_baseline:
             axes.axvline(mean, color=color, linestyle="--", linewidth=1, zorder=0)
         axes.plot([mean], [place], "|", color=color, markersize=22, markeredgewidth=4)
-        axes.plot(row.ap, [place] * len(row.ap), "o", color="#222222", markersize=4)
-    axes.set_ylim(-0.6, len(rows) - 0.4)
-    axes.set_yticks(places, [textwrap.fill(row.name, _LONGEST_LINE) for row in rows])
-    axes.set_xlim(*_limits([value for row in rows for value in row.ap]))
+        axes.plot(line.ap, [place] * len(line.ap), "o", color="#222222", markersize=4)
+    axes.set_ylim(-0.6, len(lines) - 0.4)
+    axes.set_yticks(places, [textwrap.fill(line.name, _LONGEST_LINE) for line in lines])
+    axes.set_xlim(*_limits([value for line in lines for value in line.ap]))
     axes.set_xlabel("AP in points:\nmean (mark), each seed (dot)")
     figure.suptitle(title)
     return figure
 
 
-def _draw_differences(axes: Axes, places: Sequence[int], rows: Sequence[Row]) -> None:
+def _draw_differences(axes: Axes, places: Sequence[int], lines: Sequence[Line]) -> None:
     axes.axvline(0, color=_COLORS[True], linestyle="--", linewidth=1, zorder=0)
-    for place, row in zip(places, rows, strict=True):
-        if row.difference is not None:
-            axes.plot(row.difference.interval, [place] * 2, "-", color=_COLORS[False], linewidth=2.5)
-            axes.plot([row.difference.mean], [place], "|", color=_COLORS[False], markersize=12, markeredgewidth=3)
-            axes.plot(row.difference.by_seed, [place] * len(row.difference.seeds), "o", color="#222222", markersize=4)
+    for place, line in zip(places, lines, strict=True):
+        if line.difference is not None:
+            axes.plot(line.difference.interval, [place] * 2, "-", color=_COLORS[False], linewidth=2.5)
+            axes.plot([line.difference.mean], [place], "|", color=_COLORS[False], markersize=12, markeredgewidth=3)
+            axes.plot(line.difference.by_seed, [place] * len(line.difference.seeds), "o", color="#222222", markersize=4)
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("difference from the baseline: mean,\n95 % over images (line),\neach seed (dot)")
 
 
-def picture_of_speed(title: str, rows: Sequence[Row]) -> bytes:
-    """A PNG: each run's mean AP over the milliseconds of an image, where they were measured; up and left is better."""
-    timed = [(row, row.milliseconds) for row in rows if row.milliseconds is not None]
+def picture_of_speed(title: str, lines: Sequence[Line]) -> bytes:
+    """Returns a PNG: each run's mean AP over the milliseconds of an image, where measured; up and left is better."""
+    timed = [(line, line.speed.median) for line in lines if line.speed is not None]
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     looks = _looks()  # the baseline takes none of them
-    for row, milliseconds in timed:
-        color, form = (_COLORS[True], "o") if row.is_baseline else next(looks)
-        axes.plot([milliseconds] * 2, [min(row.ap), max(row.ap)], "-", color=color, linewidth=1.5)
-        axes.plot([milliseconds], [statistics.mean(row.ap)], form, color=color, markersize=9, label=row.name)
+    for line, milliseconds in timed:
+        color, form = (_COLORS[True], "o") if line.is_baseline else next(looks)
+        axes.plot([milliseconds] * 2, [min(line.ap), max(line.ap)], "-", color=color, linewidth=1.5)
+        axes.plot([milliseconds], [statistics.mean(line.ap)], form, color=color, markersize=9, label=line.name)
     longest = max(milliseconds for _, milliseconds in timed)
     axes.set_xlim(0, 1.1 * longest)
-    axes.set_ylim(*_limits([value for row, _ in timed for value in row.ap]))
+    axes.set_ylim(*_limits([value for line, _ in timed for value in line.ap]))
     axes.set_xlabel("milliseconds of an image")
     axes.set_ylabel("AP in points: mean, lowest to highest seed")
     axes.set_title(title)
@@ -98,7 +87,7 @@ def picture_of_speed(title: str, rows: Sequence[Row]) -> bytes:
 
 
 def _looks() -> Iterator[tuple[str, str]]:
-    """Colours and, for the colour-blind, forms; of one list there is one more, so that no pair comes soon again."""
+    """Yields colours and, for the colour-blind, forms; one list is longer, so that no pair comes soon again."""
     return zip(itertools.cycle(_HUES), itertools.cycle(_FORMS))
 
 

@@ -1,14 +1,15 @@
-"""How far a study has come, and about how long the rest will take."""
+"""Says how far a study has come, and about how long the rest will take."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from mimicdet.engine.metrics_file import read_metrics
 from mimicdet.engine.run_folder import RunFolder
-from mimicdet.lab.study.outcome import RESULT, Data, finished_result, read_result
+from mimicdet.lab.study.outcome import Data, finished_jobs
 from mimicdet.lab.study.plan import Job
 from mimicdet.lab.study.reuse import finished_beside
 from mimicdet.report.table import table
@@ -16,20 +17,29 @@ from mimicdet.report.table import table
 
 @dataclass(frozen=True)
 class Progress:
-    """Of one job."""
+    """Says how far a job has come."""
 
     job: Job
     state: str  # in words
     seconds: float | None  # its training took, where it is finished
 
 
-def progress_of(jobs: Sequence[Job], data: Data | None, *, reuse: bool) -> list[Progress]:
-    """What is finished, begun and to be done, without beginning anything; UserError as ``is_finished``."""
-    return [_progress(job, data, reuse) for job in jobs]
+def progress_of(jobs: Sequence[Job], out: Path, data: Data | None, *, reuse: bool) -> list[Progress]:
+    """Says what is finished, begun and to be done, without beginning anything; UserError as ``finished_jobs``."""
+    seconds = {(one.run, one.seed): one.seconds for one in finished_jobs(jobs, out, data)}
+    found = []
+    for job in jobs:
+        if (job.run, job.seed) in seconds:
+            found.append(Progress(job, "finished", seconds[job.run, job.seed]))
+        elif reuse and (outcome := finished_beside(job, data)) is not None:
+            found.append(Progress(job, f"finished in {outcome.place}", outcome.seconds))
+        else:
+            found.append(Progress(job, _begun(job) or "to be trained", None))
+    return found
 
 
 def progress_table(found: Sequence[Progress], *, parallel: int) -> str:
-    """A line for each job, and beneath how many are left and about how long they will take.
+    """Returns a line for each job, and beneath how many are left and about how long they will take.
 
     Args:
         parallel: so many trainings at a time, as those that are finished had.
@@ -43,14 +53,6 @@ def progress_table(found: Sequence[Progress], *, parallel: int) -> str:
         hours = sum(took.get(one.job.run, usual) for one in left) / 3600 / parallel
         summary += f"; the others will take some {hours:.1f} hours, {parallel} at a time, if as long as those"
     return f"{table(['run', 'seed', 'state', 'minutes'], rows)}\n\n{summary}"
-
-
-def _progress(job: Job, data: Data | None, reuse: bool) -> Progress:
-    if (result := finished_result(job, data)) is not None:
-        return Progress(job, "finished", result["seconds"])
-    if reuse and (source := finished_beside(job, data)) is not None:
-        return Progress(job, f"finished in {source}", read_result(source / RESULT)["seconds"])
-    return Progress(job, _begun(job) or "to be trained", None)
 
 
 def _begun(job: Job) -> str | None:

@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 
 from mimicdet.engine.run_folder import RunFolder
 from mimicdet.errors import UserError
-from mimicdet.lab.study.outcome import RESULT, Data, read_result, what_differs
+from mimicdet.lab.study.evidence import EVIDENCE, Outcome, read_evidence, write_evidence
+from mimicdet.lab.study.outcome import Data, what_differs
 from mimicdet.lab.study.plan import Job
-from mimicdet.lab.study.speed import SPEED
 
 
-def take_over(job: Job, data: Data) -> Path | None:
-    """Copies what :func:`finished_beside` finds; the folder it comes from.
-
-    Raises:
-        UserError: the copy cannot be written.
-    """
-    if (source := finished_beside(job, data)) is not None:
-        _copy(source, job.folder)
-    return source
-
-
-def finished_beside(job: Job, data: Data | None) -> Path | None:
-    """Where another study has finished a job's very settings and seed, on the same data; ``data`` None: on whatever.
+def finished_beside(job: Job, data: Data | None) -> Outcome | None:
+    """Returns what a job's very settings and seed gave in another study, on the same data; ``data`` None: on any.
 
     The other study's folder must lie beside this one's. A job with teachers is never taken over, for equal settings do
     not mean equal teachers; one that has begun here goes on.
@@ -32,21 +20,33 @@ def finished_beside(job: Job, data: Data | None) -> Path | None:
     if job.settings.task == "distill" or job.folder.exists():
         return None
     study = job.folder.parent.parent
-    for file in sorted(study.parent.glob(f"*/*/seed{job.seed}/{RESULT}")):
-        source = file.parent
-        if source.parent.parent != study and what_differs(read_result(file), job, data) is None:
-            return source
+    for file in sorted(study.parent.glob(f"*/*/seed{job.seed}/{EVIDENCE}")):
+        if study not in file.parents:
+            (outcome,) = read_evidence(file.parent)
+            if what_differs(outcome, job, data) is None:
+                return outcome
     return None
 
 
-def _copy(source: Path, target: Path) -> None:
-    """A finished run without its checkpoints, under its name only when it is whole."""
-    unfinished = target.with_name(f".{target.name}")
-    unneeded = {RunFolder(source).checkpoints.name, SPEED}  # the speed is one beside others, which are not here
+def take_over(job: Job, data: Data) -> Outcome | None:
+    """Copies what :func:`finished_beside` finds without its checkpoints, and returns it as it lies there.
+
+    The copy has its name only when it is whole. It has no speed, which is one beside others, which are not here.
+
+    Raises:
+        UserError: the copy cannot be written.
+    """
+    if (outcome := finished_beside(job, data)) is None:
+        return None
+    unfinished, source = job.folder.with_name(f".{job.folder.name}"), str(outcome.place)
+    unneeded = {RunFolder(outcome.place).checkpoints.name}
     try:
         shutil.rmtree(unfinished, ignore_errors=True)
-        shutil.copytree(source, unfinished, ignore=lambda folder, _: unneeded if Path(folder) == source else set())
-        unfinished.rename(target)
-    except OSError as error:  # also shutil.Error
+        shutil.copytree(source, unfinished, ignore=lambda folder, _: unneeded if folder == source else set())
+        own = outcome.model_copy(update={"run": job.run, "speed": None})
+        write_evidence([own], unfinished)
+        unfinished.rename(job.folder)
+    except (OSError, UserError) as error:  # also shutil.Error
         shutil.rmtree(unfinished, ignore_errors=True)
-        raise UserError(f"{source} cannot be copied to {target} ({error})") from error
+        raise UserError(f"{source} cannot be copied to {job.folder} ({error})") from error
+    return outcome

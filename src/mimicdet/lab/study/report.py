@@ -1,0 +1,201 @@
+"""Writes what a study shows: its table, as Markdown, CSV and picture, and how far each two runs lie apart."""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from mimicdet.files import replace_file
+from mimicdet.lab.study.difference import Difference
+from mimicdet.lab.study.evidence import Speed
+from mimicdet.lab.study.line import Line
+from mimicdet.lab.study.pictures import picture_of_ap, picture_of_speed
+from mimicdet.lab.study.study_file import Study
+from mimicdet.report.table import table
+
+_DASH = "-"
+HOW_TO_READ = (
+    "AP is that of the last weights, as mean and standard deviation over the seeds. Differences are over the seeds "
+    "that a row has in common with the baseline, with the 95 % interval of a paired bootstrap over images; what other "
+    "seeds would give is not in it, so see each seed's difference. Minutes are of one training."
+)
+"""Stands above every table."""
+_HOW_FAST = (
+    " ms: of one image, from its pixels at the model's own size in memory to detections, on {}, all models in turn; in "
+    "brackets the share of the baseline's time, image by image, so that a slower moment of the machine is in both; "
+    "medians all."
+)
+
+
+def write_report(
+    study: Study, lines: Sequence[Line], differences: Mapping[tuple[str, str], Difference], about: str, out: Path
+) -> str:
+    """Writes a study's tables and pictures into ``out``.
+
+    These are table.md, table.csv and table.png, differences.csv, diagnostics.csv (how each run's last epoch went, where
+    any run has left that) and, of a study with speeds, speed.png.
+
+    Args:
+        about: what was measured and the command that makes the table, shown above it.
+
+    Returns:
+        The table as text for a terminal.
+    """
+    columns = _columns(lines)
+    rows = [[cell(line) for cell in columns.values()] for line in lines]
+    timed = any(line.speed for line in lines)
+    parts = [
+        f"## {study.title}",
+        study.about.strip(),
+        about + _how_measured(study, lines),
+        HOW_TO_READ,
+        f"![{study.title}](table.png)",
+        "![AP and milliseconds](speed.png)" if timed else "",
+        table(list(columns), rows, style="markdown"),
+    ]
+    replace_file(out / "table.md", ("\n\n".join(filter(None, parts)) + "\n").encode())
+    replace_file(out / "table.csv", _table_csv(lines, timed=timed).encode())
+    replace_file(out / "differences.csv", differences_csv(differences).encode())
+    diagnostics = diagnostics_csv({(o.run, o.seed): o.diagnostics for line in lines for o in line.outcomes})
+    if diagnostics:
+        replace_file(out / "diagnostics.csv", diagnostics.encode())
+    else:
+        (out / "diagnostics.csv").unlink(missing_ok=True)
+    replace_file(out / "table.png", picture_of_ap(study.title, lines))
+    if timed:
+        replace_file(out / "speed.png", picture_of_speed(study.title, lines))
+    return table(list(columns), rows)
+
+
+def differences_csv(differences: Mapping[tuple[str, str], Difference]) -> str:
+    """Returns a table with a line for each two runs."""
+    rows = (
+        [run, against, _listed(one.seeds), *_cells_of_difference(one)] for (run, against), one in differences.items()
+    )
+    return _csv(["run", "against", "seeds", "by_seed", "difference", "low", "high"], rows)
+
+
+def diagnostics_csv(found: Mapping[tuple[str, int], Mapping[str, float]]) -> str:
+    """Returns a table with a line for each run and seed that has diagnostics; empty where none has any."""
+    names = list(dict.fromkeys(name for values in found.values() for name in values))
+    rows = (
+        [run, seed, *(f"{values[name]:.4g}" if name in values else "" for name in names)]
+        for (run, seed), values in found.items()
+        if values
+    )
+    return _csv(["run", "seed", *names], rows) if names else ""
+
+
+def _table_csv(lines: Sequence[Line], *, timed: bool) -> str:
+    header = ["name", "seeds", "ap", "ap50", "ap75", "teacher_ap", "seconds", "by_seed", "difference", "low", "high"]
+    rows = []
+    for line in lines:
+        numbers: tuple[Sequence[float], ...] = (
+            line.seeds,
+            line.ap,
+            line.metric("AP50"),
+            line.metric("AP75"),
+            line.teacher_ap,
+            line.seconds,
+        )
+        row = [line.name, *(_listed(values) for values in numbers)]
+        row += _cells_of_difference(line.difference) if line.difference else [""] * 4
+        row += [line.published, *([f"{line.speed.median:.4g}" if line.speed else ""] if timed else [])]
+        rows.append(row)
+    return _csv([*header, "published", *(["ms"] if timed else [])], rows)
+
+
+def _csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    written = io.StringIO()
+    csv.writer(written, lineterminator="\n").writerows([header, *rows])
+    return written.getvalue()
+
+
+def _cells_of_difference(difference: Difference) -> list[str]:
+    return [_listed(difference.by_seed), *(f"{number:.4g}" for number in (difference.mean, *difference.interval))]
+
+
+def _listed(values: Sequence[float]) -> str:
+    return " ".join(f"{value:.4g}" for value in values)
+
+
+def _how_measured(study: Study, lines: Sequence[Line]) -> str:
+    """Says on what the lines were measured and for how long, what is not trained yet, and how speeds were measured."""
+    machines = "; ".join(sorted({one.machine for line in lines for one in line.outcomes}))
+    text = f" on {machines}; {sum(sum(line.seconds) for line in lines) / 3600:.1f} hours of training."
+    done = {line.name: line.seeds for line in lines}
+    missing = [
+        f"{run.name} ({', '.join(f'seed {seed}' for seed in left)})"
+        for run in study.runs
+        if (left := [seed for seed in run.seeds or study.seeds if seed not in done.get(run.name, [])])
+    ]
+    text += f" Not trained yet: {'; '.join(missing)}." if missing else ""
+    devices = "; ".join(sorted({line.speed.device for line in lines if line.speed}))
+    return text + (_HOW_FAST.format(devices) if devices else "")
+
+
+def _columns(lines: Sequence[Line]) -> dict[str, Callable[[Line], str]]:
+    """Returns what makes a line's cell, by the column's heading; columns that would be empty are left out."""
+    of_baseline = next((line.speed for line in lines if line.is_baseline), None)
+    columns: dict[str, Callable[[Line], str]] = {
+        "run": lambda line: line.name,
+        "AP": lambda line: spread(line.ap),
+    }
+    columns["difference"] = lambda line: "baseline" if line.is_baseline else _change(line.difference)
+    if any(line.difference and len(line.difference.seeds) > 1 for line in lines):
+        columns["by seed"] = lambda line: _by_seed(line.difference)
+    columns |= {"AP50": lambda line: spread(line.metric("AP50")), "AP75": lambda line: spread(line.metric("AP75"))}
+    columns |= {"seeds": lambda line: ranges(line.seeds)}
+    columns["minutes"] = lambda line: f"{statistics.mean(line.seconds) / 60:.1f}"
+    if any(line.speed for line in lines):
+        columns["ms (ratio)"] = lambda line: _time(line.speed, of_baseline)
+    if any(line.teacher_ap for line in lines):
+        columns["T-head AP (kept)"] = _of_teacher
+    if any(line.published for line in lines):
+        columns["published"] = lambda line: line.published or _DASH
+    return columns
+
+
+def _change(difference: Difference | None) -> str:
+    return "{:+.1f} [{:+.1f}, {:+.1f}]".format(difference.mean, *difference.interval) if difference else _DASH
+
+
+def _by_seed(difference: Difference | None) -> str:
+    return " ".join(f"{value:+.1f}" for value in difference.by_seed) if difference else _DASH
+
+
+def ranges(seeds: Sequence[int]) -> str:
+    """Returns seeds such as ``0-2, 5``."""
+    found: list[list[int]] = []
+    for seed in sorted(seeds):
+        if found and seed == found[-1][-1] + 1:
+            found[-1] = [found[-1][0], seed]
+        else:
+            found.append([seed])
+    return ", ".join("-".join(map(str, one)) for one in found)
+
+
+def _time(speed: Speed | None, of_baseline: Speed | None) -> str:
+    if speed is None:
+        return _DASH
+    share = speed.over(of_baseline) if of_baseline else None
+    return f"{speed.median:.1f}" + ("" if share is None else f" ({share:.2f})")
+
+
+def _of_teacher(line: Line) -> str:
+    """Returns the T-head's AP, and which share of it the S-head has."""
+    if not line.teacher_ap:
+        return _DASH
+    kept = 100 * statistics.mean(line.ap) / statistics.mean(line.teacher_ap)
+    return f"{spread(line.teacher_ap)} ({kept:.0f} %)"
+
+
+def spread(values: Sequence[float]) -> str:
+    """Returns mean and standard deviation, as tables show them."""
+    if not values:
+        return _DASH
+    mean = f"{statistics.mean(values):.1f}"
+    return f"{mean} ± {statistics.stdev(values):.1f}" if len(values) > 1 else mean
