@@ -1,7 +1,8 @@
 # make demo        train on real images, evaluate, predict; needs only Python 3.11+, pip and PyPI
 # make test        style, types and the test suite
 # make test-slow   the tests that train for minutes
-# make clean       remove .venv, .cache and runs/demo
+# make docs        the documentation as a site, in site/
+# make clean       remove .venv, .cache, site and runs/demo
 #
 # PYTHON=python3.12 make ...   takes another interpreter to make .venv with
 
@@ -10,7 +11,7 @@ BIN := .venv/bin
 CODE := src tests docs $(wildcard benchmarks)
 STARTED := $(shell date +%s)
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow lint docs clean
 
 demo: .venv/installed
 	$(BIN)/python -m mimicdet.lab.demo --started $(STARTED)
@@ -26,6 +27,10 @@ lint: .venv/installed-dev
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy
 
+docs: .venv/installed-docs
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs site
+	@echo "the documentation is site/index.html"
+
 # The stamps make a second call quick; a change of pyproject.toml installs again.
 .venv/installed: pyproject.toml | .venv/bin/python
 	@echo "installing mimicdet and what it needs into .venv; torch takes some minutes and 5 GB"
@@ -35,6 +40,11 @@ lint: .venv/installed-dev
 .venv/installed-dev: pyproject.toml | .venv/bin/python
 	@echo "installing mimicdet, what it needs and its tests' tools into .venv; torch takes some minutes and 5 GB"
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@ .venv/installed .venv/installed-docs
+
+.venv/installed-docs: pyproject.toml | .venv/bin/python
+	@echo "installing mimicdet, what it needs and Sphinx into .venv; torch takes some minutes and 5 GB"
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	touch $@ .venv/installed
 
 .venv/bin/python:
@@ -43,4 +53,4 @@ lint: .venv/installed-dev
 	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 2; }
 
 clean:
-	rm -rf .venv .cache runs/demo
+	rm -rf .venv .cache site runs/demo

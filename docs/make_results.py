@@ -1,9 +1,10 @@
-"""Writes docs/results.md from finished studies.
+"""Fills the tables of docs/results.md, findings.md and distillation.md from finished studies.
 
     python docs/make_results.py runs/table1_aquarium_cpu runs/distill_gfl_aquarium_cpu
 
-copies what `mimicdet study` wrote into those folders to docs/results, and writes the page anew; without folders, the
-page alone. `--check` says whether it is up to date.
+copies what `mimicdet study` wrote into those folders to docs/results, and fills the tables anew; without folders, it
+fills the tables alone. `--check` says whether they are up to date. A table stands between `<!-- table: NAME -->` and
+`<!-- end -->`; docs/results/page.yaml says what it holds.
 
 Of each run two small files are kept, its figures and what became of each of its detections, and the times of its model
 where the study has them. These are enough for
@@ -21,31 +22,52 @@ from typing import Any
 
 import yaml
 
-from mimicdet.lab.study.result import HOW_TO_READ
-
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 STUDIES = HERE.parent / "studies"
+PAGES = [HERE / name for name in ("results.md", "findings.md", "distillation.md")]
+_TABLE = re.compile(r"<!-- table: (\w+) -->.*?<!-- end -->", re.DOTALL)
 TABLES = ("table.md", "table.csv", "table.png", "differences.csv")
 EVIDENCE = ("result.json", "judged.npz")
 MORE = ("diagnostics.csv", "speed.png", "*/seed*/speed.json")
 """Where a study has them."""
 
 
-def page() -> str:
-    """The whole of results.md: the introduction, the answers in short, then every study with the notes beside it."""
+def filled(text: str) -> str:
+    """Returns a page with its tables made anew."""
     layout = yaml.safe_load((RESULTS / "page.yaml").read_text(encoding="utf-8"))
-    named = [name for section in layout["sections"] for name in section["studies"]]
     there = {file.parent.name for file in RESULTS.glob("*/table.md")}
-    if there - set(named):
-        raise SystemExit(f"{RESULTS / 'page.yaml'} has no section for {', '.join(sorted(there - set(named)))}")
-    introduction = (RESULTS / "introduction.md").read_text(encoding="utf-8")
-    parts = [introduction.replace("{HOW_TO_READ}", HOW_TO_READ).replace("{GOALS}", _goals(layout["goals"], there))]
-    parts.append(_in_short(layout["questions"], there))
-    for section in layout["sections"]:
-        parts.append(f"## {section['title']}\n")
-        parts += [_study(name) for name in section["studies"] if name in there]
-    return "\n".join(parts)
+    makers = {
+        "rivals": lambda: _rows(layout["rivals"]),
+        "goals": lambda: _goals(layout["goals"], there),
+        "distillation": lambda: _students(layout["distillation"]),
+        "questions": lambda: _questions(layout["questions"], there),
+    }
+    return _TABLE.sub(lambda found: f"<!-- table: {found[1]} -->\n\n{makers[found[1]]()}\n\n<!-- end -->", text)
+
+
+def _rows(layout: dict[str, Any]) -> str:
+    """Returns some columns of a study's table."""
+    columns = [_printed(layout["study"], name) for name in layout["columns"]]
+    lines = [f"| run | {' | '.join(layout['columns'])} |", f"|:--{'|--:' * len(columns)}|"]
+    runs = [run for run in columns[0] if not run.startswith(":--")]
+    return "\n".join([*lines, *(f"| {run} | {' | '.join(column[run] for column in columns)} |" for run in runs)])
+
+
+def _students(layout: dict[str, Any]) -> str:
+    """Returns a row for each family: its teacher, the student alone, and what distillation gives."""
+    head = ["student", "teacher", "alone", *layout["runs"]]
+    lines = [f"| {' | '.join(head)} |", f"|:--{'|--:' * (len(head) - 1)}|"]
+    for family, study in layout["students"].items():
+        ap = _printed(study, "AP")
+        teacher = next(value for run, value in ap.items() if run.startswith("teacher"))
+        cells = [family, teacher, ap[layout["alone"]]]
+        for run in layout["runs"]:
+            compared = _compared(study, run, layout["alone"])
+            assert compared is not None, f"{study} has no run '{run}'"
+            cells.append(f"{compared[2]}: {', '.join(compared[3].split())}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def _goals(goals: dict[str, Any], there: set[str]) -> str:
@@ -74,14 +96,9 @@ def _with_seeds(compared: list[str]) -> str:
     return compared[2] + ("" if seeds > 2 else f", {seeds} seed{'s' * (seeds > 1)}")
 
 
-def _in_short(questions: list[dict[str, str]], there: set[str]) -> str:
+def _questions(questions: list[dict[str, str]], there: set[str]) -> str:
     """One line per question whose runs are trained."""
-    lines = [
-        "## In short", "",
-        "AP and differences are over the seeds that both runs have, which are named where one has more; *sought* is "
-        "what was set as goal beforehand.", "",
-        "| question | AP | against | difference [95 %] | by seed | sought | table |", "|:--|:--|:--|:--|:--|:--|:--|",
-    ]  # fmt: skip
+    lines = ["| question | AP | against | difference [95 %] | by seed | sought | table |", f"|{':--|' * 7}"]
     for question in questions:
         name, run, against = question["study"], question["run"], question.get("against")
         if name not in there:
@@ -91,9 +108,9 @@ def _in_short(questions: list[dict[str, str]], there: set[str]) -> str:
             raise SystemExit(f"{RESULTS / 'page.yaml'}: '{question['ask']}' names a run that {name} does not have")
         answer = _compared(name, run, against) if against else _kept(name, run)
         if answer is not None:  # trained
-            cells = [question["ask"], *answer, question.get("sought", ""), f"[table](#{_anchor(_title(name))})"]
+            cells = [question["ask"], *answer, question.get("sought", ""), f"[table](results/{name}/table.md)"]
             lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, ""])
+    return "\n".join(lines)
 
 
 def _compared(name: str, run: str, against: str) -> list[str] | None:
@@ -151,24 +168,6 @@ def _printed(name: str, column: str) -> dict[str, str]:
     return {row[0]: row[place] for row in rows[1:]}
 
 
-def _title(name: str) -> str:
-    return (RESULTS / name / "table.md").read_text(encoding="utf-8").splitlines()[0].removeprefix("## ")
-
-
-def _anchor(title: str) -> str:
-    """The fragment that GitHub gives a heading."""
-    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
-
-
-def _study(name: str) -> str:
-    """One study's table, a heading deeper than it was written, and its notes; how to read it stands above them all."""
-    file = RESULTS / name / "table.md"
-    text = file.read_text(encoding="utf-8").replace(f"{HOW_TO_READ}\n\n", "")
-    text = re.sub(r"\((table|speed)\.png\)", rf"(results/{name}/\1.png)", text)
-    notes = file.with_name("notes.md")
-    return f"#{text}" + ("\n" + notes.read_text(encoding="utf-8") if notes.is_file() else "")
-
-
 def keep(folder: Path) -> None:
     """Copies a study's tables, its picture and the evidence for them."""
     if not (STUDIES / f"{folder.name}.yaml").is_file():
@@ -182,12 +181,12 @@ def keep(folder: Path) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    file = HERE / "results.md"
     if arguments == ["--check"]:
-        return int(file.read_text(encoding="utf-8") != page())
+        return int(any(filled(page.read_text(encoding="utf-8")) != page.read_text(encoding="utf-8") for page in PAGES))
     for folder in arguments:
         keep(Path(folder))
-    file.write_text(page(), encoding="utf-8")
+    for page in PAGES:
+        page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")
     return 0
 
 
