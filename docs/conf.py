@@ -21,6 +21,7 @@ html_theme = "furo"
 html_title = "mimicdet"
 html_copy_source = False
 myst_heading_anchors = 3
+default_role = "code"  # of docstrings, which have Markdown's backquotes too
 suppress_warnings = ["myst.header"]  # table.md of a study begins with a heading of the second level
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

@@ -3,7 +3,7 @@
     python docs/make_results.py runs/table1_aquarium_cpu runs/distill_gfl_aquarium_cpu
 
 copies what `mimicdet study` wrote into those folders to docs/results, and fills the tables anew; without folders, it
-fills the tables alone. `--check` says whether they are up to date. A table stands between `<!-- table: NAME -->` and
+fills the tables alone. `--check` says whether they are up to date. A table stands between `<!-- made: NAME -->` and
 `<!-- end -->`; docs/results/page.yaml says what it holds.
 
 Of each run two small files are kept, its figures and what became of each of its detections, and the times of its model
@@ -26,7 +26,7 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 STUDIES = HERE.parent / "studies"
 PAGES = [HERE / name for name in ("results.md", "findings.md", "distillation.md")]
-_TABLE = re.compile(r"<!-- table: (\w+) -->.*?<!-- end -->", re.DOTALL)
+_TABLE = re.compile(r"<!-- made: ([\w ]+) -->.*?<!-- end -->", re.DOTALL)
 TABLES = ("table.md", "table.csv", "table.png", "differences.csv")
 EVIDENCE = ("result.json", "judged.npz")
 MORE = ("diagnostics.csv", "speed.png", "*/seed*/speed.json")
@@ -41,9 +41,9 @@ def filled(text: str) -> str:
         "rivals": lambda: _rows(layout["rivals"]),
         "goals": lambda: _goals(layout["goals"], there),
         "distillation": lambda: _students(layout["distillation"]),
-        "questions": lambda: _questions(layout["questions"], there),
+        "in short": lambda: _questions(layout["questions"], there),
     }
-    return _TABLE.sub(lambda found: f"<!-- table: {found[1]} -->\n\n{makers[found[1]]()}\n\n<!-- end -->", text)
+    return _TABLE.sub(lambda found: f"<!-- made: {found[1]} -->\n\n{makers[found[1]]()}\n\n<!-- end -->", text)
 
 
 def _rows(layout: dict[str, Any]) -> str:

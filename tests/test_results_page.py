@@ -28,7 +28,7 @@ def test_the_pages_are_what_the_studies_say() -> None:
 def test_the_answers_are_printed_as_in_the_tables() -> None:
     """ "RUN: AP" in the table of questions is the row "| RUN | AP |" of the study's; a T-head's AP its last cell."""
     page = (DOCS / "findings.md").read_text()
-    short = page.split("<!-- table: questions -->")[1].split("<!-- end -->")[0]
+    short = page.split("<!-- made: in short -->")[1].split("<!-- end -->")[0]
     rest = "\n".join((folder / "table.md").read_text() for folder in TABLES)
     rows = {tuple(cell.strip() for cell in line.split("|")[1:3]) for line in rest.splitlines() if line.startswith("| ")}
     answers = [line.split("|")[2:4] for line in short.splitlines() if line.startswith("| ")][1:]
