@@ -4,7 +4,8 @@
 # make frozen AGAINST=REVISION   whether losses, gradients, weights and detections are still those of another revision
 # make against AGAINST=REVISION  how long a step, a prediction and a validation take beside another revision;
 #                                MOST="1.02 1.02 1.02" are the ratios allowed
-# make clean       remove .venv, .cache and runs/demo
+# make docs        the documentation as a site, in site/
+# make clean       remove .venv, .cache, site and runs/demo
 #
 # PYTHON=python3.12 make ...   takes another interpreter to make .venv with
 
@@ -14,7 +15,7 @@ CODE := src tests docs $(wildcard benchmarks)
 STARTED := $(shell date +%s)
 MOST ?= 1.02 1.02 1.02
 
-.PHONY: demo test test-slow frozen against lint clean
+.PHONY: demo test test-slow frozen against lint docs clean
 
 demo: .venv/installed
 	$(BIN)/python -m mimicdet.lab.demo --started $(STARTED)
@@ -37,6 +38,10 @@ lint: .venv/installed-dev
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy
 
+docs: .venv/installed-docs
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs site
+	@echo "the documentation is site/index.html"
+
 # The stamps make a second call quick; a change of pyproject.toml installs again.
 .venv/installed: pyproject.toml | .venv/bin/python
 	@echo "installing mimicdet and what it needs into .venv; torch takes some minutes and 5 GB"
@@ -46,6 +51,11 @@ lint: .venv/installed-dev
 .venv/installed-dev: pyproject.toml | .venv/bin/python
 	@echo "installing mimicdet, what it needs and its tests' tools into .venv; torch takes some minutes and 5 GB"
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@ .venv/installed .venv/installed-docs
+
+.venv/installed-docs: pyproject.toml | .venv/bin/python
+	@echo "installing mimicdet, what it needs and Sphinx into .venv; torch takes some minutes and 5 GB"
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	touch $@ .venv/installed
 
 .venv/bin/python:
@@ -54,4 +64,4 @@ lint: .venv/installed-dev
 	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 2; }
 
 clean:
-	rm -rf .venv .cache runs/demo
+	rm -rf .venv .cache site runs/demo

@@ -15,12 +15,16 @@ MEASURED = HERE / "performance"
 INTRODUCTION = """\
 # How fast it is
 
-Every table is the output of one script of `benchmarks/`, one run, all its rows measured in alternation: medians, and
-the 10th to 90th percentile. **Ratio: MimicDet's time over that row's** (below 1, MimicDet is faster); for the rows
-`mimicdet:...`, the share of the whole. Only ratios within a table mean anything: the machine is shared, and its speed
-changes by a third from hour to hour. Models have random weights and detect nothing, so that no one's time depends on
-what it finds; images are not resized; batch norm is frozen in all. `eager` is each as its users get it (MimicDet as
-`Detector` runs it: batch norm folded, channels last); `treated` gives the others the same.
+Every table is the output of one script of `benchmarks/`, in one run, with all rows measured in alternation.
+Times are medians, with the 10th to 90th percentile.
+**Ratio** is MimicDet's time over that row's: below 1, MimicDet is faster.
+For the rows `mimicdet:...` it is the share of the whole.
+Only ratios within a table mean anything. The machine is shared, and its speed changes by a third from hour to hour.
+
+Models have random weights and detect nothing, so that no one's time depends on the detections.
+Images are not resized, and batch norm is frozen in all.
+`eager` is each as its users get it: `Detector` runs MimicDet with batch norm folded and in channels last.
+`treated` gives the others the same treatment.
 
 """
 
@@ -41,7 +45,7 @@ SECTIONS: dict[str, tuple[str, str]] = {
     "latency_compiled": ("One prediction, compiled", "python benchmarks/latency.py --mode compiled"),
     "latency_bf16": ("One prediction, bf16", "python benchmarks/latency.py --precision bf16 --mode eager"),
     "train_step": ("One training step", "python benchmarks/train_step.py"),
-    "distill_step": ("One step of a student that is taught", "python benchmarks/distill_step.py"),
+    "distill_step": ("One step of a student with a teacher", "python benchmarks/distill_step.py"),
     "export": ("Other runtimes", "python benchmarks/export.py"),
     "scaling": ("How cost grows", "python benchmarks/scaling.py"),
 }

@@ -77,10 +77,16 @@ def test_from_download_to_summary_and_again(
     assert summary["seed"] == load_settings(config=small / "run" / "settings.yaml").train.seed == 3
     assert {"machine", "versions"} <= summary.keys()
     assert (numbers["split"], numbers["images"], numbers["objects"], numbers["limit"]) == ("test", 1, 6, 5000)
+    said_first = capsys.readouterr().out
+    assert 0.05 <= summary["threshold"] <= 0.95
+    assert f"from a score of {summary['threshold']:.2f} on" in said_first
+    assert {found["image_id"] for found in json.loads((small / "held_back.json").read_text())} <= {
+        image["id"] for image in json.loads((small / "tiles" / "val.json").read_text())["images"]
+    }
     (picture,) = (small / "pictures").iterdir()
     assert picture.stem == IMAGES["test"]
     assert (small / "alignment" / "alignment.md").exists()
-    said = capsys.readouterr().out
+    said = said_first
     for file in ("summary.json", "numbers.json", "found.json", "pictures", "alignment", "run/model"):
         assert str(small / file) in said
         assert (small / file).exists()

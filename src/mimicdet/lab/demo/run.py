@@ -20,8 +20,10 @@ from mimicdet.commands.json_file import write_json
 from mimicdet.commands.parser import DOCUMENTED, Argument
 from mimicdet.commands.predict import Predict
 from mimicdet.commands.train import Train
+from mimicdet.data.splits import load_dataset
 from mimicdet.errors import UserError
 from mimicdet.lab.commands.explain import Explain
+from mimicdet.lab.demo.threshold import best_threshold
 from mimicdet.lab.demo.trees import TREES, unpack_trees
 from mimicdet.lab.machine import cpu_name
 from mimicdet.weights.pypi import PACKAGED, fetch, packaged_weights
@@ -86,7 +88,11 @@ class Demo:
 
         _say("5/7", "predict")
         found, pictures = self.out / "found.json", self.out / "pictures"
-        Predict(model=model, data=data, split="test", json=found, pictures=pictures, **tiled).run()
+        held_back = self.out / "held_back.json"
+        Predict(model=model, data=tiles, split="val", json=held_back).run()
+        threshold = best_threshold(load_dataset(tiles, "val").to_coco(), json.loads(held_back.read_text()))
+        print(f"trees are drawn from a score of {threshold:.2f} on, which is best on the tiles held back")
+        Predict(model=model, data=data, split="test", json=found, pictures=pictures, threshold=threshold, **tiled).run()
 
         _say("6/7", "look where the detector looks for each tree, on the validation tiles")
         sight = self.out / "alignment"
@@ -97,6 +103,7 @@ class Demo:
         summary = {
             "AP50": result["AP50"],
             "AP": result["AP"],
+            "threshold": threshold,
             "train_seconds": round(train_seconds, 1),
             "total_seconds": round(time.time() - began, 1),
             "seed": self.seed,
@@ -121,7 +128,8 @@ class Demo:
 
     def _clear(self) -> None:
         """Removes an earlier demo's results, and refuses a folder that is something else's."""
-        parts = ("data", "tiles", "run", "pictures", "alignment", "found.json", "numbers.json", "summary.json")
+        files = ("held_back.json", "found.json", "numbers.json", "summary.json")
+        parts = ("data", "tiles", "run", "pictures", "alignment", *files)
         if self.out.is_dir() and (others := sorted({path.name for path in self.out.iterdir()} - set(parts))):
             raise UserError(f"{self.out} holds {others[0]}, which is no demo's; give another folder with --out")
         for part in parts:
