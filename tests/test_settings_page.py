@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from mimicdet.config import SETTINGS_OF, MimicDetSettings, Settings, fields_of
-from mimicdet.lab.study.plan import plan, read_study
+from mimicdet.lab.study.plan import plan
+from mimicdet.lab.study.study_file import read_study, sizes_of
 from mimicdet.settings_file import FIELDS, SECTIONS, load_settings, preset_names
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -48,7 +49,8 @@ def test_sentences_stand_by_themselves_and_are_short(family: str) -> None:
 
 def test_every_setting_is_used_or_needed() -> None:
     """A preset or a study gives it another value than the default, or a page names whose case it is."""
-    planned = [job.settings for file in STUDIES for job in plan(read_study(file), file, Path("runs"))]
+    studies = [(file, read_study(file, size)) for file in STUDIES for size in sizes_of(file) or [None]]
+    planned = [job.settings for file, study in studies for job in plan(study, file, Path("runs"))]
     used = {name for settings in planned for name in changed(settings)}
     used |= {name for preset in preset_names() for name in changed(load_settings(preset=preset))}
     assert {"optim.lr", "distill.rank_score", "mimic.weighting", "one_stage.boxes", "model.head_groups"} <= used
