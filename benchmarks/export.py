@@ -134,10 +134,7 @@ def _export(model: Any, file: Path, format: str) -> None:
     from matplotlib import cbook
 
     portrait = read_image(Path(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)))
-    inference = {
-        "shorter_side": 800, "longer_side": 1333, "positions": 1000, "score_threshold": peers.SCORE_THRESHOLD,
-        "nms_iou": 0.6, "max_detections": 100, "flips": "none",
-    }  # fmt: skip
+    inference = peers.INFERENCE.model_dump(mode="json")
     categories = [Category(k + 1, str(k)) for k in range(model.num_classes)]
     raw = file.with_name("raw" + file.name)
     for outputs, path in (("raw", raw), ("detections", file)):

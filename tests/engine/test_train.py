@@ -130,7 +130,7 @@ def test_the_best_weights_stay_when_later_ones_are_worse(tmp_path: Path, data: D
 
     settings = toy_settings(optim={"schedule": "constant"}, epochs=2)
     longer = toy_settings(optim={"schedule": "constant"}, epochs=3)
-    with patch("mimicdet.engine.validate.evaluate", scored):
+    with patch("mimicdet.engine.validate.evaluate_runner", scored):
         train(settings=settings, train_data=data, val_data=data, out=tmp_path / "run")
         result = train(settings=longer, train_data=data, val_data=data, out=tmp_path / "run", resume=True)
     assert result.best is not None
