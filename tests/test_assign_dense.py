@@ -15,8 +15,7 @@ from torchvision.models.detection._utils import Matcher
 from torchvision.models.detection.fcos import FCOS
 from torchvision.ops import box_iou
 
-from mimicdet.assign import NO_OBJECT
-from mimicdet.assign_dense import LEFT_OUT, Match, by_center, by_overlap, by_statistics, match_objects
+from mimicdet.assign import LEFT_OUT, NO_OBJECT, Match, by_center, by_overlap, by_statistics, match_objects
 from mimicdet.families.retinanet import retina_anchors
 from mimicdet.models.anchors import square_anchors
 from mimicdet.models.detector import Places

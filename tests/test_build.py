@@ -18,7 +18,7 @@ from mimicdet.data.dataset import Category
 from mimicdet.errors import UserError
 from mimicdet.models.alignment import AlignedConv
 from mimicdet.models.anchors import square_anchors
-from mimicdet.models.frozen_norm import FrozenNorm
+from mimicdet.models.backbone import FrozenNorm
 from mimicdet.models.mimicdet import MimicDet
 from mimicdet.models.pyramid import FinerLevel
 from mimicdet.teachers.t_head import THead

@@ -18,11 +18,10 @@ from mimicdet.config import MimicDetSettings, Settings
 from mimicdet.data.batch import Batch, Sample, collate
 from mimicdet.models.anchors import square_anchors
 from mimicdet.models.backbone import Backbone
-from mimicdet.models.mimicdet import MimicDet
+from mimicdet.models.detector import Trunk
+from mimicdet.models.mimicdet import MimicDet, Refinement
 from mimicdet.models.pyramid import Norm, Pyramid
-from mimicdet.models.refinement import Refinement
 from mimicdet.models.s_head import SHead
-from mimicdet.models.trunk import Trunk
 from mimicdet.tasks import build_task
 from mimicdet.tasks.mimic import MimicTask
 
@@ -47,8 +46,7 @@ def tiny_backbone(finest: int = 3, channels: int = 6) -> Backbone:
     levels = range(finest, 6)
     return Backbone(
         network=Patches(levels, channels),
-        levels=levels,
-        channels=[channels] * len(levels),
+        channels=dict.fromkeys(levels, channels),
         mean=(0.4, 0.5, 0.6),
         std=(0.2, 0.3, 0.4),
     )

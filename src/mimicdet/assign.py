@@ -1,18 +1,18 @@
 """Which anchors and proposals learn what: assignment and sampling as pure functions, no gradients.
 
+First MimicDet's anchors and proposals, then the anchors of RetinaNet, FCOS, ATSS and GFL.
 B images, A anchor positions, M objects of an image (padded), R proposals of an image (padded), K classes.
 """
 
-from __future__ import annotations
-
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torchvision.ops import nms
 
-from mimicdet.models.detector import Places
-from mimicdet.models.refinement import ANCHOR_SIDE_IN_CELLS
+from mimicdet.models.anchors import ANCHOR_SIDE_IN_CELLS
+from mimicdet.models.detector import Places, at_rows
 from mimicdet.ops.boxes import intersection_over_first, iou
 
 CROWD_COVER = 0.5
@@ -21,10 +21,15 @@ IGNORED = -1
 """Class target of a proposal that takes part in no loss."""
 NO_OBJECT = -1
 """Match of an anchor or proposal with no object."""
+LEFT_OUT = -2
+"""Match of an anchor that takes part in no loss: padding, crowd regions, RetinaNet's between the thresholds."""
+
+Match = Callable[[Places, Tensor, Tensor], Tensor]
+"""Places, valid (A,), objects (M', 4) of one image, M' > 0 -> (A,) index, NO_OBJECT or LEFT_OUT."""
 
 
 class Proposals(NamedTuple):
-    """The proposals of a batch, best first; rows past an image's own are padding."""
+    """Holds the proposals of a batch, best first; rows past an image's own are padding."""
 
     positions: Tensor  # (B, R) int64, the anchor position each proposal comes from
     boxes: Tensor  # (B, R, 4) adjusted boxes
@@ -32,7 +37,7 @@ class Proposals(NamedTuple):
 
 
 class ProposalTargets(NamedTuple):
-    """What each proposal should be."""
+    """Says what each proposal should be."""
 
     match: Tensor  # (B, R) int64, index of the matched object, or NO_OBJECT
     classes: Tensor  # (B, R) int64, 0..K-1, K for background, IGNORED for crowd and padding
@@ -49,7 +54,7 @@ def match_anchors(
     center_fraction: float,
     ensure_match: bool,
 ) -> Tensor:
-    """Objects for the refinement module's anchors (section 3.2).
+    """Finds objects for the refinement module's anchors (section 3.2).
 
     An object of scale sqrt(w*h) belongs to the level with S_l <= scale < 2 S_l (smaller ones to the finest, larger ones
     to the coarsest). An anchor of that level is positive when its centre lies in the object's rectangle shrunk to
@@ -90,15 +95,19 @@ def match_anchors(
         inside = ((nearest_center >= boxes[..., :2]) & (nearest_center <= boxes[..., 2:])).all(-1)
         lonely = ~candidate.any(-1) & target & inside & valid.gather(1, nearest)
         candidate.scatter_(2, nearest[..., None], candidate.gather(2, nearest[..., None]) | lonely[..., None])
-    cost = torch.where(candidate, area[..., None], torch.inf)
-    smallest = cost.min(dim=1)
-    return torch.where(smallest.values.isfinite(), smallest.indices, NO_OBJECT)
+    return _smallest(candidate, area)
+
+
+def _smallest(candidate: Tensor, area: Tensor) -> Tensor:
+    """(..., A) the candidate object of the least area, or NO_OBJECT, of (..., M, A) bool and (..., M)."""
+    best, match = torch.where(candidate, area[..., None], torch.inf).min(-2)
+    return torch.where(best.isfinite(), match, NO_OBJECT)
 
 
 def make_proposals(
     adjusted_boxes: Tensor, objectness: Tensor, valid: Tensor, *, nms_iou: float, count: int
 ) -> Proposals:
-    """Class-agnostic NMS over all levels of each image, then the best ``count`` (section 4.1).
+    """Suppresses boxes over all levels of each image, whatever their class, and keeps the best ``count`` (section 4.1).
 
     Args:
         adjusted_boxes, objectness, valid: (B, A, 4), (B, A), (B, A) bool.
@@ -109,11 +118,8 @@ def make_proposals(
         kept.append(inside[_first_survivors(boxes_i[inside], objectness_i[inside], nms_iou, count)])
     positions = torch.nn.utils.rnn.pad_sequence(kept, batch_first=True)
     lengths = torch.tensor([len(k) for k in kept], device=positions.device)
-    return Proposals(
-        positions=positions,
-        boxes=adjusted_boxes.gather(1, positions[..., None].expand(-1, -1, 4)),
-        valid=torch.arange(positions.shape[1], device=positions.device) < lengths[:, None],
-    )
+    real = torch.arange(positions.shape[1], device=positions.device) < lengths[:, None]
+    return Proposals(positions, at_rows(adjusted_boxes, positions), real)
 
 
 def _first_survivors(boxes: Tensor, scores: Tensor, nms_iou: float, count: int) -> Tensor:
@@ -135,7 +141,7 @@ def _first_survivors(boxes: Tensor, scores: Tensor, nms_iou: float, count: int) 
 def match_proposals(
     proposals: Proposals, boxes: Tensor, labels: Tensor, crowd: Tensor, *, num_classes: int, positive_iou: float
 ) -> ProposalTargets:
-    """Positive from ``positive_iou`` on, else background; no low-quality matches (section 3.3).
+    """Matches proposals: positive from ``positive_iou`` on, else background, no low-quality matches (section 3.3).
 
     Args:
         boxes, labels, crowd: (B, M, 4), (B, M) with -1 on padding, (B, M). Crowd regions are never targets; proposals
@@ -159,7 +165,7 @@ def match_proposals(
 def match_overlapping(
     found: Tensor, valid: Tensor, boxes: Tensor, labels: Tensor, crowd: Tensor, *, positive_iou: float
 ) -> Tensor:
-    """The object that each of (B, N, 4) boxes overlaps best, if by ``positive_iou`` or more: (B, N), else NO_OBJECT.
+    """Returns the object (B, N) that each box (B, N, 4) overlaps best, NO_OBJECT below ``positive_iou``.
 
     Args:
         valid: (B, N) bool, False on padding.
@@ -178,13 +184,13 @@ def _overlaps(found: Tensor, valid: Tensor, boxes: Tensor, labels: Tensor, crowd
 
 
 def random_keys(seeds: Tensor, count: int, columns: int, device: torch.device) -> Tensor:
-    """(B, count, columns) uniform numbers; row i depends on ``seeds[i]`` alone, whatever the batch or the device."""
+    """Draws (B, count, columns) uniform numbers; row i depends on ``seeds[i]`` alone, whatever batch or device."""
     keys = [torch.rand(count, columns, generator=torch.Generator().manual_seed(int(seed))) for seed in seeds]
     return torch.stack(keys).to(device, non_blocking=True)
 
 
 def sample_balanced(classes: Tensor, keys: Tensor, *, num_classes: int, count: int, positive_fraction: float) -> Tensor:
-    """A random choice of ``count`` proposals of an image, positives up to a fraction, the rest negatives.
+    """Chooses ``count`` proposals of an image at random, positives up to a fraction, the rest negatives.
 
     Args:
         classes: (B, R) class targets; ``num_classes`` is background, IGNORED takes no part.
@@ -200,12 +206,103 @@ def sample_balanced(classes: Tensor, keys: Tensor, *, num_classes: int, count: i
 
 
 def sample_some(eligible: Tensor, keys: Tensor, count: int | Tensor) -> Tensor:
-    """(B, R) bool: the ``count`` (a number, or (B, 1)) eligible entries of each row with the smallest keys.
+    """Returns (B, R) bool: each row's ``count`` (a number, or (B, 1)) eligible entries with the smallest keys.
 
     Of equal keys the first wins, so that the choice does not depend on how much padding a row has.
     """
     order = keys.masked_fill(~eligible, torch.inf).argsort(dim=1, stable=True)
-    rank = torch.empty_like(order).scatter_(
-        1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
-    )
+    ranks = torch.arange(order.shape[1], device=order.device).expand_as(order)
+    rank = torch.empty_like(order).scatter_(1, order, ranks)
     return eligible & (rank < count)
+
+
+@torch.no_grad()
+def match_objects(match: Match, places: Places, valid: Tensor, boxes: Tensor, labels: Tensor, crowd: Tensor) -> Tensor:
+    """Finds objects for the anchors of a batch, by one detector's rule.
+
+    One image at a time: anchors times objects of a whole batch of crowded images would not fit into memory.
+
+    Args:
+        match: the rule, such as :func:`by_statistics` with its settings.
+        places: of the batch's canvas.
+        valid: (B, A) bool, False on padding.
+        boxes, labels, crowd: (B, M, 4), (B, M) with -1 on padding, (B, M). Crowd regions are never targets; anchors
+            that lie at least half inside one and match no object are left out.
+
+    Returns:
+        (B, A) int64: index of the object in 0..M-1, NO_OBJECT for background, LEFT_OUT.
+    """
+    rows = []
+    for valid_i, boxes_i, labels_i, crowd_i in zip(valid, boxes, labels, crowd, strict=True):
+        target = ((labels_i >= 0) & ~crowd_i).nonzero().squeeze(1)
+        if len(target):
+            found = match(places, valid_i, boxes_i[target])
+            row = torch.where(found >= 0, target[found.clamp(min=0)], found)
+        else:
+            row = torch.full_like(valid_i, NO_OBJECT, dtype=torch.int64)
+        regions = boxes_i[crowd_i & (labels_i >= 0)]
+        if len(regions):
+            covered = intersection_over_first(places.anchors, regions).amax(-1) >= CROWD_COVER
+            row = row.masked_fill(covered & (row == NO_OBJECT), LEFT_OUT)
+        rows.append(row.masked_fill(~valid_i, LEFT_OUT))
+    return torch.stack(rows)
+
+
+def by_overlap(places: Places, valid: Tensor, boxes: Tensor, *, positive_iou: float, negative_iou: float) -> Tensor:
+    """Matches RetinaNet's anchors: from ``positive_iou`` on, to none below ``negative_iou``, left out in between.
+
+    Each object also keeps the anchors that overlap it most, whatever their IoU; such an anchor learns the object
+    that it itself overlaps most.
+    """
+    overlap = iou(boxes, places.anchors).masked_fill(~valid, 0)  # (M, A)
+    best, index = overlap.max(0)
+    match = torch.where(best >= positive_iou, index, LEFT_OUT)
+    match = torch.where(best < negative_iou, NO_OBJECT, match)
+    most = overlap.amax(1, keepdim=True)
+    return torch.where(((overlap == most) & (most > 0)).any(0), index, match)
+
+
+def by_center(places: Places, valid: Tensor, boxes: Tensor, *, radius: float) -> Tensor:
+    """Matches FCOS's points inside an object and within ``radius`` cells of its centre; the smallest object wins.
+
+    They lie on the level whose range the distance to the farthest side falls into: 4 to 8 cells, from 0 on the finest
+    level, to infinity on the coarsest.
+    """
+    side = places.anchors[:, 2] - places.anchors[:, 0]
+    point = (places.anchors[:, :2] + places.anchors[:, 2:]) / 2  # (A, 2)
+    center = (boxes[:, :2] + boxes[:, 2:]) / 2
+    near = (point - center[:, None]).abs().amax(-1) < radius * side  # (M, A)
+    distances = torch.cat([point - boxes[:, None, :2], boxes[:, None, 2:] - point], dim=-1)
+    inside = distances.amin(-1) > 0
+    longest = distances.amax(-1)
+    lower = torch.where(places.level == 0, 0, 4 * side)
+    upper = torch.where(places.level == places.level.max(), torch.inf, 8 * side)
+    candidate = near & inside & (longest > lower) & (longest < upper) & valid
+    return _smallest(candidate, (boxes[:, 2:] - boxes[:, :2]).prod(-1))
+
+
+def by_statistics(places: Places, valid: Tensor, boxes: Tensor, *, candidates: int) -> Tensor:
+    """Matches ATSS's anchors by statistics of the ``candidates`` of each level that are nearest to an object's centre.
+
+    Those match whose IoU is at least the mean plus the standard deviation of all the object's candidates', and whose
+    centre lies inside it. The best IoU wins.
+    """
+    overlap = iou(boxes, places.anchors)  # (M, A)
+    point = (places.anchors[:, :2] + places.anchors[:, 2:]) / 2
+    center = (boxes[:, :2] + boxes[:, 2:]) / 2
+    apart = (point - center[:, None]).square().sum(-1).masked_fill(~valid, torch.inf)
+    chosen, start = [], 0
+    for count in torch.bincount(places.level).tolist():
+        nearest = apart[:, start : start + count].topk(min(candidates, count), dim=1, largest=False).indices
+        chosen.append(nearest + start)
+        start += count
+    index = torch.cat(chosen, dim=1)  # (M, C)
+    values, seen = overlap.gather(1, index), valid[index]
+    number = seen.sum(1, keepdim=True)
+    mean = (values * seen).sum(1, keepdim=True) / number
+    variance = ((values - mean).square() * seen).sum(1, keepdim=True) / (number - 1).clamp(min=1)
+    inside = torch.cat([point - boxes[:, None, :2], boxes[:, None, 2:] - point], dim=-1).amin(-1) > 0.01
+    good = seen & (values >= mean + variance.sqrt()) & inside.gather(1, index)
+    candidate = torch.zeros_like(overlap, dtype=torch.bool).scatter_(1, index, good)
+    best, match = overlap.masked_fill(~candidate, -1).max(0)
+    return torch.where(best >= 0, match, NO_OBJECT)

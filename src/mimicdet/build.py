@@ -1,7 +1,5 @@
 """From settings to modules: the only place where the two meet."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,21 +9,19 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from mimicdet.config import SETTINGS_OF, FasterRcnnSettings, InferenceSettings, MimicDetSettings, TrunkSettings
+from mimicdet.config import SETTINGS_OF, InferenceSettings, MimicDetSettings, TrunkSettings
 from mimicdet.config.trunk import BranchSettings
 from mimicdet.data.dataset import Category
 from mimicdet.errors import UserError
 from mimicdet.families import atss, fcos, retinanet
-from mimicdet.losses.recipe import Learning
+from mimicdet.losses.one_stage import Learning
 from mimicdet.models.backbone import build_backbone
-from mimicdet.models.detector import DetectionModel
-from mimicdet.models.faster_rcnn import FasterRcnn, faster_rcnn
-from mimicdet.models.mimicdet import MimicDet
+from mimicdet.models.detector import DetectionModel, Trunk
+from mimicdet.models.faster_rcnn import faster_rcnn
+from mimicdet.models.mimicdet import MimicDet, Refinement
 from mimicdet.models.one_stage import OneStage
 from mimicdet.models.pyramid import COARSEST_BACKBONE_LEVEL, Pyramid, he_init
-from mimicdet.models.refinement import Refinement
 from mimicdet.models.s_head import SHead
-from mimicdet.models.trunk import Trunk
 from mimicdet.weights.folder import DESCRIPTION_FILE, load_weights, read_description
 from mimicdet.weights.state_dict import SUFFIXES
 from mimicdet.weights.torchvision import read_torchvision
@@ -49,17 +45,13 @@ def _mimicdet(settings: MimicDetSettings.Model, trunk: Trunk, num_classes: int) 
     return MimicDet(trunk=trunk, refinement=refinement, s_head=s_head)
 
 
-def _faster_rcnn(settings: FasterRcnnSettings.Model, trunk: Trunk, num_classes: int) -> FasterRcnn:
-    return faster_rcnn(trunk=trunk, num_classes=num_classes, features=settings.head_features)
-
-
 DETECTORS: dict[str, Callable[[Any, Trunk, int], DetectionModel]] = {
     "mimicdet": _mimicdet,
     "retinanet": retinanet.build,
     "fcos": fcos.build,
     "atss": atss.build_atss,
     "gfl": atss.build_gfl,
-    "faster_rcnn": _faster_rcnn,
+    "faster_rcnn": lambda s, trunk, k: faster_rcnn(trunk=trunk, num_classes=k, features=s.head_features),
 }
 """Builds a detector of each family around a trunk."""
 
@@ -75,7 +67,7 @@ LEARNING: dict[str, Callable[[Any], Learning]] = {
 def build_model(
     settings: TrunkSettings, num_classes: int, *, pretrained: bool = True, finest_level: int | None = None
 ) -> DetectionModel:
-    """A detector of the family that ``settings.family`` names.
+    """Builds a detector of the family that ``settings.family`` names.
 
     Args:
         settings: the ``model`` section.
@@ -91,14 +83,13 @@ def build_model(
     trunk = build_trunk(settings, settings.levels, finest_level=finest, pretrained=pretrained)
     detector = DETECTORS[settings.family](settings, trunk, num_classes)
     if isinstance(detector, OneStage) and isinstance(settings, BranchSettings) and settings.head_init == "he":
-        branches = detector.head.branches()
-        for convs in (branches.class_convs, branches.box_convs):
+        for convs in detector.head.branches()[:2]:
             he_init(convs)
     return detector
 
 
 def build_trunk(settings: TrunkSettings, levels: Sequence[int], *, finest_level: int, pretrained: bool) -> Trunk:
-    """A backbone that returns features from ``finest_level`` on, and a pyramid of ``levels`` over it."""
+    """Builds a backbone that returns features from ``finest_level`` on, and a pyramid of ``levels`` over it."""
     backbone = build_backbone(
         settings.backbone,
         levels=range(finest_level, COARSEST_BACKBONE_LEVEL + 1),
@@ -118,7 +109,7 @@ def build_trunk(settings: TrunkSettings, levels: Sequence[int], *, finest_level:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A detector from a model folder, in evaluation mode, with what prediction needs besides."""
+    """Holds a detector from a model folder, in evaluation mode, and what else prediction needs."""
 
     model: DetectionModel
     settings: TrunkSettings
@@ -135,12 +126,9 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu") -> Loaded
     """
     if Path(folder).suffix in SUFFIXES and Path(folder).is_file():
         return _from_torchvision(Path(folder), device)
-    description = read_description(folder)
+    description, file = read_description(folder), Path(folder) / DESCRIPTION_FILE
     if description.family not in SETTINGS_OF:
-        raise UserError(
-            f"{Path(folder) / DESCRIPTION_FILE}: models of the family {description.family!r} are not known here; "
-            f"update mimicdet"
-        )
+        raise UserError(f"{file}: models of the family {description.family!r} are not known here; update mimicdet")
     described = SETTINGS_OF.get(str(description.model.get("family")), SETTINGS_OF[description.family])
     try:
         settings = described.Model.model_validate_json(json.dumps(dict(description.model)))
@@ -149,13 +137,13 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu") -> Loaded
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise UserError(
-            f"{Path(folder) / DESCRIPTION_FILE}: setting {where!r} is not understood ({first['msg']}); "
+            f"{file}: setting {where!r} is not understood ({first['msg']}); "
             f"it was written by another version of mimicdet"
         ) from error
     if settings.family != description.family:
         raise UserError(
-            f"{Path(folder) / DESCRIPTION_FILE} says family '{description.family}' and describes a model of "
-            f"'{settings.family}'; restore the folder as it was saved"
+            f"{file} says family '{description.family}' and describes a model of '{settings.family}'; "
+            f"restore the folder as it was saved"
         )
     model = build_model(settings, len(description.categories), pretrained=False)
     load_weights(folder, model)
@@ -168,9 +156,7 @@ def _from_torchvision(file: Path, device: torch.device | str) -> LoadedModel:
     settings = SETTINGS_OF[found.model["family"]].Model(**found.model)
     inference = InferenceSettings(**found.inference)
     model = build_model(settings, len(found.categories), pretrained=False)
-    pixels = {
-        key: value for key, value in model.state_dict().items() if key.endswith(("backbone.mean", "backbone.std"))
-    }
+    pixels = {f"trunk.backbone.{name}": value for name, value in model.trunk.backbone.named_buffers(recurse=False)}
     try:
         model.load_state_dict(found.state | pixels)
     except RuntimeError as error:  # lists every entry that differs, over many lines

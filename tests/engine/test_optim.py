@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from mimicdet import tasks
 from mimicdet.config import SETTINGS_OF, OptimSettings, settings_from
 from mimicdet.engine.optim import freeze_by_settings, lr_at, make_optimizer, parameter_groups, set_lr
-from mimicdet.models.detector import DetectionModel
-from mimicdet.models.trunk import Trunk
+from mimicdet.models.detector import DetectionModel, Trunk
 from mimicdet.tasks import build_task
 
 

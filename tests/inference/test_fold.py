@@ -9,7 +9,7 @@ from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
 from mimicdet.inference.fold import fold_batch_norm, settle_padding
-from mimicdet.models.frozen_norm import freeze_norms
+from mimicdet.models.backbone import freeze_norms
 
 
 def live_statistics(network: nn.Module) -> nn.Module:

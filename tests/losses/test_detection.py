@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mimicdet.losses.detection import box_loss, class_losses, objectness_loss
+from mimicdet.losses.mimicdet import box_loss, class_losses, objectness_loss
 
 RAW = (1.0, 1.0, 1.0, 1.0)
 HEAD = (0.1, 0.1, 0.2, 0.2)

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mimicdet.losses.mimic import ClassMimic, class_mimic_distances, cosine_distances
+from mimicdet.losses.mimicdet import ClassMimic, class_mimic_distances, cosine_distances
+from mimicdet.models.s_head import HeadOutput
 
 KINDS: tuple[ClassMimic, ...] = get_args(ClassMimic)
 
@@ -20,16 +21,16 @@ def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
+def head(logits: Tensor, feature: Tensor) -> HeadOutput:
+    """Of a classification path; what the regression path says must not matter."""
+    nothing = torch.full((len(logits), 4), torch.nan)
+    return HeadOutput(logits, nothing, feature, nothing)
+
+
 def classify(kind: ClassMimic, sign: float = 1.0, scale: float = 1.0) -> Tensor:
     """Distances between a teacher and a student that is the teacher times ``sign * scale``."""
     logits, feature = random(7, 6), random(7, 32, seed=1)
-    return class_mimic_distances(
-        kind,
-        teacher_logits=logits,
-        student_logits=sign * scale * logits,
-        teacher_feature=feature,
-        student_feature=sign * scale * feature,
-    )
+    return class_mimic_distances(kind, head(logits, feature), head(sign * scale * logits, sign * scale * feature))
 
 
 @settings(max_examples=40, deadline=None)
@@ -63,7 +64,7 @@ def test_each_kind_reads_what_it_says():
     tl, sl, tf, sf = random(4, 6), random(4, 6, seed=1), random(4, 9, seed=2), random(4, 9, seed=3)
 
     def distance(kind: ClassMimic) -> Tensor:
-        return class_mimic_distances(kind, teacher_logits=tl, student_logits=sl, teacher_feature=tf, student_feature=sf)
+        return class_mimic_distances(kind, head(tl, tf), head(sl, sf))
 
     assert torch.equal(distance("logits"), cosine_distances(tl, sl))
     assert torch.equal(distance("feature"), cosine_distances(tf, sf))
@@ -75,10 +76,9 @@ def test_each_kind_reads_what_it_says():
 
 def test_centred_logits_ignore_what_softmax_ignores():
     teacher, student, feature = random(4, 6), random(4, 6, seed=1), random(4, 9)
-    rules = {"teacher_feature": feature, "student_feature": feature}
-    before = class_mimic_distances("centred_logits", teacher_logits=teacher, student_logits=student, **rules)
+    before = class_mimic_distances("centred_logits", head(teacher, feature), head(student, feature))
     shift = torch.tensor([[5.0], [-30.0], [0.0], [100.0]], dtype=torch.float64)
-    after = class_mimic_distances("centred_logits", teacher_logits=teacher, student_logits=student + shift, **rules)
+    after = class_mimic_distances("centred_logits", head(teacher, feature), head(student + shift, feature))
     torch.testing.assert_close(after, before, atol=1e-9, rtol=0)
 
 
@@ -87,7 +87,7 @@ def test_gradcheck(kind: ClassMimic):
     tensors = [random(3, n, seed=i).requires_grad_() for i, n in enumerate((5, 5, 8, 8))]
 
     def f(tl: Tensor, sl: Tensor, tf: Tensor, sf: Tensor) -> Tensor:
-        return class_mimic_distances(kind, teacher_logits=tl, student_logits=sl, teacher_feature=tf, student_feature=sf)
+        return class_mimic_distances(kind, head(tl, tf), head(sl, sf))
 
     assert torch.autograd.gradcheck(f, tensors)
 

@@ -8,7 +8,7 @@ import torch
 from timm.layers import freeze_batch_norm_2d
 from torch import nn
 
-from mimicdet.models.frozen_norm import FrozenNorm, freeze_norms
+from mimicdet.models.backbone import FrozenNorm, freeze_norms
 
 
 @pytest.mark.parametrize("name", ["resnet18", "tf_efficientnet_lite0", "regnetx_002"])

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from mimicdet.models.anchors import square_anchors
-from mimicdet.models.refinement import Refinement
+from mimicdet.models.mimicdet import Refinement
 from tests.tiny import enliven
 
 

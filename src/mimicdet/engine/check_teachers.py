@@ -15,7 +15,7 @@ from mimicdet.errors import UserError
 from mimicdet.inference.coco_metrics import Metrics
 from mimicdet.inference.dataset import FunctionRunner, evaluate_runner
 from mimicdet.inference.decode import Detections
-from mimicdet.models.trunk import DIVISOR
+from mimicdet.models.detector import DIVISOR
 from mimicdet.teachers.teacher import UNKNOWN, Teacher
 
 LEAST_AP50 = 0.01

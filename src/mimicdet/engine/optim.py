@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from mimicdet.config import OptimSettings
-from mimicdet.models.trunk import Trunk
+from mimicdet.models.detector import Trunk
 from mimicdet.tasks import Task
 
 

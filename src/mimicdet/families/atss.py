@@ -2,147 +2,182 @@
 
 ATSS predicts deltas and centerness (Zhang et al., CVPR 2020). GFL scores classes by the quality of their boxes and
 predicts each side as a distribution (Li et al., NeurIPS 2020).
+B images, A cells over all levels, K classes, D numbers that a box is predicted by.
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
 from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from mimicdet.assign_dense import LEFT_OUT, Match, by_statistics
+from mimicdet.assign import LEFT_OUT, by_statistics
 from mimicdet.config import AtssSettings, GflSettings
-from mimicdet.families.shared_head import SharedHead
-from mimicdet.losses.one_stage import distribution_losses, overlap_losses, quality_focal_losses
-from mimicdet.losses.recipe import (
+from mimicdet.losses.one_stage import (
     Learning,
     LossSum,
-    PositiveAnchors,
+    Matched,
     Sums,
-    anchor_centers,
-    centerness_at,
-    focal_sum,
-    predicted_boxes,
+    distribution_losses,
+    overlap_losses,
+    quality_focal_losses,
 )
 from mimicdet.models.anchors import square_anchors
-from mimicdet.models.box_decoders import from_distributions, from_scaled_deltas
-from mimicdet.models.one_stage import OneStage, OneStageMaps
-from mimicdet.models.trunk import Trunk
-from mimicdet.ops.boxes import iou_of_pairs
+from mimicdet.models.detector import Trunk
+from mimicdet.models.one_stage import CONVOLUTIONS, BoxDecoder, Branches, HeadMaps, OneStage, OneStageHead, rows
+from mimicdet.ops.boxes import decode_deltas, iou_of_pairs
 
 SIDE_IN_CELLS = 8
 LONGEST_DISTANCE = 16
 """Cells; a side's distribution (GFL) covers 0 to this many."""
+ATSS_STD = (0.1, 0.1, 0.2, 0.2)
+PRIOR_PROBABILITY = 0.01
 
 
-def atss(*, trunk: Trunk, num_classes: int, groups: int = 32) -> OneStage:
-    """ATSS on a trunk.
+class SharedHead(OneStageHead):
+    """Predicts once a cell, by a class and a box branch shared over the levels but for a factor each.
 
     Args:
+        channels: of the pyramid and of the branches.
         num_classes: K.
-        groups: of the group normalisation after each convolution of the head (32, as published); 0: none.
+        box_outputs: D.
+        levels: how many there are; the box outputs of each are multiplied by a factor of its own that is learned.
+        quality: predict one from the box branch too (centerness).
+        groups: of the group normalisation after each convolution; 0: none.
     """
-    head = SharedHead(
-        channels=trunk.channels,
-        num_classes=num_classes,
-        box_outputs=4,
-        levels=len(trunk.level_numbers),
-        quality=True,
-        groups=groups,
-    )
-    anchors = square_anchors(trunk.level_numbers, side_in_cells=SIDE_IN_CELLS)
-    return OneStage(trunk=trunk, head=head, anchors=anchors, decode_boxes=from_scaled_deltas, num_classes=num_classes)
+
+    def __init__(
+        self, *, channels: int, num_classes: int, box_outputs: int, levels: int, quality: bool, groups: int
+    ) -> None:
+        super().__init__()
+        self.class_branch = _branch(channels, groups)
+        self.box_branch = _branch(channels, groups)
+        self.classifier = nn.Conv2d(channels, num_classes, 3, padding=1)
+        self.regressor = nn.Conv2d(channels, box_outputs, 3, padding=1)
+        self.quality = nn.Conv2d(channels, 1, 3, padding=1) if quality else None
+        self.factors = nn.Parameter(torch.ones(levels))
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.normal_(layer.weight, std=0.01)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+        assert self.classifier.bias is not None
+        nn.init.constant_(self.classifier.bias, -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY))
+
+    def forward(self, levels: Sequence[Tensor]) -> HeadMaps:
+        logits, boxes, quality = [], [], []
+        for level, factor in zip(levels, self.factors, strict=True):
+            logits.append(rows(self.classifier(self.class_branch(level)), 1))
+            hidden = self.box_branch(level)
+            boxes.append(rows(self.regressor(hidden) * factor, 1))
+            if self.quality is not None:
+                quality.append(rows(self.quality(hidden), 1))
+        central = torch.cat(quality, 1).squeeze(-1) if quality else None
+        return HeadMaps(torch.cat(logits, 1), torch.cat(boxes, 1), central)
+
+    def branches(self) -> Branches:
+        return Branches(
+            self.class_branch,
+            self.box_branch,
+            lambda feature: rows(self.classifier(feature), 1),
+            lambda feature, level: rows(self.regressor(feature) * self.factors[level], 1),
+        )
 
 
-def gfl(*, trunk: Trunk, num_classes: int, groups: int = 32) -> OneStage:
-    """GFL on a trunk; arguments as for :func:`atss`. Its anchors serve the assignment, which is ATSS's."""
-    head = SharedHead(
-        channels=trunk.channels,
-        num_classes=num_classes,
-        box_outputs=4 * (LONGEST_DISTANCE + 1),
-        levels=len(trunk.level_numbers),
-        quality=False,
-        groups=groups,
-    )
-    anchors = square_anchors(trunk.level_numbers, side_in_cells=SIDE_IN_CELLS)
-    return OneStage(trunk=trunk, head=head, anchors=anchors, decode_boxes=from_distributions, num_classes=num_classes)
+def _branch(channels: int, groups: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for _ in range(CONVOLUTIONS):
+        norms = [nn.GroupNorm(groups, channels)] if groups else []
+        layers += [nn.Conv2d(channels, channels, 3, padding=1, bias=not groups), *norms, nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+def from_scaled_deltas(box_outputs: Tensor, anchors: Tensor, stride: Tensor) -> Tensor:
+    """Moves anchors (..., 4) by deltas (..., 4) in standard deviations (ATSS)."""
+    return decode_deltas(box_outputs, anchors, std=ATSS_STD)
+
+
+def from_distributions(box_outputs: Tensor, anchors: Tensor, stride: Tensor) -> Tensor:
+    """Returns boxes at the means of four distributions (..., 4 (n + 1)) over 0 to n strides (GFL, equation 5)."""
+    logits = box_outputs.unflatten(-1, (4, -1))
+    values = torch.arange(logits.shape[-1], device=logits.device, dtype=logits.dtype)
+    # A sum and no matrix product, which autocast would round to whole pixels
+    distances = (logits.softmax(-1) * values).sum(-1) * stride[..., None]
+    center = (anchors[..., :2] + anchors[..., 2:]) / 2
+    return torch.cat([center - distances[..., :2], center + distances[..., 2:]], dim=-1)
 
 
 def build_atss(settings: AtssSettings.Model, trunk: Trunk, num_classes: int) -> OneStage:
-    """The detector of ATSS's settings."""
-    return atss(trunk=trunk, num_classes=num_classes, groups=settings.head_groups)
+    """Builds ATSS on a trunk."""
+    return _build(settings.head_groups, trunk, num_classes, box_outputs=4, decode=from_scaled_deltas, quality=True)
 
 
 def build_gfl(settings: GflSettings.Model, trunk: Trunk, num_classes: int) -> OneStage:
-    """The detector of GFL's settings."""
-    return gfl(trunk=trunk, num_classes=num_classes, groups=settings.head_groups)
+    """Builds GFL on a trunk; its anchors serve the assignment, which is ATSS's."""
+    outputs = 4 * (LONGEST_DISTANCE + 1)
+    return _build(
+        settings.head_groups, trunk, num_classes, box_outputs=outputs, decode=from_distributions, quality=False
+    )
 
 
-@dataclass(frozen=True)
-class AtssRecipe:
+def _build(
+    groups: int, trunk: Trunk, num_classes: int, *, box_outputs: int, decode: BoxDecoder, quality: bool
+) -> OneStage:
+    levels = trunk.level_numbers
+    head = SharedHead(
+        channels=trunk.channels,
+        num_classes=num_classes,
+        box_outputs=box_outputs,
+        levels=len(levels),
+        quality=quality,
+        groups=groups,
+    )
+    anchors = square_anchors(levels, side_in_cells=SIDE_IN_CELLS)
+    return OneStage(trunk=trunk, head=head, anchors=anchors, decode_boxes=decode, num_classes=num_classes)
+
+
+def _atss_sums(settings: AtssSettings.Learning, matched: Matched) -> Sums:
     """Focal loss and centerness over the number of positives; generalised IoU weighted by centerness."""
-
-    candidates: int
-    alpha: float
-    gamma: float
-
-    @property
-    def match(self) -> Match:
-        return partial(by_statistics, candidates=self.candidates)
-
-    def sums(self, detector: OneStage, maps: OneStageMaps, match: Tensor, positives: PositiveAnchors) -> Sums:
-        central, quality = centerness_at(maps, positives)
-        overlap = overlap_losses(predicted_boxes(detector, maps, positives), positives.boxes)
-        return {
-            "classification": LossSum(focal_sum(maps, match, positives, alpha=self.alpha, gamma=self.gamma), None),
-            "boxes": LossSum((overlap * central).sum(), central.sum()),
-            "quality": LossSum(F.binary_cross_entropy_with_logits(quality, central, reduction="sum"), None),
-        }
+    central, quality = matched.centerness()
+    overlap = overlap_losses(matched.predicted_boxes(), matched.boxes)
+    alpha, gamma = settings.focal_alpha, settings.focal_gamma
+    return {
+        "classification": LossSum(matched.focal_sum(alpha=alpha, gamma=gamma), None),
+        "boxes": LossSum((overlap * central).sum(), central.sum()),
+        "quality": LossSum(F.binary_cross_entropy_with_logits(quality, central, reduction="sum"), None),
+    }
 
 
-@dataclass(frozen=True)
-class GflRecipe:
+def _gfl_sums(settings: GflSettings.Learning, matched: Matched) -> Sums:
     """Quality focal loss over the number of positives; generalised IoU and distributions weighted by the score."""
-
-    candidates: int
-    gamma: float
-
-    @property
-    def match(self) -> Match:
-        return partial(by_statistics, candidates=self.candidates)
-
-    def sums(self, detector: OneStage, maps: OneStageMaps, match: Tensor, positives: PositiveAnchors) -> Sums:
-        image, anchor, wanted, labels = positives
-        boxes = predicted_boxes(detector, maps, positives)
-        with torch.no_grad():
-            overlap = iou_of_pairs(boxes, wanted)
-            weight = maps.head.logits[image, anchor].sigmoid().amax(-1)
-        targets = torch.zeros_like(maps.head.logits)
-        targets[image, anchor, labels] = overlap
-        class_losses = quality_focal_losses(maps.head.logits, targets, gamma=self.gamma)
-        center = anchor_centers(maps, positives)
-        stride = maps.places.stride[anchor, None]
-        distances = torch.cat([center - wanted[:, :2], wanted[:, 2:] - center], dim=-1) / stride
-        distributions = distribution_losses(maps.head.box_outputs[image, anchor], distances)
-        return {
-            "classification": LossSum((class_losses * (match != LEFT_OUT)).sum(), None),
-            "boxes": LossSum((overlap_losses(boxes, wanted) * weight).sum(), weight.sum()),
-            "distribution": LossSum((distributions * weight).sum(), weight.sum()),
-        }
+    _, maps, match, image, anchor, wanted, labels = matched
+    boxes = matched.predicted_boxes()
+    with torch.no_grad():
+        overlap = iou_of_pairs(boxes, wanted)
+        weight = maps.head.logits[image, anchor].sigmoid().amax(-1)
+    targets = torch.zeros_like(maps.head.logits)
+    targets[image, anchor, labels] = overlap
+    class_losses = quality_focal_losses(maps.head.logits, targets, gamma=settings.focal_gamma)
+    center = matched.centers()
+    stride = maps.places.stride[anchor, None]
+    distances = torch.cat([center - wanted[:, :2], wanted[:, 2:] - center], dim=-1) / stride
+    distributions = distribution_losses(maps.head.box_outputs[image, anchor], distances)
+    return {
+        "classification": LossSum((class_losses * (match != LEFT_OUT)).sum(), None),
+        "boxes": LossSum((overlap_losses(boxes, wanted) * weight).sum(), weight.sum()),
+        "distribution": LossSum((distributions * weight).sum(), weight.sum()),
+    }
 
 
 def atss_learning(settings: AtssSettings.Learning) -> Learning:
-    """How ATSS learns, of its settings."""
-    recipe = AtssRecipe(candidates=settings.candidates, alpha=settings.focal_alpha, gamma=settings.focal_gamma)
+    """Returns how ATSS learns by its settings."""
     weights = {"classification": settings.classification, "boxes": settings.boxes, "quality": settings.quality}
-    return Learning(recipe, weights)
+    return Learning(partial(by_statistics, candidates=settings.candidates), partial(_atss_sums, settings), weights)
 
 
 def gfl_learning(settings: GflSettings.Learning) -> Learning:
-    """How GFL learns, of its settings."""
-    recipe = GflRecipe(candidates=settings.candidates, gamma=settings.focal_gamma)
+    """Returns how GFL learns by its settings."""
     names = {"classification": settings.classification, "boxes": settings.boxes, "distribution": settings.distribution}
-    return Learning(recipe, names)
+    return Learning(partial(by_statistics, candidates=settings.candidates), partial(_gfl_sums, settings), names)

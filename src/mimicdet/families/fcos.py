@@ -3,44 +3,38 @@
 Torchvision's own head, so that its published weights load; like it, points are the upper left corners of the cells.
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass
 from functools import partial
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSRegressionHead
 
-from mimicdet.assign_dense import Match, by_center
+from mimicdet.assign import by_center
 from mimicdet.config import FcosSettings
-from mimicdet.losses.one_stage import overlap_losses
-from mimicdet.losses.recipe import Learning, LossSum, PositiveAnchors, Sums, centerness_at, focal_sum, predicted_boxes
+from mimicdet.losses.one_stage import Learning, LossSum, Matched, Sums, overlap_losses
 from mimicdet.models.anchors import square_anchors
-from mimicdet.models.box_decoders import from_distances
-from mimicdet.models.branches import Branches, rows
-from mimicdet.models.one_stage import HeadMaps, OneStage, OneStageHead, OneStageMaps
-from mimicdet.models.trunk import Trunk
+from mimicdet.models.detector import Trunk
+from mimicdet.models.one_stage import Branches, HeadMaps, OneStage, OneStageHead, rows
 
 
 class FcosHead(OneStageHead):
-    """Torchvision's two branches behind this project's interface.
+    """Puts torchvision's two branches behind this project's interface.
 
     Args:
-        classification_head, regression_head: torchvision's.
+        classes, boxes: torchvision's.
     """
 
-    def __init__(self, *, classification_head: FCOSClassificationHead, regression_head: FCOSRegressionHead) -> None:
+    def __init__(self, *, classes: FCOSClassificationHead, boxes: FCOSRegressionHead) -> None:
         super().__init__()
-        self.classification_head = classification_head
-        self.regression_head = regression_head
+        self.classification_head = classes
+        self.regression_head = boxes
 
     def forward(self, levels: list[Tensor]) -> HeadMaps:
         boxes, centerness = self.regression_head(levels)
         return HeadMaps(self.classification_head(levels), boxes, centerness.squeeze(-1))
 
     def branches(self) -> Branches:
-        """See ``mimicdet.models.branches``."""
         classes, boxes = self.classification_head, self.regression_head
         return Branches(
             classes.conv,
@@ -50,56 +44,38 @@ class FcosHead(OneStageHead):
         )
 
 
-def fcos(*, trunk: Trunk, num_classes: int, groups: int = 32) -> OneStage:
-    """FCOS on a pyramid.
-
-    Args:
-        num_classes: K.
-        groups: of the group normalisation after each convolution of the head (32, as published); 0: none.
-    """
-    norm = partial(nn.GroupNorm, groups) if groups else nn.Identity
-    head = FcosHead(
-        classification_head=FCOSClassificationHead(trunk.channels, 1, num_classes, norm_layer=norm),
-        regression_head=FCOSRegressionHead(trunk.channels, 1, norm_layer=norm),
-    )
-    return OneStage(
-        trunk=trunk,
-        head=head,
-        anchors=square_anchors(trunk.level_numbers, side_in_cells=1, convention="corner"),
-        decode_boxes=from_distances,
-        num_classes=num_classes,
-        score="root",
-    )
+def from_distances(box_outputs: Tensor, anchors: Tensor, stride: Tensor) -> Tensor:
+    """Returns boxes at distances (..., 4) left, top, right, bottom of an anchor's centre, in its widths and heights."""
+    size = anchors[..., 2:] - anchors[..., :2]
+    center = (anchors[..., :2] + anchors[..., 2:]) / 2
+    return torch.cat([center - box_outputs[..., :2] * size, center + box_outputs[..., 2:] * size], dim=-1)
 
 
 def build(settings: FcosSettings.Model, trunk: Trunk, num_classes: int) -> OneStage:
-    """The detector of the family's settings."""
-    return fcos(trunk=trunk, num_classes=num_classes, groups=settings.head_groups)
+    """Builds FCOS on a trunk."""
+    norm = partial(nn.GroupNorm, settings.head_groups) if settings.head_groups else nn.Identity
+    head = FcosHead(
+        classes=FCOSClassificationHead(trunk.channels, 1, num_classes, norm_layer=norm),
+        boxes=FCOSRegressionHead(trunk.channels, 1, norm_layer=norm),
+    )
+    anchors = square_anchors(trunk.level_numbers, side_in_cells=1, convention="corner")
+    return OneStage(
+        trunk=trunk, head=head, anchors=anchors, decode_boxes=from_distances, num_classes=num_classes, score="root"
+    )
 
 
-@dataclass(frozen=True)
-class FcosRecipe:
+def _sums(settings: FcosSettings.Learning, matched: Matched) -> Sums:
     """Focal loss, generalised IoU and centerness over the number of positives (torchvision's)."""
-
-    radius: float
-    alpha: float
-    gamma: float
-
-    @property
-    def match(self) -> Match:
-        return partial(by_center, radius=self.radius)
-
-    def sums(self, detector: OneStage, maps: OneStageMaps, match: Tensor, positives: PositiveAnchors) -> Sums:
-        central, quality = centerness_at(maps, positives)
-        return {
-            "classification": LossSum(focal_sum(maps, match, positives, alpha=self.alpha, gamma=self.gamma), None),
-            "boxes": LossSum(overlap_losses(predicted_boxes(detector, maps, positives), positives.boxes).sum(), None),
-            "quality": LossSum(F.binary_cross_entropy_with_logits(quality, central, reduction="sum"), None),
-        }
+    central, quality = matched.centerness()
+    alpha, gamma = settings.focal_alpha, settings.focal_gamma
+    return {
+        "classification": LossSum(matched.focal_sum(alpha=alpha, gamma=gamma), None),
+        "boxes": LossSum(overlap_losses(matched.predicted_boxes(), matched.boxes).sum(), None),
+        "quality": LossSum(F.binary_cross_entropy_with_logits(quality, central, reduction="sum"), None),
+    }
 
 
 def learning(settings: FcosSettings.Learning) -> Learning:
-    """How the detector learns, of the family's settings."""
-    recipe = FcosRecipe(radius=settings.center_radius, alpha=settings.focal_alpha, gamma=settings.focal_gamma)
+    """Returns how FCOS learns by its settings."""
     weights = {"classification": settings.classification, "boxes": settings.boxes, "quality": settings.quality}
-    return Learning(recipe, weights)
+    return Learning(partial(by_center, radius=settings.center_radius), partial(_sums, settings), weights)

@@ -3,51 +3,45 @@
 Torchvision's own head, so that its published weights load.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 
 from torch import Tensor, nn
 from torchvision.models.detection.retinanet import RetinaNetClassificationHead, RetinaNetRegressionHead
 
-from mimicdet.assign_dense import Match, by_overlap
+from mimicdet.assign import by_overlap
 from mimicdet.config import RetinaNetSettings
-from mimicdet.losses.recipe import Learning, LossSum, PositiveAnchors, Sums, focal_sum
+from mimicdet.losses.one_stage import Learning, LossSum, Matched, Sums
 from mimicdet.models.anchors import Anchors, base_boxes
-from mimicdet.models.box_decoders import RAW, from_deltas
-from mimicdet.models.branches import Branches, rows
-from mimicdet.models.one_stage import HeadMaps, OneStage, OneStageHead, OneStageMaps
-from mimicdet.models.trunk import Trunk
-from mimicdet.ops.boxes import encode_deltas
+from mimicdet.models.detector import Trunk
+from mimicdet.models.one_stage import Branches, HeadMaps, OneStage, OneStageHead, rows
+from mimicdet.ops.boxes import decode_deltas, encode_deltas
 
 RATIOS = (0.5, 1.0, 2.0)
 ANCHORS = 9
 """Of a cell."""
 FINEST_SIDE = 4
 """Side of the smallest anchors of a level, in cells."""
+RAW = (1.0, 1.0, 1.0, 1.0)
+"""Deltas are not divided by standard deviations."""
 
 
 class RetinaHead(OneStageHead):
-    """Torchvision's two branches behind this project's interface.
+    """Puts torchvision's two branches behind this project's interface.
 
     Args:
-        classification_head, regression_head: torchvision's.
+        classes, boxes: torchvision's.
     """
 
-    def __init__(
-        self, *, classification_head: RetinaNetClassificationHead, regression_head: RetinaNetRegressionHead
-    ) -> None:
+    def __init__(self, *, classes: RetinaNetClassificationHead, boxes: RetinaNetRegressionHead) -> None:
         super().__init__()
-        self.classification_head = classification_head
-        self.regression_head = regression_head
+        self.classification_head = classes
+        self.regression_head = boxes
 
     def forward(self, levels: list[Tensor]) -> HeadMaps:
         return HeadMaps(self.classification_head(levels), self.regression_head(levels), None)
 
     def branches(self) -> Branches:
-        """See ``mimicdet.models.branches``."""
         classes, boxes = self.classification_head, self.regression_head
         return Branches(
             classes.conv,
@@ -57,67 +51,42 @@ class RetinaHead(OneStageHead):
         )
 
 
-def retinanet(*, trunk: Trunk, num_classes: int, groups: int = 0) -> OneStage:
-    """RetinaNet on a pyramid.
-
-    Args:
-        num_classes: K.
-        groups: of the group normalisation after each convolution of the head; 0: none, as published.
-    """
-    norm = partial(nn.GroupNorm, groups) if groups else None
-    head = RetinaHead(
-        classification_head=RetinaNetClassificationHead(trunk.channels, ANCHORS, num_classes, norm_layer=norm),
-        regression_head=RetinaNetRegressionHead(trunk.channels, ANCHORS, norm_layer=norm),
-    )
-    return OneStage(
-        trunk=trunk,
-        head=head,
-        anchors=retina_anchors(trunk.level_numbers),
-        decode_boxes=from_deltas,
-        num_classes=num_classes,
-    )
-
-
 def retina_anchors(levels: Sequence[int]) -> Anchors:
-    """Three sizes, 2^0, 2^(1/3) and 2^(2/3) times four cells in whole pixels, in three shapes."""
+    """Returns three sizes, 2^0, 2^(1/3) and 2^(2/3) times four cells in whole pixels, in three shapes."""
     sides = [FINEST_SIDE * 2**level for level in levels]
     base = [base_boxes([side, int(side * 2 ** (1 / 3)), int(side * 2 ** (2 / 3))], RATIOS) for side in sides]
     return Anchors(base=base, levels=levels, convention="corner")
 
 
+def from_deltas(box_outputs: Tensor, anchors: Tensor, stride: Tensor) -> Tensor:
+    """Moves anchors (..., 4) by deltas (..., 4)."""
+    return decode_deltas(box_outputs, anchors, std=RAW)
+
+
 def build(settings: RetinaNetSettings.Model, trunk: Trunk, num_classes: int) -> OneStage:
-    """The detector of the family's settings."""
-    return retinanet(trunk=trunk, num_classes=num_classes, groups=settings.head_groups)
+    """Builds RetinaNet on a trunk."""
+    norm = partial(nn.GroupNorm, settings.head_groups) if settings.head_groups else None
+    head = RetinaHead(
+        classes=RetinaNetClassificationHead(trunk.channels, ANCHORS, num_classes, norm_layer=norm),
+        boxes=RetinaNetRegressionHead(trunk.channels, ANCHORS, norm_layer=norm),
+    )
+    anchors = retina_anchors(trunk.level_numbers)
+    return OneStage(trunk=trunk, head=head, anchors=anchors, decode_boxes=from_deltas, num_classes=num_classes)
 
 
-@dataclass(frozen=True)
-class RetinaRecipe:
+def _sums(settings: RetinaNetSettings.Learning, matched: Matched) -> Sums:
     """Focal loss, and L1 on the positives' deltas, over the batch's positives (torchvision: each image's)."""
-
-    positive_iou: float
-    negative_iou: float
-    alpha: float
-    gamma: float
-
-    @property
-    def match(self) -> Match:
-        return partial(by_overlap, positive_iou=self.positive_iou, negative_iou=self.negative_iou)
-
-    def sums(self, detector: OneStage, maps: OneStageMaps, match: Tensor, positives: PositiveAnchors) -> Sums:
-        wanted = encode_deltas(positives.boxes, maps.places.anchors[positives.anchor], std=RAW)
-        deltas = maps.head.box_outputs[positives.image, positives.anchor]
-        return {
-            "classification": LossSum(focal_sum(maps, match, positives, alpha=self.alpha, gamma=self.gamma), None),
-            "boxes": LossSum((deltas - wanted).abs().sum(), None),
-        }
+    wanted = encode_deltas(matched.boxes, matched.maps.places.anchors[matched.anchor], std=RAW)
+    deltas = matched.maps.head.box_outputs[matched.image, matched.anchor]
+    alpha, gamma = settings.focal_alpha, settings.focal_gamma
+    return {
+        "classification": LossSum(matched.focal_sum(alpha=alpha, gamma=gamma), None),
+        "boxes": LossSum((deltas - wanted).abs().sum(), None),
+    }
 
 
 def learning(settings: RetinaNetSettings.Learning) -> Learning:
-    """How the detector learns, of the family's settings."""
-    recipe = RetinaRecipe(
-        positive_iou=settings.positive_iou,
-        negative_iou=settings.negative_iou,
-        alpha=settings.focal_alpha,
-        gamma=settings.focal_gamma,
-    )
-    return Learning(recipe, {"classification": settings.classification, "boxes": settings.boxes})
+    """Returns how RetinaNet learns by its settings."""
+    match = partial(by_overlap, positive_iou=settings.positive_iou, negative_iou=settings.negative_iou)
+    weights = {"classification": settings.classification, "boxes": settings.boxes}
+    return Learning(match, partial(_sums, settings), weights)

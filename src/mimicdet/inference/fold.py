@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from mimicdet.models.backbone import FrozenNorm
 from mimicdet.models.detector import DetectionModel
-from mimicdet.models.frozen_norm import FrozenNorm
 
 _NORMS = (nn.BatchNorm2d, BatchNormAct2d, FrozenNorm)
 _SIDE = 64

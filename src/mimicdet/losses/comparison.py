@@ -4,8 +4,6 @@ B images, S common sites over all levels (RoI teachers: one row of N boxes, B = 
 M objects (padded), P positives, C channels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,7 +23,7 @@ class Positives(NamedTuple):
 
 
 def feature_difference(teacher: Tensor, student: Tensor) -> Tensor:
-    """F_dif: mean over the channels of the squared difference: (B, C, H, W) twice -> (B, H W)."""
+    """Returns F_dif (B, H W), the mean over the channels of the squared difference of (B, C, H, W) twice."""
     return (teacher - student).square().mean(1).flatten(1)
 
 
@@ -41,7 +39,7 @@ class LevelPair:
 
     @cached_property
     def feature_difference(self) -> Tensor:
-        """(B, H W), see :func:`feature_difference`; several losses read it."""
+        """Returns F_dif (B, H W), see :func:`feature_difference`; several losses read it."""
         return feature_difference(self.teacher, self.student)
 
 
@@ -59,7 +57,7 @@ class CrossedHeads(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """Student and teacher on one batch."""
+    """Holds student and teacher on one batch."""
 
     objects: Tensor  # (B, M) bool, real objects that are no crowd regions
     known: Tensor  # (K,) bool, the student's classes that the teacher has

@@ -3,92 +3,67 @@
 B images, C channels, H W cells of one level, K classes, n anchors a cell.
 """
 
-from __future__ import annotations
-
-from typing import Literal
-
 import torch
 from torch import Tensor
 
 from mimicdet.losses.comparison import Comparison
 
-ImitationForm = Literal["product", "squared", "norm"]
 
-
-def imitation(comparison: Comparison, *, form: ImitationForm, detach: bool, normalise: bool) -> Tensor:
-    """Prediction-guided Feature Imitation, mean over the levels, 0-d; see :func:`imitation_loss`."""
-    losses = [
-        imitation_loss(
-            prediction_difference(pair.teacher_scores, pair.student_scores, known=comparison.known),
-            pair.feature_difference,
-            pair.valid,
-            form=form,
-            detach=detach,
-            normalise=normalise,
-        )
-        for pair in comparison.levels
-    ]
+def imitation(comparison: Comparison) -> Tensor:
+    """Returns Prediction-guided Feature Imitation, mean over the levels, 0-d; see :func:`imitation_loss`."""
+    losses = []
+    for pair in comparison.levels:
+        apart = prediction_difference(pair.teacher_scores, pair.student_scores, known=comparison.known)
+        losses.append(imitation_loss(apart, pair.feature_difference, pair.valid))
     return torch.stack(losses).mean()
 
 
 def whole_map(comparison: Comparison) -> Tensor:
-    """FitNets' imitation of all cells alike, mean over the levels, 0-d; see :func:`whole_map_loss`."""
-    losses = [whole_map_loss(pair.feature_difference, pair.valid) for pair in comparison.levels]
-    return torch.stack(losses).mean()
+    """Returns FitNets' imitation of all cells alike, mean over the levels, 0-d; see :func:`whole_map_loss`."""
+    return torch.stack([whole_map_loss(pair.feature_difference, pair.valid) for pair in comparison.levels]).mean()
 
 
 def correlation(comparison: Comparison) -> Tensor:
-    """PKD's imitation up to each channel's scale and shift, mean over the levels, 0-d; see :func:`correlation_loss`."""
+    """Returns PKD's imitation up to a channel's scale and shift, mean over levels; see :func:`correlation_loss`."""
     return torch.stack([correlation_loss(pair.teacher, pair.student, pair.valid) for pair in comparison.levels]).mean()
 
 
 def prediction_difference(teacher: Tensor, student: Tensor, *, known: Tensor) -> Tensor:
-    """P_dif: mean over a cell's anchors and classes of the squared difference of scores.
+    """Returns P_dif (B, cells), the mean over a cell's anchors and classes of the squared difference of scores.
 
     Args:
         teacher, student: (B, cells, n, K) in 0..1.
         known: (K,) bool, classes that the teacher has.
-
-    Returns:
-        (B, cells).
     """
     squares = (teacher - student).square() * known
     return squares.mean(2).sum(-1) / known.sum()
 
 
-def imitation_loss(
-    prediction: Tensor, feature: Tensor, valid: Tensor, *, form: ImitationForm, detach: bool, normalise: bool
-) -> Tensor:
-    """PFI on one level: features are imitated where predictions differ.
+def imitation_loss(prediction: Tensor, feature: Tensor, valid: Tensor) -> Tensor:
+    """Returns PFI on one level, the mean of P F over its cells: features are imitated where predictions differ.
+
+    P has no gradient, and is divided by its mean over the level, because differences of probabilities are tiny.
 
     Args:
         prediction, feature: (B, cells), P_dif and F_dif.
         valid: (B, cells) bool, False on padding.
-        form: mean over cells of P F (``product``), of (P F)^2 (``squared``), or its root (``norm``).
-        detach: no gradient through P.
-        normalise: divide P by its mean over the level; raw differences of probabilities are tiny.
     """
     count = valid.sum().clamp(min=1)
-    if detach:
-        prediction = prediction.detach()
-    if normalise:
-        mean = (prediction * valid).sum() / count
-        prediction = prediction / mean.clamp(min=torch.finfo(mean.dtype).tiny)
-    product = prediction * feature * valid
-    if form == "product":
-        return product.sum() / count
-    squared = product.square().sum() / count
-    # The root has no gradient at 0, where there is nothing to learn either
-    return squared if form == "squared" else torch.where(squared > 0, squared, 1).sqrt() * (squared > 0)
+    prediction = prediction.detach()
+    mean = (prediction * valid).sum() / count
+    prediction = prediction / mean.clamp(min=torch.finfo(mean.dtype).tiny)
+    return (prediction * feature * valid).sum() / count
 
 
 def whole_map_loss(feature: Tensor, valid: Tensor) -> Tensor:
-    """Mean of F_dif (B, cells) over all cells of a level (FitNets; Romero et al., ICLR 2015)."""
+    """Returns the mean of F_dif (B, cells) over all cells of a level (FitNets; Romero et al., ICLR 2015)."""
     return (feature * valid).sum() / valid.sum().clamp(min=1)
 
 
 def correlation_loss(teacher: Tensor, student: Tensor, valid: Tensor) -> Tensor:
-    """1 - Pearson correlation of each channel over a batch's cells, mean over channels (PKD; Cao et al., NeurIPS 2022).
+    """Returns 1 - Pearson correlation of each channel over a batch's cells, mean over channels.
+
+    This is PKD (Cao et al., NeurIPS 2022).
 
     Args:
         teacher, student: (B, C, H, W).

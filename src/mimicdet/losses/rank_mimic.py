@@ -3,8 +3,6 @@
 P positives of a batch, each of one object; G = B M groups, one an object.
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch
@@ -18,7 +16,7 @@ Which = Literal["classification", "localisation", "both"]
 def rank_mimicking(
     comparison: Comparison, *, which: Which, score: Literal["sigmoid", "logit"], temperature: float
 ) -> Tensor:
-    """Rank Mimicking of scores, of IoUs, or of each in turn (summed), 0-d.
+    """Returns Rank Mimicking's loss of scores, of IoUs, or of each in turn (summed), 0-d.
 
     Args:
         which: what an object's positives are ranked by.
@@ -29,8 +27,8 @@ def rank_mimicking(
     total = positives.student_logits.new_zeros(())
     if which != "localisation":
         sides = (positives.teacher_logits, positives.student_logits)
-        teacher, student = (side.sigmoid() if score == "sigmoid" else side for side in sides)
-        total = total + object_rank_loss(teacher, student, positives.group, objects, temperature=temperature)
+        sides = (sides[0].sigmoid(), sides[1].sigmoid()) if score == "sigmoid" else sides
+        total = total + object_rank_loss(*sides, positives.group, objects, temperature=temperature)
     if which != "classification":
         sides = (positives.teacher_iou, positives.student_iou)
         total = total + object_rank_loss(*sides, positives.group, objects, temperature=temperature)
@@ -38,7 +36,7 @@ def rank_mimicking(
 
 
 def group_log_softmax(values: Tensor, group: Tensor, groups: int) -> Tensor:
-    """Log of the softmax over each group's own values: (P,), (P,) int64 in 0..groups-1 -> (P,)."""
+    """Returns the log of the softmax over each group's own values: (P,), (P,) int64 in 0..groups-1 -> (P,)."""
     most = values.detach().new_full((groups,), -torch.inf).scatter_reduce(0, group, values.detach(), "amax")
     shifted = values - most[group]
     total = torch.zeros_like(most).index_add(0, group, shifted.exp())
@@ -46,7 +44,7 @@ def group_log_softmax(values: Tensor, group: Tensor, groups: int) -> Tensor:
 
 
 def rank_divergences(teacher: Tensor, student: Tensor, group: Tensor, groups: int, *, temperature: float) -> Tensor:
-    """KL(teacher || student) of each group's distribution over its positives; 0 for groups without any.
+    """Returns KL(teacher || student) of each group's distribution over its positives; 0 for groups without any.
 
     Nothing is sorted: sorted values would no longer tell which box has which rank.
 
@@ -64,22 +62,20 @@ def rank_divergences(teacher: Tensor, student: Tensor, group: Tensor, groups: in
 
 
 def rank_loss(divergences: Tensor, objects: Tensor) -> Tensor:
-    """Mean over an image's objects, then over images: (B M,), (B, M) bool -> 0-d.
+    """Returns the mean over an image's objects, then over images: (B M,), (B, M) bool -> 0-d.
 
     Args:
         objects: which of the padded rows are objects; those without positives count too, with 0.
     """
-    b = len(objects)
-    sums = divergences.reshape(b, -1).sum(1)
+    sums = divergences.reshape(len(objects), -1).sum(1)
     return (sums / objects.sum(1).clamp(min=1)).mean()
 
 
 def object_rank_loss(teacher: Tensor, student: Tensor, group: Tensor, objects: Tensor, *, temperature: float) -> Tensor:
-    """Rank Mimicking of P positives by one quantity, 0-d; without any object it is 0, attached to the graph.
+    """Returns Rank Mimicking's loss of P positives by one quantity, 0-d; 0 and attached to the graph without objects.
 
     Arguments as for :func:`rank_divergences` and :func:`rank_loss`.
     """
-    groups = objects.numel()
-    if not groups:
+    if not (groups := objects.numel()):
         return student.sum()
     return rank_loss(rank_divergences(teacher, student, group, groups, temperature=temperature), objects)

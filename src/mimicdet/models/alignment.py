@@ -5,8 +5,6 @@ Offsets are in cells of the position's level, y before x, tap by tap (torchvisio
 P: positions, k: kernel size, T = k*k taps.
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch
@@ -14,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
-from mimicdet.models.refinement import ANCHOR_SIDE_IN_CELLS
+from mimicdet.models.anchors import ANCHOR_SIDE_IN_CELLS
 from mimicdet.ops.boxes import MAX_LOG_SCALE
 from mimicdet.ops.precision import full_precision
 from mimicdet.ops.sampling import kernel_taps
@@ -23,7 +21,7 @@ OffsetSource = Literal["learned", "box_grid", "box_grid+learned"]
 
 
 def box_grid_offsets(deltas: Tensor, kernel_size: int) -> Tensor:
-    """Offsets that spread a kernel's taps evenly over the adjusted box, as AlignConv does.
+    """Returns offsets that spread a kernel's taps evenly over the adjusted box, as AlignConv does.
 
     Args:
         deltas: (..., 4) raw deltas of the refinement module.
@@ -34,12 +32,12 @@ def box_grid_offsets(deltas: Tensor, kernel_size: int) -> Tensor:
     taps = kernel_taps(kernel_size, device=deltas.device).to(deltas.dtype)  # (T, 2) y, x
     center = deltas[..., [1, 0]] * ANCHOR_SIDE_IN_CELLS
     size = torch.exp(deltas[..., [3, 2]].clamp(max=MAX_LOG_SCALE)) * ANCHOR_SIDE_IN_CELLS
-    points = center[..., None, :] + taps * (size / kernel_size)[..., None, :]
+    points = center[..., None, :] + taps * (size / kernel_size)[..., None, :]  # (..., T, 2)
     return (points - taps).flatten(-2)
 
 
 class GuidedOffsets(nn.Module):
-    """Offsets from the refinement module's deltas alone.
+    """Makes offsets from the refinement module's deltas alone.
 
     Args:
         source: ``learned`` is the paper's micro-network of three 1x1 layers (4 -> 64 -> 128 -> 2*T); ``box_grid`` is
@@ -63,21 +61,19 @@ class GuidedOffsets(nn.Module):
                     nn.init.zeros_(layer.bias)
 
     def forward(self, deltas: Tensor, *, finest: bool, kernel_size: int) -> Tensor:
-        """Deltas (..., 4) of positions on the finest level, or of others -> offsets (..., 2*T)."""
-        offsets = self.from_network(deltas, finest=finest) if self.learned else None
-        if self.source != "learned":
-            grid = box_grid_offsets(deltas, kernel_size)
-            offsets = grid if offsets is None else grid + offsets
-        assert offsets is not None
-        return offsets
+        """Returns offsets (..., 2*T) for deltas (..., 4) of positions that are all on the finest level, or none."""
+        if not self.learned:
+            return box_grid_offsets(deltas, kernel_size)
+        offsets = self.from_network(deltas, finest=finest)
+        return offsets if self.source == "learned" else box_grid_offsets(deltas, kernel_size) + offsets
 
     def from_network(self, deltas: Tensor, *, finest: bool) -> Tensor:
-        """The micro-network's share of the offsets, where there is one; as ``forward``."""
+        """Returns the micro-network's share of the offsets, where there is one; see :meth:`forward`."""
         return full_precision((self.last_finest if finest else self.last)(self.hidden(deltas)))
 
 
 class AlignedConv(nn.Conv2d):
-    """A k x k convolution (k odd, stride 1) that can read its taps at given points.
+    """Convolves k x k cells (k odd, stride 1), and can read its taps at given points.
 
     ``dense`` and ``at`` are two forms of one function: ``at`` at every position gives ``dense``.
     """
@@ -86,7 +82,7 @@ class AlignedConv(nn.Conv2d):
         super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
 
     def dense(self, feature: Tensor, offsets: Tensor | None) -> Tensor:
-        """(B, C, H, W) and offsets (B, 2*T, H, W), or None for a plain convolution -> (B, C_out, H, W)."""
+        """Returns (B, C_out, H, W) of (B, C, H, W) and offsets (B, 2*T, H, W); None is a plain convolution."""
         if offsets is None:
             return self(feature)
         # torchvision has no half-precision CPU kernel; in float32 the taps are exact on every device
@@ -95,6 +91,6 @@ class AlignedConv(nn.Conv2d):
             return deform_conv2d(feature, offsets, self.weight, self.bias, padding=self.padding)
 
     def at(self, taps: Tensor) -> Tensor:
-        """Values (P, T, C) read at the taps of P positions -> (P, C_out)."""
+        """Returns (P, C_out) of the values (P, T, C) read at the taps of P positions."""
         weight = self.weight.permute(0, 2, 3, 1).reshape(self.out_channels, -1)
         return F.linear(taps.flatten(1), weight, self.bias)

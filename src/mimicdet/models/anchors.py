@@ -3,8 +3,6 @@
 A anchors over all levels: level by level, row by row, n anchors a cell.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Literal
 
@@ -14,6 +12,8 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 from mimicdet.models.detector import Places
 
+ANCHOR_SIDE_IN_CELLS = 4
+"""Side of MimicDet's anchors, S_l = 4 * 2^l: 32 px on P3 .. 512 px on P7 (section 3.2)."""
 Convention = Literal["corner", "center"]
 
 
@@ -37,7 +37,7 @@ class Anchors(nn.Module):
             self.register_buffer(f"base_p{level}", boxes.float(), persistent=False)
 
     def forward(self, shapes: Sequence[tuple[int, int]], canvas: tuple[int, int] = (0, 0)) -> Places:
-        """Anchors of levels with so many rows and columns; ``corner`` reads the canvas's height and width too."""
+        """Places anchors on levels with so many rows and columns; ``corner`` also reads the canvas's (H, W)."""
         parts: list[tuple[Tensor, ...]] = []
         starts, start, n = [], 0, self.per_cell
         for index, (number, (h, w)) in enumerate(zip(self.level_numbers, shapes, strict=True)):
@@ -61,13 +61,15 @@ class Anchors(nn.Module):
 
 
 def base_boxes(sizes: Sequence[float], ratios: Sequence[float]) -> Tensor:
-    """(n, 4) around the origin, rounded to whole pixels, as torchvision makes them: every size at every height / width,
-    all sizes of the first ratio first."""
+    """Returns boxes (n, 4) around the origin, rounded to whole pixels as torchvision's are.
+
+    Every size comes at every height / width, all sizes of the first ratio first.
+    """
     return AnchorGenerator().generate_anchors(list(sizes), list(ratios))
 
 
 def square_anchors(levels: Sequence[int], *, side_in_cells: float, convention: Convention = "center") -> Anchors:
-    """One square anchor a cell, ``side_in_cells`` cells wide on every level."""
+    """Returns one square anchor a cell, ``side_in_cells`` cells wide on every level."""
     sides = [side_in_cells * 2**level for level in levels]
     base = [torch.tensor([[-side, -side, side, side]]) / 2 for side in sides]
     return Anchors(base=base, levels=levels, convention=convention)

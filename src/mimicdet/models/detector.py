@@ -4,14 +4,63 @@ B images, A positions over all levels (level by level, row by row, anchor by anc
 K classes.
 """
 
-from __future__ import annotations
-
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
-from mimicdet.models.trunk import DIVISOR, Trunk
+from mimicdet.models.backbone import Backbone
+from mimicdet.models.pyramid import Pyramid, PyramidFeatures, mask_padding
+
+DIVISOR = 2**5
+"""Canvas sides must be multiples of this (the backbone's coarsest stride)."""
+
+
+class Trunk(nn.Module):
+    """Makes a pyramid of a padded batch. A T-head with features of its own has a trunk too.
+
+    Args:
+        backbone, pyramid: built modules; the backbone returns the levels that the pyramid reads.
+    """
+
+    def __init__(self, *, backbone: Backbone, pyramid: Pyramid) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.pyramid = pyramid
+
+    @property
+    def level_numbers(self) -> tuple[int, ...]:
+        """Returns the pyramid's levels, finest first; level l has cells of 2^l pixels."""
+        return self.pyramid.level_numbers
+
+    @property
+    def channels(self) -> int:
+        """Returns the width of every pyramid level."""
+        return self.pyramid.channels
+
+    def forward(self, images: Tensor, sizes: Tensor | None = None) -> PyramidFeatures:
+        """Returns the pyramid of a padded batch.
+
+        Args:
+            images: (B, 3, H, W) RGB, uint8 or float in 0..1; H and W multiples of 32.
+            sizes: (B, 2) int64, height and width of each image inside the canvas; None: the whole canvas.
+
+        Raises:
+            ValueError: another shape.
+        """
+        if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % DIVISOR or images.shape[3] % DIVISOR:
+            raise ValueError(
+                f"images must be (B, 3, H, W) with H and W multiples of {DIVISOR}, got {tuple(images.shape)}"
+            )
+        normalised = mask_padding(self.backbone.normalise(images), sizes, 0)
+        features: PyramidFeatures = self.pyramid(self.backbone(normalised), sizes)
+        return features
+
+
+def level_shapes(height: int, width: int, level_numbers: Sequence[int]) -> list[tuple[int, int]]:
+    """Returns rows and columns of a canvas's pyramid levels, each half of the one before, rounded up."""
+    return [(-(-height // 2**l), -(-width // 2**l)) for l in level_numbers]
 
 
 class Places(NamedTuple):
@@ -27,7 +76,7 @@ class Places(NamedTuple):
     columns: Tensor  # (L,) int64, cells of each level from left to right
 
     def valid(self, sizes: Tensor) -> Tensor:
-        """(B, A) bool: positions whose cell overlaps the image; ``sizes`` (B, 2) is height, width."""
+        """Returns (B, A) bool: positions whose cell overlaps the image; ``sizes`` (B, 2) is height, width."""
         limits = sizes.to(self.stride.dtype)[:, :, None]  # (B, 2, 1)
         return (self.y * self.stride < limits[:, 0]) & (self.x * self.stride < limits[:, 1])
 
@@ -43,14 +92,14 @@ class Predictions(NamedTuple):
     scores: Tensor  # (B, R, K) in 0..1, 0 on padding
     boxes: Tensor  # (B, R, 4)
 
-    def at(self, rows: Tensor) -> Predictions:
-        """The chosen ``rows`` (B, R') int64."""
-        index = rows[..., None]
-        return Predictions(
-            self.positions.gather(1, rows),
-            self.scores.gather(1, index.expand(-1, -1, self.scores.shape[2])),
-            self.boxes.gather(1, index.expand(-1, -1, 4)),
-        )
+    def at(self, rows: Tensor) -> Self:
+        """Returns the chosen ``rows`` (B, R') int64."""
+        return type(self)(self.positions.gather(1, rows), at_rows(self.scores, rows), at_rows(self.boxes, rows))
+
+
+def at_rows(values: Tensor, rows: Tensor) -> Tensor:
+    """Returns (B, R', D), the chosen ``rows`` (B, R') int64 of each image's values (B, R, D)."""
+    return values.gather(1, rows[..., None].expand(-1, -1, values.shape[2]))
 
 
 class DenseMaps(NamedTuple):
@@ -83,7 +132,7 @@ class DetectionModel(nn.Module):
     def forward(
         self, images: Tensor, sizes: Tensor | None = None, *, dense: bool = False, top: int | None = 1000
     ) -> Predictions:
-        """Predictions for a padded batch, the best ``top`` rows of each image.
+        """Predicts for a padded batch, and returns the best ``top`` rows of each image.
 
         Args:
             images: (B, 3, H, W) RGB, uint8 or float in 0..1; H and W multiples of ``divisor``.
@@ -95,14 +144,14 @@ class DetectionModel(nn.Module):
 
     @property
     def final_head(self) -> nn.Module:
-        """The head that makes the predictions, and that ``optim.head_lr_factor`` is for."""
+        """Returns the head that makes the predictions, and that ``optim.head_lr_factor`` is for."""
         raise NotImplementedError
 
     def dense_maps(self, images: Tensor, sizes: Tensor | None = None) -> DenseMaps:
-        """What a dense detector predicts everywhere; arguments as for :meth:`forward`. Faster R-CNN is none."""
+        """Returns what a dense detector predicts everywhere; see :meth:`forward`. Faster R-CNN is none."""
         raise NotImplementedError
 
 
 def log_odds(log_p: Tensor) -> Tensor:
-    """The logit whose sigmoid is a probability, from the probability's logarithm; finite up to 1."""
+    """Returns the logit whose sigmoid is a probability, from the probability's logarithm; finite up to 1."""
     return log_p - torch.log1p(-log_p.exp().clamp(max=1 - torch.finfo(log_p.dtype).eps))

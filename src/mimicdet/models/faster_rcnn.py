@@ -6,8 +6,6 @@ there too, and boxes at an image's edge are pooled from beyond it.
 B images, H W the padded canvas, N proposals or boxes, K classes, D width of a box's feature.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -22,8 +20,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import initLevelMapper
 
-from mimicdet.models.detector import DetectionModel, Predictions
-from mimicdet.models.trunk import Trunk
+from mimicdet.models.detector import DetectionModel, Predictions, Trunk
 from mimicdet.ops.precision import full_precision
 
 RPN_ANCHOR_SIDE_IN_CELLS = 8
@@ -43,7 +40,7 @@ class SecondStage(NamedTuple):
 
 
 class FasterRcnn(DetectionModel):
-    """A detector that proposes boxes, pools each from the pyramid and classifies it.
+    """Proposes boxes, pools each from the pyramid and classifies it.
 
     In evaluation mode only: torchvision's parts ask for objects in training mode. See :meth:`losses` for that.
 
@@ -74,14 +71,12 @@ class FasterRcnn(DetectionModel):
         scores = seen.logits.softmax(-1)[:, 1:]  # (N, K)
         pairs = max(counts) * self.num_classes
         rows = pairs if top is None else min(pairs, top)
-        outputs = [
-            _best(scores_i, boxes_i, rows)
-            for scores_i, boxes_i in zip(scores.split(counts), seen.boxes.split(counts), strict=True)
-        ]
+        each = zip(scores.split(counts), seen.boxes.split(counts), strict=True)
+        outputs = [_best(scores_i, boxes_i, rows) for scores_i, boxes_i in each]
         return Predictions(*(torch.stack(column) for column in zip(*outputs, strict=True)))
 
     def second_stage_at(self, images: Tensor, sizes: Tensor, boxes: Tensor, image: Tensor) -> SecondStage:
-        """What the second stage makes of given boxes, in their order.
+        """Returns what the second stage makes of given boxes, in their order.
 
         Args:
             images, sizes: as for :meth:`forward`.
@@ -93,7 +88,7 @@ class FasterRcnn(DetectionModel):
             return second_stage_at(self.roi_heads, levels, image_list.image_sizes, boxes, image)
 
     def losses(self, images: Tensor, sizes: Tensor, targets: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Torchvision's four losses: ``proposal_objectness``, ``proposal_boxes``, ``classification``, ``boxes``.
+        """Returns torchvision's losses ``proposal_objectness``, ``proposal_boxes``, ``classification``, ``boxes``.
 
         In training mode. The choice of anchors and proposals to learn from is random, from torch's global state.
 
@@ -105,12 +100,8 @@ class FasterRcnn(DetectionModel):
         with _full_precision(images):
             proposals, first = self.rpn(image_list, levels, shifted)
             _, second = self.roi_heads(levels, proposals, image_list.image_sizes, shifted)
-        return {
-            "proposal_objectness": first["loss_objectness"],
-            "proposal_boxes": first["loss_rpn_box_reg"],
-            "classification": second["loss_classifier"],
-            "boxes": second["loss_box_reg"],
-        }
+        proposal = {"proposal_objectness": first["loss_objectness"], "proposal_boxes": first["loss_rpn_box_reg"]}
+        return proposal | {"classification": second["loss_classifier"], "boxes": second["loss_box_reg"]}
 
     def _levels(self, images: Tensor, sizes: Tensor | None) -> tuple[dict[str, Tensor], ImageList]:
         features = self.trunk(images, sizes).levels
@@ -138,7 +129,7 @@ def _best(scores: Tensor, boxes: Tensor, rows: int) -> tuple[Tensor, Tensor, Ten
 def second_stage(
     roi_heads: Any, levels: Mapping[str, Tensor], shapes: Sequence[tuple[int, int]], boxes: Sequence[Tensor]
 ) -> SecondStage:
-    """What torchvision's ``RoIHeads`` makes of each image's boxes, image by image.
+    """Returns what torchvision's ``RoIHeads`` makes of each image's boxes, image by image.
 
     Args:
         levels: the pyramid, by the names that ``roi_heads`` reads.
@@ -154,7 +145,7 @@ def second_stage(
 def second_stage_at(
     roi_heads: Any, levels: Mapping[str, Tensor], shapes: Sequence[tuple[int, int]], boxes: Tensor, image: Tensor
 ) -> SecondStage:
-    """The same for boxes (N, 4) in any order, each of the image ``image`` (N,) int64."""
+    """Returns what ``RoIHeads`` makes of boxes (N, 4) in any order, each of the image ``image`` (N,) int64."""
     order = image.argsort(stable=True)
     lists = [boxes[order][image[order] == i] for i in range(len(shapes))]
     seen = second_stage(roi_heads, levels, shapes, lists)
@@ -163,43 +154,25 @@ def second_stage_at(
 
 
 def faster_rcnn(*, trunk: Trunk, num_classes: int, features: int = 1024) -> FasterRcnn:
-    """Faster R-CNN on a trunk, with torchvision's values.
+    """Builds Faster R-CNN on a trunk, with torchvision's values.
 
     Args:
         num_classes: K.
         features: width of the box head's two layers.
     """
     levels = trunk.level_numbers
-    anchors = AnchorGenerator(
-        sizes=tuple((RPN_ANCHOR_SIDE_IN_CELLS * 2**l,) for l in levels), aspect_ratios=(RATIOS,) * len(levels)
-    )
+    sides = tuple((RPN_ANCHOR_SIDE_IN_CELLS * 2**l,) for l in levels)
+    anchors = AnchorGenerator(sizes=sides, aspect_ratios=(RATIOS,) * len(levels))
     counts = {"training": 2000, "testing": 1000}
-    rpn = RegionProposalNetwork(
-        anchors,
-        RPNHead(trunk.channels, len(RATIOS)),
-        fg_iou_thresh=0.7,
-        bg_iou_thresh=0.3,
-        batch_size_per_image=256,
-        positive_fraction=0.5,
-        pre_nms_top_n=counts,
-        post_nms_top_n=counts,
-        nms_thresh=0.7,
-    )
+    sampling = {"fg_iou_thresh": 0.7, "bg_iou_thresh": 0.3, "batch_size_per_image": 256, "positive_fraction": 0.5}
+    kept = {"pre_nms_top_n": counts, "post_nms_top_n": counts, "nms_thresh": 0.7}
+    rpn = RegionProposalNetwork(anchors, RPNHead(trunk.channels, len(RATIOS)), **sampling, **kept)
     pooled = [l for l in levels if l <= _COARSEST_POOLED]
     pool = MultiScaleRoIAlign(featmap_names=[f"p{l}" for l in pooled], output_size=_POOLED, sampling_ratio=2)
     # Said here, for the pool would guess them once and for all from the first batch, wrongly if its images are low
     pool.scales, pool.map_levels = [2.0**-l for l in pooled], initLevelMapper(pooled[0], pooled[-1])
-    roi_heads = RoIHeads(
-        pool,
-        TwoMLPHead(trunk.channels * _POOLED**2, features),
-        FastRCNNPredictor(features, num_classes + 1),
-        fg_iou_thresh=0.5,
-        bg_iou_thresh=0.5,
-        batch_size_per_image=512,
-        positive_fraction=0.25,
-        bbox_reg_weights=None,
-        score_thresh=0.05,
-        nms_thresh=0.5,
-        detections_per_img=100,
-    )
+    layers = (TwoMLPHead(trunk.channels * _POOLED**2, features), FastRCNNPredictor(features, num_classes + 1))
+    sampling = {"fg_iou_thresh": 0.5, "bg_iou_thresh": 0.5, "batch_size_per_image": 512, "positive_fraction": 0.25}
+    kept = {"bbox_reg_weights": None, "score_thresh": 0.05, "nms_thresh": 0.5, "detections_per_img": 100}
+    roi_heads = RoIHeads(pool, *layers, **sampling, **kept)
     return FasterRcnn(trunk=trunk, rpn=rpn, roi_heads=roi_heads, num_classes=num_classes)

@@ -1,20 +1,61 @@
 """Detectors that are a head on every level of a pyramid: RetinaNet, FCOS, ATSS and GFL differ in parts alone.
 
-B images, H W the padded canvas, A anchors over all levels, K classes, D numbers that a box is predicted by.
+B images, H W the canvas, A anchors over all levels, n of a cell, K classes, D numbers that a box is predicted by.
 """
 
-from __future__ import annotations
-
-from typing import Literal, NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from mimicdet.models.anchors import Anchors
-from mimicdet.models.branches import Branches
-from mimicdet.models.detector import DenseMaps, DetectionModel, Places, Predictions
-from mimicdet.models.trunk import Trunk, level_shapes
+from mimicdet.models.detector import DenseMaps, DetectionModel, Places, Predictions, Trunk, at_rows, level_shapes
 from mimicdet.ops.precision import full_precision
+
+CONVOLUTIONS = 4
+"""Of each branch of a head."""
+
+
+class Branches(NamedTuple):
+    """Holds the parts of a head, its own modules."""
+
+    class_convs: nn.Sequential
+    box_convs: nn.Sequential
+    finish_class: Callable[[Tensor], Tensor]  # (B, C, H, W) -> (B, H W n, K) logits
+    finish_boxes: Callable[[Tensor, int], Tensor]  # (B, C, H, W), index of the level -> (B, H W n, D)
+
+
+class Hidden(NamedTuple):
+    """Holds the features in a head before the last convolution of each branch, level by level."""
+
+    class_features: list[Tensor]  # (B, C, H_l, W_l)
+    box_features: list[Tensor]
+
+
+def rows(feature: Tensor, per_cell: int) -> Tensor:
+    """Returns (B, H W n, D), the predictions of a map (B, n D, H, W) anchor by anchor."""
+    b, _, h, w = feature.shape
+    return feature.reshape(b, per_cell, -1, h, w).permute(0, 3, 4, 1, 2).flatten(1, 3)
+
+
+def _before_last(convs: nn.Sequential) -> int:
+    """Where the last convolution begins, which may be one module with its normalisation and activation, or three."""
+    return (CONVOLUTIONS - 1) * (len(convs) // CONVOLUTIONS)
+
+
+def first_part(branches: Branches, levels: Sequence[Tensor]) -> Hidden:
+    """Returns the features of pyramid levels (B, C, H_l, W_l) in the head where CrossKD cuts it."""
+    class_convs, box_convs = (convs[: _before_last(convs)] for convs in branches[:2])
+    return Hidden([class_convs(level) for level in levels], [box_convs(level) for level in levels])
+
+
+def second_part(branches: Branches, hidden: Hidden) -> tuple[Tensor, Tensor]:
+    """Returns logits (B, A, K) and box outputs (B, A, D) of what :func:`first_part` gives."""
+    class_convs, box_convs = (convs[_before_last(convs) :] for convs in branches[:2])
+    logits = [branches.finish_class(class_convs(feature)) for feature in hidden.class_features]
+    boxes = [branches.finish_boxes(box_convs(feature), i) for i, feature in enumerate(hidden.box_features)]
+    return torch.cat(logits, dim=1), torch.cat(boxes, dim=1)
 
 
 class HeadMaps(NamedTuple):
@@ -29,20 +70,16 @@ class OneStageHead(nn.Module):
     """Defines what is asked of the head of RetinaNet, FCOS, ATSS and GFL."""
 
     def forward(self, levels: list[Tensor]) -> HeadMaps:
-        """Pyramid levels (B, C, H_l, W_l) -> predictions at every anchor."""
+        """Returns predictions at every anchor of pyramid levels (B, C, H_l, W_l)."""
         raise NotImplementedError
 
     def branches(self) -> Branches:
-        """Its two branches of convolutions and what follows them: where CrossKD cuts it."""
+        """Returns its two branches of convolutions and what follows them: where CrossKD cuts it."""
         raise NotImplementedError
 
 
-class BoxDecoder(Protocol):
-    """Makes boxes of a head's box outputs."""
-
-    def __call__(self, box_outputs: Tensor, anchors: Tensor, stride: Tensor) -> Tensor:
-        """(..., D), (..., 4), (...) -> boxes (..., 4) x1 y1 x2 y2 in pixels."""
-        ...
+BoxDecoder = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Box outputs (..., D), anchors (..., 4), stride (...) -> boxes (..., 4) x1 y1 x2 y2 in pixels."""
 
 
 class OneStageMaps(NamedTuple):
@@ -55,7 +92,7 @@ class OneStageMaps(NamedTuple):
 
 
 class OneStage(DetectionModel):
-    """Trunk and one head that is shared over the levels.
+    """Detects with one head that is shared over the levels.
 
     Args:
         trunk: built; the pyramid's levels are the head's.
@@ -93,21 +130,20 @@ class OneStage(DetectionModel):
         """See ``DetectionModel.forward``: boxes of the ``top`` anchors whose best class scores highest, or of all."""
         maps = self.maps(images, sizes)
         scores, outputs, places = self.scores(maps), maps.head.box_outputs, maps.places
-        b, a, k = scores.shape
+        b, a, _ = scores.shape
         if top is None:
             positions = torch.arange(a, device=scores.device).expand(b, a)
         else:
             positions = scores.amax(-1).topk(min(top, a), dim=1).indices
-        index = positions[..., None]
         if dense:
-            boxes = self.decode_boxes(outputs, places.anchors, places.stride).gather(1, index.expand(-1, -1, 4))
+            boxes = at_rows(self.decode_boxes(outputs, places.anchors, places.stride), positions)
         else:
-            chosen = outputs.gather(1, index.expand(-1, -1, outputs.shape[2]))  # (B, R, D)
+            chosen = at_rows(outputs, positions)  # (B, R, D)
             boxes = self.decode_boxes(chosen, places.anchors[positions], places.stride[positions])
-        return Predictions(positions, scores.gather(1, index.expand(-1, -1, k)), boxes)
+        return Predictions(positions, at_rows(scores, positions), boxes)
 
     def maps(self, images: Tensor, sizes: Tensor | None = None) -> OneStageMaps:
-        """Trunk and head; arguments as for :meth:`forward`."""
+        """Runs trunk and head; arguments as for :meth:`forward`."""
         features = self.trunk(images, sizes).levels
         shapes = [(level.shape[2], level.shape[3]) for level in features]
         places = self.anchors(shapes, (images.shape[2], images.shape[3]))
@@ -118,13 +154,13 @@ class OneStage(DetectionModel):
         return OneStageMaps(features, places, valid, head)
 
     def places_of(self, images: Tensor) -> Places:
-        """The anchors of a padded batch (B, 3, H, W), without computing what is predicted there."""
+        """Returns the anchors of a padded batch (B, 3, H, W), without computing what is predicted there."""
         height, width = images.shape[2:]
         places: Places = self.anchors(level_shapes(height, width, self.trunk.level_numbers), (height, width))
         return places
 
     def scores(self, maps: OneStageMaps) -> Tensor:
-        """(B, A, K) in 0..1, 0 on padding."""
+        """Returns scores (B, A, K) in 0..1, 0 on padding."""
         scores = maps.head.logits.sigmoid()
         if maps.head.quality is not None:
             scores = scores * maps.head.quality.sigmoid()[..., None]
@@ -137,12 +173,7 @@ class OneStage(DetectionModel):
         return self.dense_maps_of(self.maps(images, sizes))
 
     def dense_maps_of(self, maps: OneStageMaps) -> DenseMaps:
-        """The same from :meth:`maps`."""
-        return DenseMaps(
-            features=maps.features,
-            level_numbers=self.trunk.level_numbers,
-            per_cell=self.anchors.per_cell,
-            logits=maps.head.logits,
-            boxes=self.decode_boxes(maps.head.box_outputs, maps.places.anchors, maps.places.stride),
-            valid=maps.valid,
-        )
+        """Returns the dense maps of what :meth:`maps` gives."""
+        levels, per_cell = self.trunk.level_numbers, self.anchors.per_cell
+        boxes = self.decode_boxes(maps.head.box_outputs, maps.places.anchors, maps.places.stride)
+        return DenseMaps(maps.features, levels, per_cell, maps.head.logits, boxes, maps.valid)

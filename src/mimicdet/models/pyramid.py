@@ -4,8 +4,6 @@ Padding is kept at zero on every level, so that what an image gives does not dep
 rest of its batch brings.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
@@ -21,7 +19,7 @@ Top = Literal["c5", "p5"]
 
 
 class PyramidFeatures(NamedTuple):
-    """Levels of a pyramid, finest first, and what a finer level can be built from."""
+    """Holds the levels of a pyramid, finest first, and what a finer level can be built from."""
 
     levels: tuple[Tensor, ...]  # (B, C, H_l, W_l) each
     finest_top_down: Tensor  # (B, C, H, W) of the finest level before its 3x3 convolution
@@ -29,7 +27,7 @@ class PyramidFeatures(NamedTuple):
 
 
 def level_mask(sizes: Tensor, level: int, shape: tuple[int, int]) -> Tensor:
-    """(B, 1, H, W) bool: cells of a level (stride 2^level) that overlap the image; ``sizes`` (B, 2)."""
+    """Returns (B, 1, H, W) bool: cells of a level (stride 2^level) that overlap the image; ``sizes`` (B, 2)."""
     stride = 2**level
     y = torch.arange(shape[0], device=sizes.device) * stride
     x = torch.arange(shape[1], device=sizes.device) * stride
@@ -39,14 +37,14 @@ def level_mask(sizes: Tensor, level: int, shape: tuple[int, int]) -> Tensor:
 
 
 def mask_padding(feature: Tensor, sizes: Tensor | None, level: int) -> Tensor:
-    """``feature`` (B, C, H, W) with zeros on padding; unchanged where ``sizes`` is None."""
+    """Returns ``feature`` (B, C, H, W) with zeros on padding; unchanged where ``sizes`` is None."""
     if sizes is None:
         return feature
     return feature * level_mask(sizes, level, (feature.shape[2], feature.shape[3])).to(feature.dtype)
 
 
 class Pyramid(nn.Module):
-    """Top-down pyramid over backbone levels, with P6 and P7 on top where asked for.
+    """Builds levels top-down over the backbone's, with P6 and P7 on top where asked for.
 
     Args:
         in_channels: channels of the backbone's features by level, such as ``{3: 512, 4: 1024, 5: 2048}``.
@@ -80,16 +78,13 @@ class Pyramid(nn.Module):
         width = in_channels[COARSEST_BACKBONE_LEVEL] if top == "c5" else channels
         normalises = norm == "layer" and top == "c5" and self.extra_levels
         self.extra_norm = LayerNorm2d(width) if normalises else nn.Identity()
-        self.extra = nn.ModuleDict(
-            {
-                f"p{l}": _output(width if i == 0 else channels, channels, norm, stride=2)
-                for i, l in enumerate(self.extra_levels)
-            }
-        )
+        widths = (width, *[channels] * len(self.extra_levels))
+        extra = zip(self.extra_levels, widths, strict=False)
+        self.extra = nn.ModuleDict({f"p{l}": _output(w, channels, norm, stride=2) for l, w in extra})
         he_init(self)
 
     def forward(self, features: Mapping[int, Tensor], sizes: Tensor | None = None) -> PyramidFeatures:
-        """Backbone features by level -> the pyramid. ``sizes`` (B, 2): each image's extent in pixels."""
+        """Returns the pyramid of backbone features by level; ``sizes`` (B, 2) is each image's extent in pixels."""
         # What comes in needs no mask: lateral layers work cell by cell, and their sums are masked
         top_down: dict[int, Tensor] = {}
         above: Tensor | None = None
@@ -108,7 +103,7 @@ class Pyramid(nn.Module):
 
 
 class FinerLevel(nn.Module):
-    """One level below a pyramid's finest: P2 for the T-head, built only while training (section 3.1)."""
+    """Builds one level below a pyramid's finest: P2 for the T-head, only while training (section 3.1)."""
 
     def __init__(self, *, in_channels: int, channels: int, level: int, norm: Norm = "none") -> None:
         super().__init__()
@@ -118,7 +113,7 @@ class FinerLevel(nn.Module):
         he_init(self)
 
     def forward(self, pyramid: PyramidFeatures, sizes: Tensor | None = None) -> Tensor:
-        """(B, C, 2H, 2W) from the pyramid's finest level (B, C, H, W) and the backbone's feature below it."""
+        """Returns (B, C, 2H, 2W), of the pyramid's finest level (B, C, H, W) and the backbone's feature below it."""
         lateral = self.lateral(pyramid.backbone[self.level])
         up = F.interpolate(pyramid.finest_top_down, size=lateral.shape[-2:], mode="nearest")
         return mask_padding(self.output(mask_padding(lateral + up, sizes, self.level)), sizes, self.level)
@@ -135,7 +130,7 @@ def _output(in_channels: int, channels: int, norm: Norm, *, stride: int = 1) -> 
 
 
 def he_init(module: nn.Module) -> None:
-    """He initialisation of every convolution and linear layer inside; biases zero (section 4.1)."""
+    """Initialises every convolution and linear layer inside by He's rule, with biases of zero (section 4.1)."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu")

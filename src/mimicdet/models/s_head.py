@@ -5,8 +5,6 @@ chosen positions, ``dense`` for all, equal to rounding in values and gradients.
 B images, A positions, P chosen ones, K classes, D feature width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -15,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mimicdet.models.alignment import AlignedConv, GuidedOffsets, OffsetSource
+from mimicdet.models.anchors import ANCHOR_SIDE_IN_CELLS
 from mimicdet.models.detector import Places
 from mimicdet.models.pyramid import he_init
-from mimicdet.models.refinement import ANCHOR_SIDE_IN_CELLS
 from mimicdet.ops.boxes import decode_deltas
 from mimicdet.ops.precision import full_precision
 from mimicdet.ops.sampling import kernel_taps, sample_bilinear
@@ -31,7 +29,7 @@ Init = Literal["gaussian", "he"]
 
 
 class HeadOutput(NamedTuple):
-    """Of the S-head or the T-head; the leading dimensions are (P,) from ``at`` and (B, A) from ``dense``."""
+    """Holds what S-head or T-head say; the leading dimensions are (P,) from ``at`` and (B, A) from ``dense``."""
 
     logits: Tensor  # (..., K+1) the last class is background
     deltas: Tensor  # (..., 4) on the adjusted box, divided by the standard deviations (.1, .1, .2, .2)
@@ -40,7 +38,9 @@ class HeadOutput(NamedTuple):
 
 
 class SHead(nn.Module):
-    """Alignment layer, two sibling 1x1 layers to D features, two 1x1 predictors, shared over the levels.
+    """Classifies positions and predicts their boxes, with layers shared over the levels.
+
+    An alignment layer, two sibling 1x1 layers to D features, two 1x1 predictors.
 
     Args:
         in_channels: of the pyramid.
@@ -77,23 +77,19 @@ class SHead(nn.Module):
         self.alignment = alignment
         self.offset_grad = offset_grad
         own = finest_kernel_size != kernel_size
-        self.align = AlignedConv(in_channels=in_channels, out_channels=channels, kernel_size=kernel_size)
-        self.align_finest = (
-            AlignedConv(in_channels=in_channels, out_channels=channels, kernel_size=finest_kernel_size)
-            if own
-            else self.align
-        )
+
+        def layer(out: int, k: int) -> AlignedConv:
+            return AlignedConv(in_channels=in_channels, out_channels=out, kernel_size=k)
+
+        self.align = layer(channels, kernel_size)
+        self.align_finest = layer(channels, finest_kernel_size) if own else self.align
         if alignment == "guided":
             self.guided_offsets = GuidedOffsets(
                 source=offsets, kernel_size=kernel_size, finest_kernel_size=finest_kernel_size
             )
         elif alignment == "deformable":
-
-            def offset_conv(k: int) -> AlignedConv:
-                return AlignedConv(in_channels=in_channels, out_channels=2 * k * k, kernel_size=k)
-
-            self.offset_conv = offset_conv(kernel_size)
-            self.offset_conv_finest = offset_conv(finest_kernel_size) if own else self.offset_conv
+            self.offset_conv = layer(2 * kernel_size**2, kernel_size)
+            self.offset_conv_finest = layer(2 * finest_kernel_size**2, finest_kernel_size) if own else self.offset_conv
         self.class_features = nn.Linear(channels, features)
         self.box_features = nn.Linear(channels, features) if paths == "dual" else self.class_features
         self.classifier = nn.Linear(features, num_classes + 1)
@@ -111,13 +107,12 @@ class SHead(nn.Module):
                 he_init(layer)
 
     def dense(self, levels: Sequence[Tensor], deltas: Tensor) -> HeadOutput:
-        """At every position: levels (B, C, H_l, W_l) and the refinement module's deltas (B, A, 4)."""
-        parts = []
-        start = 0
+        """Returns the outputs at every position, of levels (B, C, H_l, W_l) and the refinement's deltas (B, A, 4)."""
+        parts, start = [], 0
         for i, feature in enumerate(levels):
             b, _, h, w = feature.shape
-            align, finest = self._layer(i == 0)
-            offsets: Tensor | None = None
+            finest = i == 0
+            align, offsets = self._layer(finest), None
             if self.alignment == "guided":
                 level_deltas = self._guide(deltas[:, start : start + h * w])
                 flat = self.guided_offsets(level_deltas, finest=finest, kernel_size=align.kernel_size[0])
@@ -129,7 +124,7 @@ class SHead(nn.Module):
         return self._predict(torch.cat(parts, dim=1))
 
     def at(self, levels: Sequence[Tensor], deltas: Tensor, places: Places, rows: Tensor) -> HeadOutput:
-        """At chosen positions only.
+        """Returns the outputs at chosen positions only.
 
         Args:
             levels: pyramid levels (B, C, H_l, W_l), finest first.
@@ -147,7 +142,7 @@ class SHead(nn.Module):
         return self._predict(align(table, chosen_deltas, places, image * count, position, on_finest))
 
     def table(self, levels: Sequence[Tensor]) -> tuple[Tensor, int]:
-        """All cells of a batch, image by image (B A, C), and A."""
+        """Returns all cells of a batch, image by image (B A, C), and A."""
         # Channels last first: for such levels, as on every fast path, this is one plain copy
         table = torch.cat([level.permute(0, 2, 3, 1).flatten(1, 2) for level in levels], dim=1)  # (B, A, C)
         return table.reshape(-1, table.shape[2]).to(self.align.weight.dtype), table.shape[1]
@@ -162,7 +157,7 @@ class SHead(nn.Module):
             index = members.nonzero().squeeze(1)
             level = level_of(places, image_start[index], position[index])
             points = self.points(table, deltas[index], places, level, position[index], finest=finest)
-            groups.append(self._layer(finest)[0].at(sample_bilinear(table, points, **level)))
+            groups.append(self._layer(finest).at(sample_bilinear(table, points, **level)))
             order.append(index)
         rows = torch.arange(len(position), device=position.device)
         restored = torch.empty_like(position).index_put((torch.cat(order),), rows)
@@ -177,29 +172,27 @@ class SHead(nn.Module):
         most = max(p.shape[1] for p in points)
         fine, other = (F.pad(p, (0, 0, 0, most - p.shape[1]), value=FAR_OUTSIDE) for p in points)
         taps = sample_bilinear(table, torch.where(on_finest[:, None, None], fine, other), **level)
-        fine, other = (
-            self._layer(finest)[0].at(taps[:, : p.shape[1]]) for finest, p in zip((True, False), points, strict=True)
-        )
+        layers = (self.align_finest, self.align)
+        fine, other = (layer.at(taps[:, : p.shape[1]]) for layer, p in zip(layers, points, strict=True))
         return torch.where(on_finest[:, None], fine, other)
 
     def tap_points(self, deltas: Tensor, *, finest: bool) -> Tensor:
-        """Where a guided layer reads, relative to the position: deltas (P, 4) -> (P, T, 2) y, x in cells."""
-        align, _ = self._layer(finest)
-        k = align.kernel_size[0]
+        """Returns where a guided layer reads, (P, T, 2) y, x in cells from the position, of deltas (P, 4)."""
+        k = self._layer(finest).kernel_size[0]
         offsets = self.guided_offsets(deltas, finest=finest, kernel_size=k)
         return kernel_taps(k, device=deltas.device) + offsets.unflatten(-1, (k * k, 2))
 
     def tap_statistics(self, deltas: Tensor, *, finest: bool) -> tuple[Tensor, Tensor]:
-        """Deltas (P, 4) -> mean length of a position's offsets in cells, share of its taps in its box; (P,) each."""
+        """Returns, of deltas (P, 4), the offsets' mean length in cells and the share of taps in the box; (P,) each."""
         points = self.tap_points(deltas, finest=finest)
-        k = self._layer(finest)[0].kernel_size[0]
+        k = self._layer(finest).kernel_size[0]
         length = (points - kernel_taps(k, device=deltas.device)).norm(dim=-1).mean(-1)
         box = decode_deltas(deltas, deltas.new_tensor([-0.5, -0.5, 0.5, 0.5]) * ANCHOR_SIDE_IN_CELLS, std=(1, 1, 1, 1))
         inside = (points >= box[:, None, [1, 0]]) & (points <= box[:, None, [3, 2]])
         return length, inside.all(-1).to(deltas.dtype).mean(-1)
 
-    def _layer(self, finest: bool) -> tuple[AlignedConv, bool]:
-        return (self.align_finest if finest else self.align), finest
+    def _layer(self, finest: bool) -> AlignedConv:
+        return self.align_finest if finest else self.align
 
     def _guide(self, deltas: Tensor) -> Tensor:
         """Deltas that let through ``offset_grad`` of their gradient."""
@@ -209,12 +202,12 @@ class SHead(nn.Module):
     def points(
         self, table: Tensor, deltas: Tensor, places: Places, level: dict[str, Tensor], position: Tensor, *, finest: bool
     ) -> Tensor:
-        """Where the alignment layer reads: (P, T, 2) y, x in cells of each position's level."""
-        align, _ = self._layer(finest)
+        """Returns where the alignment layer reads: (P, T, 2) y, x in cells of each position's level."""
         center = torch.stack([places.y[position], places.x[position]], dim=-1).to(table.dtype)
         if self.alignment == "guided":
             return center[:, None] + self.tap_points(deltas, finest=finest).to(table.dtype)
-        points = center[:, None] + kernel_taps(align.kernel_size[0], device=table.device).to(table.dtype)
+        k = self._layer(finest).kernel_size[0]
+        points = center[:, None] + kernel_taps(k, device=table.device).to(table.dtype)
         if self.alignment == "deformable":
             conv = self.offset_conv_finest if finest else self.offset_conv
             offsets = conv.at(sample_bilinear(table, points, **level))
@@ -225,19 +218,11 @@ class SHead(nn.Module):
         aligned = F.relu(aligned)
         class_feature = F.relu(self.class_features(aligned))
         box_feature = F.relu(self.box_features(aligned))
-        return HeadOutput(
-            logits=full_precision(self.classifier(class_feature)),
-            deltas=full_precision(self.regressor(box_feature)),
-            class_feature=full_precision(class_feature),
-            box_feature=full_precision(box_feature),
-        )
+        outputs = (self.classifier(class_feature), self.regressor(box_feature), class_feature, box_feature)
+        return HeadOutput(*(full_precision(output) for output in outputs))
 
 
 def level_of(places: Places, image_start: Tensor, position: Tensor) -> dict[str, Tensor]:
-    """Where each position's map begins in the table of all cells, and its size; (P,) each."""
+    """Says where each position's map begins in the table of all cells, and its size; (P,) each."""
     level = places.level[position]
-    return {
-        "start": image_start + places.first[level],
-        "height": places.rows[level],
-        "width": places.columns[level],
-    }
+    return {"start": image_start + places.first[level], "height": places.rows[level], "width": places.columns[level]}

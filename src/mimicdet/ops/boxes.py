@@ -3,8 +3,6 @@
 Boxes are x1 y1 x2 y2 in pixels. B images, M and N boxes.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

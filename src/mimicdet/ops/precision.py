@@ -1,7 +1,5 @@
 """Keeps half precision to where it does no harm."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

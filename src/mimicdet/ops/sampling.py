@@ -8,8 +8,6 @@ The deformable convolution of the S-head reads k*k taps a position. RoIAlign (Ma
 ``torchvision.ops.roi_align`` works on one map with channels first and, on a CPU, with one thread backward.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

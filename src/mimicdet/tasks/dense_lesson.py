@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from mimicdet.data.batch import Batch
 from mimicdet.losses.comparison import Comparison, CrossedHeads, LevelPair, Positives
-from mimicdet.models.branches import Hidden, first_part, second_part
 from mimicdet.models.detector import DenseMaps, DetectionModel
-from mimicdet.models.one_stage import OneStage
+from mimicdet.models.one_stage import Hidden, OneStage, first_part, second_part
 from mimicdet.ops.precision import full_precision
 from mimicdet.tasks.sites import Assignment, Sites, common_sites, positives_of
 from mimicdet.tasks.task import TaskStep, mean_over_processes
@@ -30,7 +29,6 @@ class DenseLesson(NamedTuple):
     teacher: DenseTeacher
     assignment: Assignment | None  # None: the student's rule serves
     same_anchors: bool
-    cross_depth: int  # convolutions of the student's head before the teacher's takes over
 
     def adapters(self, student: DetectionModel, reads: AbstractSet[str]) -> nn.ModuleDict:
         """1x1 convolutions from the student's width to the teacher's, where features are compared and widths differ."""
@@ -74,12 +72,12 @@ class DenseLesson(NamedTuple):
         own, theirs = student, self.teacher.network
         assert isinstance(own, OneStage)
         assert isinstance(theirs, OneStage)
-        hidden = first_part(own.head.branches(), maps.features, self.cross_depth)
+        hidden = first_part(own.head.branches(), maps.features)
         hidden = Hidden(
             [adapters["class_branch"](feature.float()) for feature in hidden.class_features],
             [adapters["box_branch"](feature.float()) for feature in hidden.box_features],
         )
-        logits, outputs = second_part(theirs.head.branches(), hidden, self.cross_depth)
+        logits, outputs = second_part(theirs.head.branches(), hidden)
         shapes = [(f.shape[2], f.shape[3]) for f in maps.features]
         places = theirs.anchors(shapes, (batch.images.shape[2], batch.images.shape[3]))
         # Boxes count where the teacher sees something; those without an area overlap nothing, themselves neither

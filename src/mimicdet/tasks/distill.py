@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from mimicdet.config import DistillSettings
 from mimicdet.data.batch import Batch
 from mimicdet.losses.comparison import Comparison
-from mimicdet.losses.cross_heads import cross_heads
 from mimicdet.losses.feature_imitation import correlation, imitation, whole_map
 from mimicdet.losses.rank_mimic import rank_mimicking
-from mimicdet.losses.soft_labels import soft_labels
+from mimicdet.losses.soft_labels import cross_heads, soft_labels
 from mimicdet.models.detector import DenseMaps, DetectionModel
 from mimicdet.tasks.task import Task, TaskStep, WholeStep
 from mimicdet.teachers.teacher import Teacher
@@ -34,10 +33,7 @@ class DistillLoss(NamedTuple):
 _LEVELS, _HEADS = frozenset({"levels"}), frozenset({"heads"})
 LOSSES = {
     "rank": DistillLoss(lambda c, s: rank_mimicking(c, which=s.rank_which, score=s.rank_score, temperature=1.0)),
-    "imitation": DistillLoss(
-        lambda c, _: imitation(c, form="product", detach=True, normalise=True),
-        _LEVELS,
-    ),
+    "imitation": DistillLoss(lambda c, _: imitation(c), _LEVELS),
     "whole_map": DistillLoss(lambda c, _: whole_map(c), _LEVELS),
     "correlation": DistillLoss(lambda c, _: correlation(c), _LEVELS),
     "soft_labels": DistillLoss(lambda c, _: soft_labels(c, temperature=1.0)),

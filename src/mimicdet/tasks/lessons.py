@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mimicdet.assign_dense import match_objects
+from mimicdet.assign import match_objects
 from mimicdet.build import LEARNING, LoadedModel, load_model
 from mimicdet.config import SETTINGS_OF, AssignSettings, DistillSettings
 from mimicdet.data.batch import Batch
@@ -84,7 +84,7 @@ def _dense_lesson(
     assignment = _assignment(teacher, loaded.settings.family) if settings.assignment == "teacher" else None
     if isinstance(assignment, TeacherAssignment) and same_family and theirs == own:
         assignment = None  # a static rule of the student's own, which is worked out anyway
-    return DenseLesson(teacher, assignment, same_anchors=same_family, cross_depth=3)
+    return DenseLesson(teacher, assignment, same_anchors=same_family)
 
 
 def _require_equal_heads(
@@ -115,7 +115,7 @@ def _assignment(teacher: DenseTeacher, family: str) -> Assignment | None:
         return None  # on a scaled input a static rule would speak of another canvas
     assert isinstance(model, OneStage)
     published = SETTINGS_OF[family].model_fields["one_stage"].default
-    match, anchors = LEARNING[family](published).recipe.match, model.anchors
+    match, anchors = LEARNING[family](published).match, model.anchors
 
     def rule(batch: Batch, shapes: Sequence[tuple[int, int]], canvas: tuple[int, int]) -> Tensor:
         places = anchors(shapes, canvas)

@@ -16,17 +16,15 @@ from mimicdet.data.batch import Batch
 from mimicdet.inference.dataset import FunctionRunner
 from mimicdet.inference.decode import Detections
 from mimicdet.inference.detect import detect_with
-from mimicdet.losses.detection import box_loss, class_losses
 from mimicdet.losses.feature_imitation import prediction_difference
-from mimicdet.losses.mimic import class_mimic_distances, cosine_distances
+from mimicdet.losses.mimicdet import box_loss, class_losses, class_mimic_distances, cosine_distances
 from mimicdet.losses.rank_mimic import object_rank_loss
 from mimicdet.losses.soft_labels import class_divergences
-from mimicdet.models.detector import Predictions
+from mimicdet.models.anchors import ANCHOR_SIDE_IN_CELLS
+from mimicdet.models.detector import Predictions, Trunk
 from mimicdet.models.mimicdet import HEAD_STD, MimicDet, Refined
 from mimicdet.models.pyramid import FinerLevel
-from mimicdet.models.refinement import ANCHOR_SIDE_IN_CELLS
 from mimicdet.models.s_head import HeadOutput
-from mimicdet.models.trunk import Trunk
 from mimicdet.ops.boxes import decode_deltas, iou_of_pairs
 from mimicdet.tasks.detect import dense_step, student_parts, total
 from mimicdet.tasks.diagnostics import mimic_diagnostics, student_diagnostics
@@ -228,13 +226,7 @@ class MimicTask(Task):
         """1 - cosine on the classification and the regression path, (N,) each."""
         if self.mimic.detach_teacher:
             teacher = HeadOutput(*(field.detach() for field in teacher))
-        class_distance = class_mimic_distances(
-            self.mimic.classification,
-            teacher_logits=teacher.logits,
-            student_logits=student.logits,
-            teacher_feature=teacher.class_feature,
-            student_feature=student.class_feature,
-        )
+        class_distance = class_mimic_distances(self.mimic.classification, teacher, student)
         return class_distance, cosine_distances(teacher.box_feature, student.box_feature)
 
     def _divergences(self, teacher: HeadOutput, student: HeadOutput) -> Tensor:

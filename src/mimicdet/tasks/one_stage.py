@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mimicdet.assign_dense import match_objects
+from mimicdet.assign import match_objects
 from mimicdet.data.batch import Batch
-from mimicdet.losses.recipe import Learning, PositiveAnchors
+from mimicdet.losses.one_stage import Learning, Matched
 from mimicdet.models.detector import Places
 from mimicdet.models.one_stage import OneStage, OneStageMaps
 from mimicdet.tasks.diagnostics import positives_by_level
@@ -26,8 +26,7 @@ class OneStageTask(Task):
 
     def __init__(self, *, detector: OneStage, learning: Learning) -> None:
         super().__init__(detector=detector)
-        self.recipe = learning.recipe
-        self.weights = learning.weights
+        self.learning = learning
 
     @torch.no_grad()
     def count_positives(self, batch: Batch) -> Tensor:
@@ -41,7 +40,7 @@ class OneStageTask(Task):
         return TaskStep(losses, lambda: match, lambda: self.detector.dense_maps_of(maps))
 
     def _match(self, batch: Batch, places: Places, valid: Tensor) -> Tensor:
-        return match_objects(self.recipe.match, places, valid, batch.boxes, batch.labels, batch.crowd)
+        return match_objects(self.learning.match, places, valid, batch.boxes, batch.labels, batch.crowd)
 
     def _losses(self, batch: Batch, maps: OneStageMaps, match: Tensor, whole: WholeStep | None) -> dict[str, Tensor]:
         image, anchor = (match >= 0).nonzero().unbind(1)
@@ -52,12 +51,12 @@ class OneStageTask(Task):
             if batch.labels.shape[1]
             else (maps.places.anchors.new_zeros(0, 4), match.new_zeros(0))
         )
-        sums = self.recipe.sums(self.detector, maps, match, PositiveAnchors(image, anchor, boxes, labels))
+        sums = self.learning.sums(Matched(self.detector, maps, match, image, anchor, boxes, labels))
         positives = boxes.new_tensor(len(image), dtype=torch.float32)
         counts = divisors([part.share for part in sums.values()], positives, whole)
         parts = {name: part.total / count for (name, part), count in zip(sums.items(), counts, strict=True)}
         # Branches without a positive still belong to the graph of every process
-        loss = torch.stack([self.weights[name] * part for name, part in parts.items()]).sum() + 0 * sum(
+        loss = torch.stack([self.learning.weights[name] * part for name, part in parts.items()]).sum() + 0 * sum(
             part.sum() for part in maps.head if part is not None
         )
         return (

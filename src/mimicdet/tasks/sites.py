@@ -15,8 +15,7 @@ from torch import Tensor
 from mimicdet.assign import match_overlapping
 from mimicdet.data.batch import Batch
 from mimicdet.losses.comparison import Positives
-from mimicdet.models.detector import DenseMaps
-from mimicdet.models.trunk import level_shapes
+from mimicdet.models.detector import DenseMaps, level_shapes
 from mimicdet.ops.boxes import iou_of_pairs
 from mimicdet.teachers.match_maps import TeacherMaps, by_level, split_levels
 

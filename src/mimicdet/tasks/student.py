@@ -23,7 +23,7 @@ from mimicdet.assign import (
 )
 from mimicdet.config import AssignSettings
 from mimicdet.data.batch import Batch
-from mimicdet.losses.detection import box_loss, class_losses, objectness_loss
+from mimicdet.losses.mimicdet import box_loss, class_losses, objectness_loss
 from mimicdet.models.detector import Places
 from mimicdet.models.mimicdet import HEAD_STD, REFINEMENT_STD, MimicDet, Refined
 from mimicdet.models.s_head import HeadOutput
