@@ -61,7 +61,6 @@ def match_anchors(
     ``center_fraction``, edges included; of several objects the smallest wins.
 
     Args:
-        places: positions of the batch's canvas.
         valid: (B, A) bool, False on padding.
         boxes, labels, crowd: (B, M, 4), (B, M) with -1 on padding, (B, M).
         center_fraction: 0..1.
@@ -107,11 +106,7 @@ def _smallest(candidate: Tensor, area: Tensor) -> Tensor:
 def make_proposals(
     adjusted_boxes: Tensor, objectness: Tensor, valid: Tensor, *, nms_iou: float, count: int
 ) -> Proposals:
-    """Suppresses boxes over all levels of each image, whatever their class, and keeps the best ``count`` (section 4.1).
-
-    Args:
-        adjusted_boxes, objectness, valid: (B, A, 4), (B, A), (B, A) bool.
-    """
+    """Suppresses boxes (B, A, 4) over all levels, whatever their class, and keeps the best ``count`` (section 4.1)."""
     kept = []
     for boxes_i, objectness_i, valid_i in zip(adjusted_boxes, objectness, valid, strict=True):
         inside = valid_i.nonzero().squeeze(1)
@@ -167,9 +162,7 @@ def match_overlapping(
 ) -> Tensor:
     """Returns the object (B, N) that each box (B, N, 4) overlaps best, NO_OBJECT below ``positive_iou``.
 
-    Args:
-        valid: (B, N) bool, False on padding.
-        boxes, labels, crowd: as for :func:`match_proposals`.
+    ``valid`` (B, N) is False on padding; ``boxes``, ``labels``, ``crowd`` are as for :func:`match_proposals`.
     """
     if labels.shape[1] == 0:
         return torch.full_like(valid, NO_OBJECT, dtype=torch.int64)
@@ -190,14 +183,11 @@ def random_keys(seeds: Tensor, count: int, columns: int, device: torch.device) -
 
 
 def sample_balanced(classes: Tensor, keys: Tensor, *, num_classes: int, count: int, positive_fraction: float) -> Tensor:
-    """Chooses ``count`` proposals of an image at random, positives up to a fraction, the rest negatives.
+    """Chooses ``count`` proposals of an image at random, (B, R) bool, positives up to a fraction, then negatives.
 
     Args:
         classes: (B, R) class targets; ``num_classes`` is background, IGNORED takes no part.
         keys: (B, R) random numbers that decide.
-
-    Returns:
-        (B, R) bool.
     """
     positive = (classes >= 0) & (classes < num_classes)
     chosen = sample_some(positive, keys, int(count * positive_fraction))
@@ -224,7 +214,6 @@ def match_objects(match: Match, places: Places, valid: Tensor, boxes: Tensor, la
 
     Args:
         match: the rule, such as :func:`by_statistics` with its settings.
-        places: of the batch's canvas.
         valid: (B, A) bool, False on padding.
         boxes, labels, crowd: (B, M, 4), (B, M) with -1 on padding, (B, M). Crowd regions are never targets; anchors
             that lie at least half inside one and match no object are left out.

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from mimicdet.losses.comparison import feature_difference
+from mimicdet.losses.comparison import LevelPair
 from mimicdet.losses.feature_imitation import (
     correlation_loss,
     imitation_loss,
@@ -39,6 +39,10 @@ def literal_differences() -> tuple[list[list[float]], list[list[float]]]:
     squares = (T_MAP - S_MAP).square().flatten(2)
     feature = [[sum(squares[b, c, i].item() for c in range(C)) / C for i in range(H * W)] for b in range(B)]
     return prediction, feature
+
+
+def feature_difference(teacher: Tensor, student: Tensor) -> Tensor:
+    return LevelPair(teacher, student, TEACHER, STUDENT, VALID).feature_difference
 
 
 def test_differences() -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mimicdet.assign import LEFT_OUT, by_statistics
 from mimicdet.config import AtssSettings, GflSettings
+from mimicdet.config.trunk import BranchSettings
 from mimicdet.losses.one_stage import (
     Learning,
     LossSum,
@@ -41,7 +42,6 @@ class SharedHead(OneStageHead):
 
     Args:
         channels: of the pyramid and of the branches.
-        num_classes: K.
         box_outputs: D.
         levels: how many there are; the box outputs of each are multiplied by a factor of its own that is learned.
         quality: predict one from the box branch too (centerness).
@@ -111,29 +111,20 @@ def from_distributions(box_outputs: Tensor, anchors: Tensor, stride: Tensor) -> 
 
 def build_atss(settings: AtssSettings.Model, trunk: Trunk, num_classes: int) -> OneStage:
     """Builds ATSS on a trunk."""
-    return _build(settings.head_groups, trunk, num_classes, box_outputs=4, decode=from_scaled_deltas, quality=True)
+    return _build(partial(SharedHead, box_outputs=4, quality=True), from_scaled_deltas, settings, trunk, num_classes)
 
 
 def build_gfl(settings: GflSettings.Model, trunk: Trunk, num_classes: int) -> OneStage:
     """Builds GFL on a trunk; its anchors serve the assignment, which is ATSS's."""
-    outputs = 4 * (LONGEST_DISTANCE + 1)
-    return _build(
-        settings.head_groups, trunk, num_classes, box_outputs=outputs, decode=from_distributions, quality=False
-    )
+    head = partial(SharedHead, box_outputs=4 * (LONGEST_DISTANCE + 1), quality=False)
+    return _build(head, from_distributions, settings, trunk, num_classes)
 
 
 def _build(
-    groups: int, trunk: Trunk, num_classes: int, *, box_outputs: int, decode: BoxDecoder, quality: bool
+    make_head: partial[SharedHead], decode: BoxDecoder, settings: BranchSettings, trunk: Trunk, num_classes: int
 ) -> OneStage:
-    levels = trunk.level_numbers
-    head = SharedHead(
-        channels=trunk.channels,
-        num_classes=num_classes,
-        box_outputs=box_outputs,
-        levels=len(levels),
-        quality=quality,
-        groups=groups,
-    )
+    levels, groups = trunk.level_numbers, settings.head_groups
+    head = make_head(channels=trunk.channels, num_classes=num_classes, levels=len(levels), groups=groups)
     anchors = square_anchors(levels, side_in_cells=SIDE_IN_CELLS)
     return OneStage(trunk=trunk, head=head, anchors=anchors, decode_boxes=decode, num_classes=num_classes)
 

@@ -19,11 +19,7 @@ from mimicdet.models.one_stage import Branches, HeadMaps, OneStage, OneStageHead
 
 
 class FcosHead(OneStageHead):
-    """Puts torchvision's two branches behind this project's interface.
-
-    Args:
-        classes, boxes: torchvision's.
-    """
+    """Puts torchvision's two branches behind this project's interface."""
 
     def __init__(self, *, classes: FCOSClassificationHead, boxes: FCOSRegressionHead) -> None:
         super().__init__()

@@ -27,11 +27,7 @@ RAW = (1.0, 1.0, 1.0, 1.0)
 
 
 class RetinaHead(OneStageHead):
-    """Puts torchvision's two branches behind this project's interface.
-
-    Args:
-        classes, boxes: torchvision's.
-    """
+    """Puts torchvision's two branches behind this project's interface."""
 
     def __init__(self, *, classes: RetinaNetClassificationHead, boxes: RetinaNetRegressionHead) -> None:
         super().__init__()

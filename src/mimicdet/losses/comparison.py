@@ -22,11 +22,6 @@ class Positives(NamedTuple):
     student_iou: Tensor
 
 
-def feature_difference(teacher: Tensor, student: Tensor) -> Tensor:
-    """Returns F_dif (B, H W), the mean over the channels of the squared difference of (B, C, H, W) twice."""
-    return (teacher - student).square().mean(1).flatten(1)
-
-
 @dataclass(frozen=True)
 class LevelPair:
     """Holds the features of one level that both have, and the scores there."""
@@ -39,8 +34,8 @@ class LevelPair:
 
     @cached_property
     def feature_difference(self) -> Tensor:
-        """Returns F_dif (B, H W), see :func:`feature_difference`; several losses read it."""
-        return feature_difference(self.teacher, self.student)
+        """Returns F_dif (B, H W), the mean over the channels of the squared difference; several losses read it."""
+        return (self.teacher - self.student).square().mean(1).flatten(1)
 
 
 class CrossedHeads(NamedTuple):

@@ -16,12 +16,7 @@ ClassMimic = Literal["logits", "feature", "both", "centred_logits"]
 
 
 def objectness_loss(logits: Tensor, positive: Tensor, valid: Tensor) -> Tensor:
-    """Returns binary cross-entropy summed over all valid anchors (section 3.2).
-
-    Args:
-        logits: (...) objectness.
-        positive, valid: (...) bool; padding is not valid.
-    """
+    """Returns binary cross-entropy summed over all anchors that are ``valid``, no padding (section 3.2)."""
     loss = F.binary_cross_entropy_with_logits(logits, positive.to(logits.dtype), reduction="none")
     return (loss * valid).sum()
 

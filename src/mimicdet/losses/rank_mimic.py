@@ -44,17 +44,14 @@ def group_log_softmax(values: Tensor, group: Tensor, groups: int) -> Tensor:
 
 
 def rank_divergences(teacher: Tensor, student: Tensor, group: Tensor, groups: int, *, temperature: float) -> Tensor:
-    """Returns KL(teacher || student) of each group's distribution over its positives; 0 for groups without any.
+    """Returns KL(teacher || student) (groups,) of each group's distribution over its positives; 0 without any.
 
     Nothing is sorted: sorted values would no longer tell which box has which rank.
 
     Args:
         teacher, student: (P,) what the positives are ranked by, such as scores or IoUs.
-        group: (P,) int64.
+        group: (P,) int64 in 0..groups-1.
         temperature: T > 0; the distributions are softmax(values / T).
-
-    Returns:
-        (groups,).
     """
     log_t = group_log_softmax(teacher / temperature, group, groups)
     log_s = group_log_softmax(student / temperature, group, groups)
@@ -62,20 +59,16 @@ def rank_divergences(teacher: Tensor, student: Tensor, group: Tensor, groups: in
 
 
 def rank_loss(divergences: Tensor, objects: Tensor) -> Tensor:
-    """Returns the mean over an image's objects, then over images: (B M,), (B, M) bool -> 0-d.
+    """Returns the mean over an image's objects, then over images: (B M,), (B, M) bool, False on padding -> 0-d.
 
-    Args:
-        objects: which of the padded rows are objects; those without positives count too, with 0.
+    Objects without positives count too, with 0.
     """
     sums = divergences.reshape(len(objects), -1).sum(1)
     return (sums / objects.sum(1).clamp(min=1)).mean()
 
 
 def object_rank_loss(teacher: Tensor, student: Tensor, group: Tensor, objects: Tensor, *, temperature: float) -> Tensor:
-    """Returns Rank Mimicking's loss of P positives by one quantity, 0-d; 0 and attached to the graph without objects.
-
-    Arguments as for :func:`rank_divergences` and :func:`rank_loss`.
-    """
+    """Returns :func:`rank_loss` of :func:`rank_divergences`; 0 and attached to the graph without objects."""
     if not (groups := objects.numel()):
         return student.sum()
     return rank_loss(rank_divergences(teacher, student, group, groups, temperature=temperature), objects)

@@ -36,8 +36,7 @@ def cross_heads(comparison: Comparison, *, temperature: float) -> Tensor:
 def soft_label_divergences(teacher: Tensor, student: Tensor, *, temperature: float) -> Tensor:
     """Returns KL(teacher || student) of classes scored each by itself: logits (..., K) twice -> (..., K).
 
-    Args:
-        temperature: T > 0; scores are sigmoid(logits / T).
+    Scores are sigmoid(logits / temperature).
     """
     target = (teacher / temperature).sigmoid()
     logits = student / temperature
@@ -50,8 +49,7 @@ def soft_label_divergences(teacher: Tensor, student: Tensor, *, temperature: flo
 def class_divergences(teacher: Tensor, student: Tensor, *, temperature: float) -> Tensor:
     """Returns KL(teacher || student) of classes that exclude each other: logits (..., K+1) twice -> (...).
 
-    Args:
-        temperature: T > 0; scores are softmax(logits / T).
+    Scores are softmax(logits / temperature).
     """
     log_t, log_s = ((logits / temperature).log_softmax(-1) for logits in (teacher, student))
     return F.kl_div(log_s, log_t, reduction="none", log_target=True).sum(-1) * temperature**2

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
-from mimicdet.models.detector import Places
+from mimicdet.models.detector import Places, level_shapes
 
 ANCHOR_SIDE_IN_CELLS = 4
 """Side of MimicDet's anchors, S_l = 4 * 2^l: 32 px on P3 .. 512 px on P7 (section 3.2)."""
@@ -58,6 +58,11 @@ class Anchors(nn.Module):
         tables = (starts, [h for h, _ in shapes], [w for _, w in shapes])
         first, rows, columns = (torch.tensor(values, device=level.device) for values in tables)
         return Places(anchors, level, y, x, stride, first, rows, columns)
+
+    def on_canvas(self, images: Tensor) -> Places:
+        """Places anchors on the levels of a padded batch (B, 3, H, W)."""
+        canvas = (images.shape[2], images.shape[3])
+        return self.forward(level_shapes(*canvas, self.level_numbers), canvas)
 
 
 def base_boxes(sizes: Sequence[float], ratios: Sequence[float]) -> Tensor:

@@ -117,7 +117,6 @@ class DetectionModel(nn.Module):
     """Defines what training, evaluation, prediction and export ask of every detector.
 
     Args:
-        trunk: backbone and pyramid.
         num_classes: K, without the background.
     """
 

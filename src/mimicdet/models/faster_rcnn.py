@@ -47,7 +47,6 @@ class FasterRcnn(DetectionModel):
     Args:
         trunk: built.
         rpn, roi_heads: torchvision's, which read the pyramid's levels by name, ``p2`` and so on.
-        num_classes: K.
     """
 
     def __init__(self, *, trunk: Trunk, rpn: RegionProposalNetwork, roi_heads: RoIHeads, num_classes: int) -> None:
@@ -76,13 +75,7 @@ class FasterRcnn(DetectionModel):
         return Predictions(*(torch.stack(column) for column in zip(*outputs, strict=True)))
 
     def second_stage_at(self, images: Tensor, sizes: Tensor, boxes: Tensor, image: Tensor) -> SecondStage:
-        """Returns what the second stage makes of given boxes, in their order.
-
-        Args:
-            images, sizes: as for :meth:`forward`.
-            boxes: (N, 4) in pixels of the canvas, with an area.
-            image: (N,) int64.
-        """
+        """Returns what the second stage makes of boxes (N, 4) with an area, in the canvas of each's image (N,)."""
         levels, image_list = self._levels(images, sizes)
         with _full_precision(images):
             return second_stage_at(self.roi_heads, levels, image_list.image_sizes, boxes, image)
@@ -129,12 +122,11 @@ def _best(scores: Tensor, boxes: Tensor, rows: int) -> tuple[Tensor, Tensor, Ten
 def second_stage(
     roi_heads: Any, levels: Mapping[str, Tensor], shapes: Sequence[tuple[int, int]], boxes: Sequence[Tensor]
 ) -> SecondStage:
-    """Returns what torchvision's ``RoIHeads`` makes of each image's boxes, image by image.
+    """Returns what torchvision's ``RoIHeads`` makes of each image's boxes (N_i, 4), image by image.
 
     Args:
         levels: the pyramid, by the names that ``roi_heads`` reads.
         shapes: height and width of each image.
-        boxes: (N_i, 4) of each image.
     """
     features = roi_heads.box_head(roi_heads.box_roi_pool(levels, boxes, shapes))
     logits, deltas = roi_heads.box_predictor(features)
@@ -153,13 +145,8 @@ def second_stage_at(
     return SecondStage(*(field[back] for field in seen))
 
 
-def faster_rcnn(*, trunk: Trunk, num_classes: int, features: int = 1024) -> FasterRcnn:
-    """Builds Faster R-CNN on a trunk, with torchvision's values.
-
-    Args:
-        num_classes: K.
-        features: width of the box head's two layers.
-    """
+def faster_rcnn(*, trunk: Trunk, num_classes: int, features: int) -> FasterRcnn:
+    """Builds Faster R-CNN on a trunk, with torchvision's values; ``features`` is the width of the box head's layers."""
     levels = trunk.level_numbers
     sides = tuple((RPN_ANCHOR_SIDE_IN_CELLS * 2**l,) for l in levels)
     anchors = AnchorGenerator(sizes=sides, aspect_ratios=(RATIOS,) * len(levels))

@@ -14,16 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mimicdet.models.anchors import ANCHOR_SIDE_IN_CELLS, square_anchors
-from mimicdet.models.detector import (
-    DenseMaps,
-    DetectionModel,
-    Places,
-    Predictions,
-    Trunk,
-    at_rows,
-    level_shapes,
-    log_odds,
-)
+from mimicdet.models.detector import DenseMaps, DetectionModel, Places, Predictions, Trunk, at_rows, log_odds
 from mimicdet.models.pyramid import PyramidFeatures
 from mimicdet.models.s_head import HeadOutput, SHead
 from mimicdet.ops.boxes import decode_deltas
@@ -148,9 +139,7 @@ class MimicDet(DetectionModel):
 
     def places_of(self, images: Tensor) -> Places:
         """Says where the predictions for a padded batch (B, 3, H, W) lie, without computing them."""
-        height, width = images.shape[2:]
-        places: Places = self.anchors(level_shapes(height, width, self.trunk.level_numbers))
-        return places
+        return self.anchors.on_canvas(images)
 
     def s_head_at(self, refined: Refined, positions: Tensor) -> HeadOutput:
         """Returns the S-head's outputs (B, R, ...) at ``positions`` (B, R) int64."""

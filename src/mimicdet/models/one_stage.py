@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mimicdet.models.anchors import Anchors
-from mimicdet.models.detector import DenseMaps, DetectionModel, Places, Predictions, Trunk, at_rows, level_shapes
+from mimicdet.models.detector import DenseMaps, DetectionModel, Places, Predictions, Trunk, at_rows
 from mimicdet.ops.precision import full_precision
 
 CONVOLUTIONS = 4
@@ -95,11 +95,9 @@ class OneStage(DetectionModel):
     """Detects with one head that is shared over the levels.
 
     Args:
-        trunk: built; the pyramid's levels are the head's.
-        head: levels (list of (B, C, H_l, W_l)) -> ``HeadMaps``.
+        trunk, head: built; the pyramid's levels are the head's.
         anchors: what boxes are predicted from.
         decode_boxes: makes boxes of the head's outputs.
-        num_classes: K.
         score: how a quality logit and a class logit make a score: their product's square root (``root``: torchvision's
             FCOS), or their product (ATSS).
     """
@@ -155,9 +153,7 @@ class OneStage(DetectionModel):
 
     def places_of(self, images: Tensor) -> Places:
         """Returns the anchors of a padded batch (B, 3, H, W), without computing what is predicted there."""
-        height, width = images.shape[2:]
-        places: Places = self.anchors(level_shapes(height, width, self.trunk.level_numbers), (height, width))
-        return places
+        return self.anchors.on_canvas(images)
 
     def scores(self, maps: OneStageMaps) -> Tensor:
         """Returns scores (B, A, K) in 0..1, 0 on padding."""

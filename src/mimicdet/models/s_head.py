@@ -94,17 +94,14 @@ class SHead(nn.Module):
         self.box_features = nn.Linear(channels, features) if paths == "dual" else self.class_features
         self.classifier = nn.Linear(features, num_classes + 1)
         self.regressor = nn.Linear(features, 4)
-        self._initialise(init)
-
-    def _initialise(self, init: Init) -> None:
-        for layer in self.modules():
-            if isinstance(layer, nn.Linear | nn.Conv2d):
-                nn.init.normal_(layer.weight, std=0.01)
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.01)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         if init == "he":
-            for layer in (self.align, self.align_finest, self.class_features, self.box_features):
-                he_init(layer)
+            for module in (self.align, self.align_finest, self.class_features, self.box_features):
+                he_init(module)
 
     def dense(self, levels: Sequence[Tensor], deltas: Tensor) -> HeadOutput:
         """Returns the outputs at every position, of levels (B, C, H_l, W_l) and the refinement's deltas (B, A, 4)."""

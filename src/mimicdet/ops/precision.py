@@ -15,9 +15,5 @@ def autocast_without_cache(device_type: str) -> torch.autocast:
     For work under ``no_grad`` before the same weights are used with gradient: torch 2.9 keeps the copies made there,
     which have no gradient, for the rest of the autocast region (pytorch pull request 165068).
     """
-    return torch.autocast(
-        device_type,
-        dtype=torch.get_autocast_dtype(device_type),
-        enabled=torch.is_autocast_enabled(device_type),
-        cache_enabled=False,
-    )
+    dtype, on = torch.get_autocast_dtype(device_type), torch.is_autocast_enabled(device_type)
+    return torch.autocast(device_type, dtype=dtype, enabled=on, cache_enabled=False)

@@ -2,9 +2,7 @@
 
 Each value is a weighted sum of cells. ``embedding_bag`` does the gather and the sum in one fused kernel on CPU and GPU,
 forward and backward, without building the neighbours of every point in memory. The maps are one table of cells,
-channels last.
-
-The deformable convolution of the S-head reads k*k taps a position. RoIAlign (Mask R-CNN) sums sixteen cells a bin;
+channels last. The deformable convolution of the S-head reads k*k taps a position. RoIAlign (Mask R-CNN) sums sixteen cells a bin;
 ``torchvision.ops.roi_align`` works on one map with channels first and, on a CPU, with one thread backward.
 """
 
@@ -50,9 +48,8 @@ def sample_bilinear(table: Tensor, points: Tensor, *, start: Tensor, height: Ten
         # Gather and MatMul there; as indexing and einsum the same took half as long again
         taps = table.index_select(0, index.flatten()).unflatten(0, (p * t, 4))  # (P T, 4, C)
         return (weights.reshape(p * t, 1, 4) @ taps).reshape(p, t, table.shape[1])
-    values = F.embedding_bag(
-        index.reshape(p * t, 4), table, per_sample_weights=weights.reshape(p * t, 4), mode="sum"
-    )  # (P T, C)
+    index, weights = index.reshape(p * t, 4), weights.reshape(p * t, 4)
+    values = F.embedding_bag(index, table, per_sample_weights=weights, mode="sum")  # (P T, C)
     return values.reshape(p, t, table.shape[1])
 
 
@@ -82,10 +79,8 @@ def pool_boxes(
     index = index[:, :, None, :, None] + columns[:, None, :, None, :]  # (N, size, size, 2 samples, 2 samples)
     weights = row_weights[:, :, None, :, None] * column_weights[:, None, :, None, :]  # likewise
     cells = (2 * samples) ** 2
-    pooled = F.embedding_bag(
-        index.reshape(-1, cells), table, per_sample_weights=weights.to(table.dtype).reshape(-1, cells), mode="sum"
-    )
-    # From (N size size, C)
+    index, weights = index.reshape(-1, cells), weights.to(table.dtype).reshape(-1, cells)
+    pooled = F.embedding_bag(index, table, per_sample_weights=weights, mode="sum")  # (N size size, C)
     return pooled.reshape(n, size, size, table.shape[1]).permute(0, 3, 1, 2)
 
 
