@@ -1,4 +1,4 @@
-"""Which anchors and proposals learn what: assignment and sampling as pure functions, no gradients.
+"""Assignment and sampling say which anchors and proposals learn what: pure functions, no gradients.
 
 First MimicDet's anchors and proposals, then the anchors of RetinaNet, FCOS, ATSS and GFL.
 B images, A anchor positions, M objects of an image (padded), R proposals of an image (padded), K classes.

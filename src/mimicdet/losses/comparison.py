@@ -1,4 +1,4 @@
-"""What a distillation loss reads: student and teacher side by side on a batch.
+"""Distillation losses read this: student and teacher side by side on a batch.
 
 B images, S common sites over all levels (RoI teachers: one row of N boxes, B = 1), n boxes at a site, K classes,
 M objects (padded), P positives, C channels.

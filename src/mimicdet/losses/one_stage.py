@@ -1,4 +1,4 @@
-"""How RetinaNet, FCOS, ATSS and GFL learn: losses of one value an anchor, in float32, and what they share.
+"""RetinaNet, FCOS, ATSS and GFL learn by these losses, of one value an anchor in float32, and share the rest here.
 
 The losses are torchvision's where it has them. P positive anchors of a batch.
 """

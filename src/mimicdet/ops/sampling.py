@@ -2,8 +2,8 @@
 
 Each value is a weighted sum of cells. ``embedding_bag`` does the gather and the sum in one fused kernel on CPU and GPU,
 forward and backward, without building the neighbours of every point in memory. The maps are one table of cells,
-channels last. The deformable convolution of the S-head reads k*k taps a position. RoIAlign (Mask R-CNN) sums sixteen cells a bin;
-``torchvision.ops.roi_align`` works on one map with channels first and, on a CPU, with one thread backward.
+channels last. The S-head's deformable convolution reads k*k taps a position; RoIAlign (Mask R-CNN) sums sixteen cells a
+bin. ``torchvision.ops.roi_align`` works on one map with channels first and, on a CPU, with one thread backward.
 """
 
 import torch
