@@ -50,9 +50,8 @@ class Trunk(nn.Module):
             ValueError: another shape.
         """
         if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % DIVISOR or images.shape[3] % DIVISOR:
-            raise ValueError(
-                f"images must be (B, 3, H, W) with H and W multiples of {DIVISOR}, got {tuple(images.shape)}"
-            )
+            shape = tuple(images.shape)
+            raise ValueError(f"images must be (B, 3, H, W) with H and W multiples of {DIVISOR}, got {shape}")
         normalised = mask_padding(self.backbone.normalise(images), sizes, 0)
         features: PyramidFeatures = self.pyramid(self.backbone(normalised), sizes)
         return features

@@ -78,9 +78,8 @@ class Refined(NamedTuple):
         """Makes predictions of a head's logits (B, R, K+1) and deltas (B, R, 4) at ``positions`` (B, R)."""
         outside = ~self.valid.gather(1, positions)  # (B, R)
         scores = logits.softmax(-1)[..., :-1].masked_fill(outside[..., None], 0)
-        return Predictions(
-            positions, scores, decode_deltas(deltas, at_rows(self.adjusted_boxes, positions), std=HEAD_STD)
-        )
+        boxes = decode_deltas(deltas, at_rows(self.adjusted_boxes, positions), std=HEAD_STD)
+        return Predictions(positions, scores, boxes)
 
 
 class MimicDet(DetectionModel):
