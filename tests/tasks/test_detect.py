@@ -7,8 +7,8 @@ import torch
 
 from mimicdet.config import LossSettings
 from mimicdet.data.batch import collate
-from mimicdet.tasks.detect import DetectTask, student_parts, total
-from mimicdet.tasks.student import prepare, student_sums
+from mimicdet.tasks.detect import DetectTask
+from mimicdet.tasks.student import prepare, student_parts, student_sums, total
 from tests.tasks.literal import literal_loss
 from tests.tiny import gradients, sample, samples, tiny_batch, tiny_settings, tiny_task
 
