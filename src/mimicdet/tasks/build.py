@@ -10,14 +10,7 @@ from typing import NamedTuple
 import torch
 
 from mimicdet.build import LEARNING, build_model, build_trunk, load_model
-from mimicdet.config import (
-    SETTINGS_OF,
-    AssignSettings,
-    DistillSettings,
-    FasterRcnnSettings,
-    MimicDetSettings,
-    Settings,
-)
+from mimicdet.config import SETTINGS_OF, AssignSettings, DistillSettings, FasterRcnnSettings, MimicDetSettings, Settings
 from mimicdet.data.dataset import Category
 from mimicdet.errors import UserError
 from mimicdet.models.detector import DetectionModel
@@ -57,11 +50,7 @@ class _Student(NamedTuple):
 
 
 def build_task(
-    settings: Settings,
-    *,
-    class_names: Sequence[str],
-    pretrained: bool = True,
-    detector: DetectionModel | None = None,
+    settings: Settings, *, class_names: Sequence[str], pretrained: bool = True, detector: DetectionModel | None = None
 ) -> Task:
     """Builds the task that settings describe, with its detector and whatever teaches it.
 
@@ -93,7 +82,7 @@ def build_task(
 def _task_alone(settings: Settings, detector: DetectionModel) -> Task:
     if isinstance(settings, MimicDetSettings):
         assert isinstance(detector, MimicDet)
-        return DetectTask(detector=detector, assign=settings.assign, loss=settings.loss)
+        return DetectTask(detector=detector, settings=settings)
     if not isinstance(settings, FasterRcnnSettings):
         assert isinstance(detector, OneStage)
         return OneStageTask(detector=detector, learning=LEARNING[settings.model.family](settings.one_stage))
@@ -116,15 +105,7 @@ def _mimic_task(settings: MimicDetSettings, detector: MimicDet, pretrained: bool
     elif finest < model.levels[0]:
         width, channels = detector.trunk.backbone.channels[finest], model.pyramid_channels
         finer_level = FinerLevel(in_channels=width, channels=channels, level=finest, norm=model.pyramid_norm)
-    return MimicTask(
-        detector=detector,
-        t_head=t_head,
-        finer_level=finer_level,
-        own_trunk=own_trunk,
-        assign=settings.assign,
-        mimic=settings.mimic,
-        loss=settings.loss,
-    )
+    return MimicTask(detector=detector, t_head=t_head, finer_level=finer_level, own_trunk=own_trunk, settings=settings)
 
 
 def read_mimic_run(run: Path) -> MimicRun:

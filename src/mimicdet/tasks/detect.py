@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from mimicdet.assign_dense import match_objects
-from mimicdet.config import AssignSettings, LossSettings
+from mimicdet.config import MimicDetSettings
 from mimicdet.data.batch import Batch
 from mimicdet.losses.recipe import Learning, PositiveAnchors
 from mimicdet.models.detector import Places
@@ -12,7 +12,7 @@ from mimicdet.models.faster_rcnn import FasterRcnn
 from mimicdet.models.mimicdet import MimicDet
 from mimicdet.models.one_stage import OneStage, OneStageMaps
 from mimicdet.tasks.diagnostics import positives_by_level, student_diagnostics
-from mimicdet.tasks.student import count_anchor_positives, dense_step, prepare, student_parts, student_sums, total
+from mimicdet.tasks.student import count_anchor_positives, dense_step, prepare, student_sums, total
 from mimicdet.tasks.task import Task, TaskStep, WholeStep, divisors
 
 
@@ -21,10 +21,9 @@ class DetectTask(Task):
 
     detector: MimicDet
 
-    def __init__(self, *, detector: MimicDet, assign: AssignSettings, loss: LossSettings) -> None:
+    def __init__(self, *, detector: MimicDet, settings: MimicDetSettings) -> None:
         super().__init__(detector=detector)
-        self.assign = assign
-        self.loss = loss
+        self.assign, self.loss = settings.assign, settings.loss
 
     def count_positives(self, batch: Batch) -> Tensor:
         return count_anchor_positives(self.detector, batch, self.assign)
@@ -33,7 +32,7 @@ class DetectTask(Task):
         prepared = prepare(self.detector, batch, self.assign)
         sums = student_sums(self.detector, batch, prepared, self.assign)
         counts = divisors([None, sums.class_count, sums.box_count], sums.anchor_positives, whole)
-        losses = total(student_parts(sums, counts), self.loss)
+        losses = total(sums.parts(counts), self.loss)
         losses |= student_diagnostics(self.detector, batch, prepared, sums)
         return dense_step(self.detector, batch, prepared, losses, self.assign)
 

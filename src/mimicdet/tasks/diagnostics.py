@@ -12,7 +12,7 @@ from mimicdet.assign import NO_OBJECT
 from mimicdet.data.batch import Batch
 from mimicdet.models.mimicdet import MimicDet
 from mimicdet.models.s_head import SHead
-from mimicdet.tasks.student import Prepared, StudentSums
+from mimicdet.tasks.student import Prepared, Sampled, StudentSums
 
 
 @torch.no_grad()
@@ -28,11 +28,9 @@ def student_diagnostics(detector: MimicDet, batch: Batch, prepared: Prepared, su
     }
     found |= positives_by_level(prepared.anchor_match, places.level, numbers)
     if detector.s_head.alignment == "guided":
-        image, row = sums.chosen.unbind(1)
-        positions = prepared.proposals.positions[image, row]
-        positive = targets.match[image, row] != NO_OBJECT
-        deltas, level = prepared.refined.deltas[image, positions], places.level[positions]
-        found |= _taps(detector.s_head, deltas, level, positive, numbers)
+        sampled = prepared.sample(batch, sums.chosen)
+        deltas = prepared.refined.deltas[sampled.image, sampled.position]
+        found |= _taps(detector.s_head, deltas, sampled, numbers)
     return found
 
 
@@ -50,11 +48,12 @@ def positives_by_level(match: Tensor, level: Tensor, numbers: Sequence[int]) -> 
     return {f"diag/anchor_positives_p{number}": mean for number, mean in zip(numbers, means, strict=True)}
 
 
-def _taps(s_head: SHead, deltas: Tensor, level: Tensor, positive: Tensor, numbers: Sequence[int]) -> dict[str, Tensor]:
+def _taps(s_head: SHead, deltas: Tensor, sampled: Sampled, numbers: Sequence[int]) -> dict[str, Tensor]:
     """Share of a positive's taps inside its adjusted box; the mean length of its offsets in cells, also by level.
 
     Where there is a micro-network, also the mean length by level of what it gives to them.
     """
+    level, positive = sampled.level, sampled.positive
     on_finest = level == 0  # where the layer has taps of its own
     both = (s_head.tap_statistics(deltas, finest=finest) for finest in (True, False))
     length, inside = (torch.where(on_finest, there, elsewhere) for there, elsewhere in zip(*both, strict=True))

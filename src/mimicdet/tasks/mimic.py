@@ -8,8 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mimicdet.assign import NO_OBJECT
-from mimicdet.config import AssignSettings, InferenceSettings, LossSettings, MimicSettings
+from mimicdet.config import InferenceSettings, MimicDetSettings
 from mimicdet.data.batch import Batch
 from mimicdet.inference.dataset import FunctionRunner
 from mimicdet.inference.decode import Detections
@@ -27,17 +26,7 @@ from mimicdet.models.s_head import HeadOutput
 from mimicdet.models.trunk import Trunk
 from mimicdet.ops.boxes import decode_deltas, iou_of_pairs
 from mimicdet.tasks.diagnostics import mimic_diagnostics, student_diagnostics
-from mimicdet.tasks.student import (
-    Prepared,
-    balanced_samples,
-    count_anchor_positives,
-    dense_step,
-    matched_boxes,
-    prepare,
-    student_parts,
-    student_sums,
-    total,
-)
+from mimicdet.tasks.student import Sampled, count_anchor_positives, dense_step, prepare, student_sums, total
 from mimicdet.tasks.task import Task, TaskStep, WholeStep, divisors
 from mimicdet.teachers.t_head import THead
 
@@ -49,31 +38,6 @@ class BothHeads(NamedTuple):
     positions: Tensor  # (B, R) int64
     student: HeadOutput  # (B, R, ...) of the S-head
     teacher: HeadOutput  # (B, R, ...) of the T-head
-
-
-class _Sampled(NamedTuple):
-    """The N boxes that the T-head learns from, and that the S-head mimics it on."""
-
-    image: Tensor  # (N,) int64
-    boxes: Tensor  # (N, 4)
-    level: Tensor  # (N,) int64, index into the levels
-    classes: Tensor  # (N,) int64
-    match: Tensor  # (N,) int64, index of the object, or NO_OBJECT
-    wanted: Tensor  # (N, 4) the object's box, or a placeholder
-
-    @property
-    def positive(self) -> Tensor:
-        return self.match != NO_OBJECT
-
-    @staticmethod
-    def choose(batch: Batch, prepared: Prepared, chosen: Tensor) -> "_Sampled":
-        """The proposals that ``chosen`` (B, R) bool marks, image by image and proposal by proposal."""
-        image, row = chosen.nonzero().unbind(1)
-        proposals, targets = prepared.proposals, prepared.targets
-        level = prepared.refined.places.level[proposals.positions[image, row]]
-        match = targets.match[image, row]
-        wanted = matched_boxes(batch.boxes, image, match)
-        return _Sampled(image, proposals.boxes[image, row], level, targets.classes[image, row], match, wanted)
 
 
 class MimicTask(Task):
@@ -94,28 +58,24 @@ class MimicTask(Task):
         detector: MimicDet,
         t_head: THead,
         finer_level: FinerLevel | None,
-        own_trunk: Trunk | None = None,
-        assign: AssignSettings,
-        mimic: MimicSettings,
-        loss: LossSettings,
+        own_trunk: Trunk | None,
+        settings: MimicDetSettings,
     ) -> None:
         super().__init__(detector=detector)
         self.t_head = t_head
         self.finer_level = finer_level
         self.own_trunk = own_trunk
-        self.assign = assign
-        self.mimic = mimic
-        self.loss = loss
+        self.assign, self.mimic, self.loss = settings.assign, settings.mimic, settings.loss
 
     def count_positives(self, batch: Batch) -> Tensor:
         return count_anchor_positives(self.detector, batch, self.assign)
 
     def step(self, batch: Batch, whole: WholeStep | None = None) -> TaskStep:
         prepared = prepare(self.detector, batch, self.assign)
-        chosen = balanced_samples(self.detector, prepared, self.assign, self.assign.t_samples)  # (B, R)
+        chosen = prepared.balanced(self.detector, self.assign, self.assign.t_samples)  # (B, R)
         sums = student_sums(self.detector, batch, prepared, self.assign, also=chosen)
 
-        sampled = _Sampled.choose(batch, prepared, chosen)
+        sampled = prepared.sample(batch, chosen.nonzero())
         boxes, positive = sampled.boxes, sampled.positive
         teacher = self._pooled(batch.images, prepared.refined, batch.sizes, boxes, sampled.image, sampled.level)
         t_classification = class_losses(teacher.logits, sampled.classes).sum()
@@ -132,7 +92,7 @@ class MimicTask(Task):
 
         shares = [None, sums.class_count, sums.box_count, chosen.sum(), mimicked.sum()]
         counts = divisors(shares, sums.anchor_positives, whole)
-        parts = student_parts(sums, counts) | {
+        parts = sums.parts(counts) | {
             "t_classification": t_classification / counts[3],
             "t_boxes": t_boxes / counts[3],
             "mimic_classification": (class_distance * weight).sum() / counts[4],
@@ -217,7 +177,7 @@ class MimicTask(Task):
             mean = (apart * ones).sum() / ones.sum().clamp(min=1)
             return apart * ones / mean.clamp(min=torch.finfo(mean.dtype).tiny)
 
-    def _rank(self, batch: Batch, sampled: _Sampled, teacher: HeadOutput, student: HeadOutput) -> Tensor:
+    def _rank(self, batch: Batch, sampled: Sampled, teacher: HeadOutput, student: HeadOutput) -> Tensor:
         """Rank Mimicking over the positives among the sampled boxes: both heads score the same ones."""
         if batch.labels.numel() == 0:
             return student.logits.sum() * 0

@@ -30,6 +30,24 @@ from mimicdet.ops.precision import autocast_without_cache
 from mimicdet.tasks.task import TaskStep
 
 
+class Sampled(NamedTuple):
+    """Holds N proposals of a batch and what they should be, in the order in which they were chosen."""
+
+    image: Tensor  # (N,) int64
+    row: Tensor  # (N,) int64, the proposal's number in its image
+    position: Tensor  # (N,) int64, the anchor position that it comes from
+    level: Tensor  # (N,) int64, index into the levels
+    boxes: Tensor  # (N, 4)
+    classes: Tensor  # (N,) int64, as in ``ProposalTargets``
+    match: Tensor  # (N,) int64, index of the object, or NO_OBJECT
+    wanted: Tensor  # (N, 4) the object's box, or a placeholder
+
+    @property
+    def positive(self) -> Tensor:
+        """Marks those that have an object: (N,) bool."""
+        return self.match != NO_OBJECT
+
+
 class Prepared(NamedTuple):
     """Holds a batch up to its proposals and what they should be."""
 
@@ -38,6 +56,20 @@ class Prepared(NamedTuple):
     proposals: Proposals
     targets: ProposalTargets
     keys: Tensor  # (B, R, 2) random numbers of each proposal: for the S-head's box samples, for balanced choices
+
+    def sample(self, batch: Batch, chosen: Tensor) -> Sampled:
+        """Looks up proposals by image and number: ``chosen`` (N, 2) int64."""
+        image, row = chosen.unbind(1)
+        position, boxes = self.proposals.positions[image, row], self.proposals.boxes[image, row]
+        classes, match = self.targets.classes[image, row], self.targets.match[image, row]
+        level, wanted = self.refined.places.level[position], matched_boxes(batch.boxes, image, match)
+        return Sampled(image, row, position, level, boxes, classes, match, wanted)
+
+    def balanced(self, detector: MimicDet, assign: AssignSettings, count: int) -> Tensor:
+        """Chooses up to ``count`` random proposals an image, ``t_positive_fraction`` of them positive: (B, R) bool."""
+        classes, keys, share = self.targets.classes, self.keys[..., 1], assign.t_positive_fraction
+        k = detector.num_classes
+        return sample_balanced(classes, keys, num_classes=k, count=count, positive_fraction=share)
 
 
 class StudentSums(NamedTuple):
@@ -52,6 +84,15 @@ class StudentSums(NamedTuple):
     box_count: Tensor
     chosen: Tensor  # (Q, 2) int64, image and proposal
     head: HeadOutput  # (Q, ...)
+
+    def parts(self, counts: Tensor) -> dict[str, Tensor]:
+        """Returns the losses by name; ``counts`` begin with positive anchors, class samples, box samples."""
+        return {
+            "refinement_objectness": self.objectness / counts[0],
+            "refinement_boxes": self.refinement_boxes / counts[0],
+            "s_classification": self.classification / counts[1],
+            "s_boxes": self.boxes / counts[2],
+        }
 
 
 def prepare(detector: MimicDet, batch: Batch, assign: AssignSettings) -> Prepared:
@@ -92,21 +133,19 @@ def student_sums(
     Args:
         also: (B, R) bool, further proposals whose S-head output is wanted (the T-head's samples).
     """
-    refined, proposals, targets = prepared.refined, prepared.proposals, prepared.targets
+    refined, targets = prepared.refined, prepared.targets
     with torch.no_grad():
         classified = _class_samples(detector, prepared, assign)
         positive = (targets.classes >= 0) & (targets.classes < detector.num_classes)
         regressed = sample_some(positive, prepared.keys[..., 0], assign.s_box_samples)
         wanted = classified | regressed if also is None else classified | regressed | also
         chosen = wanted.nonzero()
-        image, row = chosen.unbind(1)
-        rows = image * refined.objectness.shape[1] + proposals.positions[image, row]
-        boxes = proposals.boxes[image, row]
-        target_boxes = matched_boxes(batch.boxes, image, targets.match[image, row])
+        sampled = prepared.sample(batch, chosen)
+        rows = sampled.image * refined.objectness.shape[1] + sampled.position
+        on_classified, on_regressed = (mask[sampled.image, sampled.row] for mask in (classified, regressed))
     head = detector.s_head.at(refined.pyramid.levels, refined.deltas, refined.places, rows)
-    on_classified, on_regressed = classified[image, row], regressed[image, row]
-    classification = (class_losses(head.logits, targets.classes[image, row]) * on_classified).sum()
-    s_boxes = box_loss(head.deltas, target_boxes, boxes, on_regressed, std=HEAD_STD)
+    classification = (class_losses(head.logits, sampled.classes) * on_classified).sum()
+    s_boxes = box_loss(head.deltas, sampled.wanted, sampled.boxes, on_regressed, std=HEAD_STD)
 
     anchors, anchor_positive = refined.places.anchors, prepared.anchor_match != NO_OBJECT
     b = torch.arange(len(batch.labels), device=rows.device)[:, None]
@@ -127,17 +166,11 @@ def student_sums(
 def _class_samples(detector: MimicDet, prepared: Prepared, assign: AssignSettings) -> Tensor:
     """(B, R) bool: the proposals that the S-head's classification learns from."""
     if assign.s_class_choice == "balanced":
-        return balanced_samples(detector, prepared, assign, assign.s_class_samples)
+        return prepared.balanced(detector, assign, assign.s_class_samples)
     classes = prepared.targets.classes
     with autocast_without_cache(classes.device.type):
         logits = detector.s_head_at(prepared.refined, prepared.proposals.positions).logits
     return sample_some(classes >= 0, -class_losses(logits, classes), assign.s_class_samples)
-
-
-def balanced_samples(detector: MimicDet, prepared: Prepared, assign: AssignSettings, count: int) -> Tensor:
-    """Chooses at most ``count`` random proposals an image, ``t_positive_fraction`` of them positive: (B, R) bool."""
-    keys, k, share = prepared.keys[..., 1], detector.num_classes, assign.t_positive_fraction
-    return sample_balanced(prepared.targets.classes, keys, num_classes=k, count=count, positive_fraction=share)
 
 
 def matched_boxes(boxes: Tensor, image: Tensor, match: Tensor) -> Tensor:
@@ -145,16 +178,6 @@ def matched_boxes(boxes: Tensor, image: Tensor, match: Tensor) -> Tensor:
     if boxes.shape[1] == 0:
         return boxes.new_zeros(*match.shape, 4)
     return boxes[image, match.clamp(min=0)]
-
-
-def student_parts(sums: StudentSums, counts: Tensor) -> dict[str, Tensor]:
-    """Returns the losses of refinement module and S-head; ``counts``: positive anchors, class samples, box samples."""
-    return {
-        "refinement_objectness": sums.objectness / counts[0],
-        "refinement_boxes": sums.refinement_boxes / counts[0],
-        "s_classification": sums.classification / counts[1],
-        "s_boxes": sums.boxes / counts[2],
-    }
 
 
 def total(parts: dict[str, Tensor], loss: LossSettings) -> dict[str, Tensor]:
