@@ -71,18 +71,13 @@ class OverlapAssignment:
         return found
 
 
-class _Side(NamedTuple):
-    """What one of the two says at the sites."""
-
-    logits: Tensor  # (B, S, n, K)
-    boxes: Tensor  # (B, S, n, 4)
-
-
 class _Sites(NamedTuple):
-    """Both sides, and what is assigned to the sites."""
+    """What both say at the sites, and what is assigned to these."""
 
-    student: _Side
-    teacher: _Side
+    student_logits: Tensor  # (B, S, n, K)
+    student_boxes: Tensor  # (B, S, n, 4)
+    teacher_logits: Tensor  # (B, S, n, K)
+    teacher_boxes: Tensor  # (B, S, n, 4)
     valid: Tensor  # (B, S) bool, False on padding
     match: Tensor  # (B, S) int64, index of the object, below 0 for none
 
@@ -112,8 +107,8 @@ class DenseLesson(NamedTuple):
         return Comparison(
             objects=(batch.labels >= 0) & ~batch.crowd,
             known=known,
-            teacher_logits=sites.teacher.logits,
-            student_logits=sites.student.logits,
+            teacher_logits=sites.teacher_logits,
+            student_logits=sites.student_logits,
             valid=sites.valid,
             positives=positives,
             positive_count=_count((sites.match >= 0) & sites.valid),
@@ -137,8 +132,7 @@ class DenseLesson(NamedTuple):
                 parts.append((*anchors, valid[number].flatten(1), matches[number].flatten(1)))
             else:  # of several anchors of a cell that are assigned, the object with the highest index stands for all
                 parts.append((*values, valid[number].any(2), matches[number].amax(2)))
-        columns = [torch.cat(column, dim=1) for column in zip(*parts, strict=True)]
-        return _Sites(_Side(*columns[:2]), _Side(*columns[2:4]), *columns[4:])
+        return _Sites(*(torch.cat(column, dim=1) for column in zip(*parts, strict=True)))
 
     def _level_pairs(
         self, maps: DenseMaps, theirs: dict[int, TeacherMaps], sites: _Sites, adapter: nn.Module
@@ -153,8 +147,8 @@ class DenseLesson(NamedTuple):
             rows = slice(start, start := start + cells * each)
             valid = sites.valid[:, rows].unflatten(1, (cells, each)).any(2)  # (B, cells)
             teacher_scores, student_scores = (
-                side.logits[:, rows].amax(2).sigmoid().unflatten(1, (cells, each))  # (B, cells, each, K)
-                for side in (sites.teacher, sites.student)
+                logits[:, rows].amax(2).sigmoid().unflatten(1, (cells, each))  # (B, cells, each, K)
+                for logits in (sites.teacher_logits, sites.student_logits)
             )
             adapted = full_precision(adapter(feature.float()))
             pairs.append(LevelPair(theirs[number].feature, adapted, teacher_scores, student_scores, valid))
@@ -190,10 +184,10 @@ def _positives(sites: _Sites, batch: Batch, known: Tensor) -> Positives:
     kept = known[label]
     image, site, index, label = image[kept], site[kept], index[kept], label[kept]
     wanted = boxes[image, index][:, None]
-    found = []
-    for side in (sites.teacher, sites.student):
-        logits = side.logits[image, site].gather(2, label[:, None, None].expand(-1, side.logits.shape[2], 1))
-        overlap = iou_of_pairs(side.boxes[image, site], wanted.expand(-1, side.boxes.shape[2], 4))
+    sides, found = ((sites.teacher_logits, sites.teacher_boxes), (sites.student_logits, sites.student_boxes)), []
+    for all_logits, all_boxes in sides:
+        logits = all_logits[image, site].gather(2, label[:, None, None].expand(-1, all_logits.shape[2], 1))
+        overlap = iou_of_pairs(all_boxes[image, site], wanted.expand(-1, all_boxes.shape[2], 4))
         found += [logits.squeeze(2).amax(1), overlap.amax(1)]
     return Positives(image * m + index, found[0], found[2], found[1], found[3])
 
