@@ -23,8 +23,7 @@ from mimicdet.models.one_stage import OneStage
 from mimicdet.models.pyramid import COARSEST_BACKBONE_LEVEL, Pyramid, he_init
 from mimicdet.models.s_head import SHead
 from mimicdet.weights.folder import DESCRIPTION_FILE, load_weights, read_description
-from mimicdet.weights.state_dict import SUFFIXES
-from mimicdet.weights.torchvision import read_torchvision
+from mimicdet.weights.pretrained import SUFFIXES, read_torchvision
 
 
 def _mimicdet(settings: MimicDetSettings.Model, trunk: Trunk, num_classes: int) -> MimicDet:
@@ -122,7 +121,7 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu") -> Loaded
 
     Raises:
         UserError: no model folder, or one that is broken, of another family or of a newer version; a file that holds
-            no detector (see ``mimicdet.weights.torchvision``).
+            no detector (see ``mimicdet.weights.pretrained``).
     """
     if Path(folder).suffix in SUFFIXES and Path(folder).is_file():
         return _from_torchvision(Path(folder), device)

@@ -19,8 +19,8 @@ from mimicdet.engine.metrics_file import read_metrics
 from mimicdet.engine.stop import TrainingStopped
 from mimicdet.engine.train import train
 from mimicdet.errors import UserError
+from mimicdet.tasks.detect import FasterRcnnTask
 from mimicdet.tasks.distill import DistillTask
-from mimicdet.tasks.faster_rcnn import FasterRcnnTask
 from mimicdet.weights.folder import save_model
 from tests.engine.test_resume import assert_identical, checkpoint
 from tests.engine.toy import SIDE, toy_data, toy_settings

@@ -7,8 +7,8 @@ import torch
 
 from mimicdet.config import LossSettings
 from mimicdet.data.batch import collate
-from mimicdet.tasks.detect import DetectTask, student_parts, total
-from mimicdet.tasks.student import prepare, student_sums
+from mimicdet.tasks.detect import DetectTask
+from mimicdet.tasks.student import prepare, student_sums, total
 from tests.tasks.literal import literal_loss
 from tests.tiny import gradients, sample, samples, tiny_batch, tiny_settings, tiny_task
 
@@ -56,7 +56,7 @@ def test_each_weight_is_used(name: str) -> None:
 def test_parts_are_divided_by_their_counts() -> None:
     task, batch = make(), tiny_batch()
     sums = student_sums(task.detector, batch, prepare(task.detector, batch, task.assign), task.assign)
-    parts = student_parts(sums, torch.tensor([2.0, 5.0, 7.0]))
+    parts = sums.parts(torch.tensor([2.0, 5.0, 7.0]))
     assert list(parts) == list(PARTS)
     torch.testing.assert_close(parts["refinement_objectness"], sums.objectness / 2)
     torch.testing.assert_close(parts["refinement_boxes"], sums.refinement_boxes / 2)

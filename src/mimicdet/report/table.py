@@ -1,6 +1,4 @@
-"""Tables for terminals and for Markdown files, and the two tables of an evaluation."""
-
-from __future__ import annotations
+"""Makes tables for terminals and for Markdown files, and the two tables of an evaluation."""
 
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -26,36 +24,32 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, style: Style 
 
 
 def _text(rows: Sequence[Sequence[str]]) -> str:
-    widths = _widths(rows)
-    head, *body = _aligned(rows, widths)
+    (head, *body), widths = _aligned(rows, least=0)
     return "\n".join("  ".join(line).rstrip() for line in (head, ["-" * width for width in widths], *body))
 
 
 def _markdown(rows: Sequence[Sequence[str]]) -> str:
     rows = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
-    widths = [max(3, width) for width in _widths(rows)]  # room for the rule's dashes
-    head, *body = _aligned(rows, widths)
+    (head, *body), widths = _aligned(rows, least=3)  # room for the rule's dashes
     rule = [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])]
     return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *body))
 
 
-def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
-    return [max(map(_width, column)) for column in zip(*rows, strict=True)]
+def _aligned(rows: Sequence[Sequence[str]], *, least: int) -> tuple[list[list[str]], list[int]]:
+    """Returns the cells padded to the widths of their columns, and those widths."""
+    widths = [max(least, *map(_width, column)) for column in zip(*rows, strict=True)]
 
-
-def _aligned(rows: Sequence[Sequence[str]], widths: Sequence[int]) -> list[list[str]]:
     def padded(cell: str, column: int) -> str:
         space = " " * (widths[column] - _width(cell))
         return space + cell if column else cell + space
 
-    return [[padded(cell, column) for column, cell in enumerate(row)] for row in rows]
+    return [[padded(cell, column) for column, cell in enumerate(row)] for row in rows], widths
 
 
 def _width(text: str) -> int:
     """Returns the columns of a terminal that a text takes: East Asian wide characters two, combining ones none."""
-    return sum(
-        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in ("W", "F") else 1 for c in text
-    )
+    wide = [unicodedata.east_asian_width(c) in ("W", "F") for c in text if not unicodedata.combining(c)]
+    return len(wide) + sum(wide)
 
 
 def metrics_table(results: Mapping[str, Mapping[str, Any]], *, style: Style = "text") -> str:
@@ -66,11 +60,8 @@ def metrics_table(results: Mapping[str, Mapping[str, Any]], *, style: Style = "t
             ``mimicdet eval --json`` writes. A number that is missing or undefined (-1) is a dash.
         style: see ``table``.
     """
-    return table(
-        ["", *_NUMBERS],
-        [[title, *(points(result.get(name)) for name in _NUMBERS)] for title, result in results.items()],
-        style=style,
-    )
+    rows = [[title, *(points(result.get(name)) for name in _NUMBERS)] for title, result in results.items()]
+    return table(["", *_NUMBERS], rows, style=style)
 
 
 def class_table(result: Mapping[str, Any], *, style: Style = "text") -> str:

@@ -1,33 +1,29 @@
-"""Training MimicDet alone: refinement module and S-head, no T-head (Table 1, first row)."""
-
-from __future__ import annotations
+"""Trains each detector alone (``task: detect``): MimicDet, RetinaNet, FCOS, ATSS, GFL and Faster R-CNN."""
 
 import torch
 from torch import Tensor
 
-from mimicdet.assign import match_overlapping
-from mimicdet.config import AssignSettings, LossSettings
+from mimicdet.assign import match_objects
+from mimicdet.config import MimicDetSettings
 from mimicdet.data.batch import Batch
+from mimicdet.losses.one_stage import Learning, Matched
+from mimicdet.models.detector import Places
+from mimicdet.models.faster_rcnn import FasterRcnn
 from mimicdet.models.mimicdet import MimicDet
-from mimicdet.tasks.diagnostics import student_diagnostics
-from mimicdet.tasks.student import Prepared, StudentSums, count_anchor_positives, prepare, student_sums
+from mimicdet.models.one_stage import OneStage, OneStageMaps
+from mimicdet.tasks.diagnostics import positives_by_level, student_diagnostics
+from mimicdet.tasks.student import count_anchor_positives, dense_step, prepare, student_sums, total
 from mimicdet.tasks.task import Task, TaskStep, WholeStep, divisors
 
 
 class DetectTask(Task):
-    """L_R + L_S.
-
-    Args:
-        detector: what ships.
-        assign, loss: settings.
-    """
+    """Trains MimicDet without a T-head: L_R + L_S (Table 1, first row)."""
 
     detector: MimicDet
 
-    def __init__(self, *, detector: MimicDet, assign: AssignSettings, loss: LossSettings) -> None:
+    def __init__(self, *, detector: MimicDet, settings: MimicDetSettings) -> None:
         super().__init__(detector=detector)
-        self.assign = assign
-        self.loss = loss
+        self.assign, self.loss = settings.assign, settings.loss
 
     def count_positives(self, batch: Batch) -> Tensor:
         return count_anchor_positives(self.detector, batch, self.assign)
@@ -36,47 +32,73 @@ class DetectTask(Task):
         prepared = prepare(self.detector, batch, self.assign)
         sums = student_sums(self.detector, batch, prepared, self.assign)
         counts = divisors([None, sums.class_count, sums.box_count], sums.anchor_positives, whole)
-        losses = total(student_parts(sums, counts), self.loss)
+        losses = total(sums.parts(counts), self.loss)
         losses |= student_diagnostics(self.detector, batch, prepared, sums)
         return dense_step(self.detector, batch, prepared, losses, self.assign)
 
 
-def dense_step(
-    detector: MimicDet, batch: Batch, prepared: Prepared, losses: dict[str, Tensor], assign: AssignSettings
-) -> TaskStep:
-    """The step of a task that trains MimicDet.
+class OneStageTask(Task):
+    """Trains RetinaNet, FCOS, ATSS or GFL: a detector's own losses, weighted.
 
-    Objects are assigned by the S-head's rule, on all positions: the refinement module's leaves one position to most
-    objects, and one has no order that Rank Mimicking could take over.
+    Args:
+        learning: its assignment and losses, and their weights.
     """
-    refined = prepared.refined
-    return TaskStep(
-        losses,
-        lambda: match_overlapping(
-            refined.adjusted_boxes,
-            refined.valid,
-            batch.boxes,
-            batch.labels,
-            batch.crowd,
-            positive_iou=assign.positive_iou,
-        ),
-        lambda: detector.dense_maps_of(refined),
-    )
+
+    detector: OneStage
+
+    def __init__(self, *, detector: OneStage, learning: Learning) -> None:
+        super().__init__(detector=detector)
+        self.learning = learning
+
+    @torch.no_grad()
+    def count_positives(self, batch: Batch) -> Tensor:
+        places = self.detector.places_of(batch.images)
+        return (self._match(batch, places, places.valid(batch.sizes)) >= 0).sum().float()
+
+    def step(self, batch: Batch, whole: WholeStep | None = None) -> TaskStep:
+        maps = self.detector.maps(batch.images, batch.sizes)
+        match = self._match(batch, maps.places, maps.valid)
+        losses = self._losses(batch, maps, match, whole)
+        return TaskStep(losses, lambda: match, lambda: self.detector.dense_maps_of(maps))
+
+    def _match(self, batch: Batch, places: Places, valid: Tensor) -> Tensor:
+        return match_objects(self.learning.match, places, valid, batch.boxes, batch.labels, batch.crowd)
+
+    def _losses(self, batch: Batch, maps: OneStageMaps, match: Tensor, whole: WholeStep | None) -> dict[str, Tensor]:
+        image, anchor = (match >= 0).nonzero().unbind(1)
+        index = match[image, anchor]
+        if batch.labels.shape[1]:
+            boxes, labels = batch.boxes[image, index], batch.labels[image, index]
+        else:  # no rows to look up, and no positive points there
+            boxes, labels = maps.places.anchors.new_zeros(0, 4), match.new_zeros(0)
+        sums = self.learning.sums(Matched(self.detector, maps, match, image, anchor, boxes, labels))
+        positives = boxes.new_tensor(len(image), dtype=torch.float32)
+        counts = divisors([part.share for part in sums.values()], positives, whole)
+        parts = {name: part.total / count for (name, part), count in zip(sums.items(), counts, strict=True)}
+        weighted = torch.stack([self.learning.weights[name] * part for name, part in parts.items()]).sum()
+        # Branches without a positive still belong to the graph of every process
+        losses = {"loss": weighted + 0 * sum(part.sum() for part in maps.head if part is not None)}
+        losses |= {name: part.detach() for name, part in parts.items()}
+        return losses | positives_by_level(match, maps.places.level, self.detector.trunk.level_numbers)
 
 
-def student_parts(sums: StudentSums, counts: Tensor) -> dict[str, Tensor]:
-    """Loss parts of refinement module and S-head; ``counts``: positive anchors, class samples, box samples."""
-    return {
-        "refinement_objectness": sums.objectness / counts[0],
-        "refinement_boxes": sums.refinement_boxes / counts[0],
-        "s_classification": sums.classification / counts[1],
-        "s_boxes": sums.boxes / counts[2],
-    }
+class FasterRcnnTask(Task):
+    """Trains Faster R-CNN: the sum of torchvision's losses of both stages, divided by each process's own counts."""
 
+    detector: FasterRcnn
 
-def total(parts: dict[str, Tensor], loss: LossSettings) -> dict[str, Tensor]:
-    """The weighted sum as ``loss`` (with the gradient), and each part (without)."""
-    weights = loss.model_dump()
-    weighted = sum((weights[name] * part for name, part in parts.items()), start=torch.zeros(()))
-    assert isinstance(weighted, Tensor)
-    return {"loss": weighted} | {name: part.detach() for name, part in parts.items()}
+    def forward(self, batch: Batch, whole: WholeStep | None = None) -> dict[str, Tensor]:
+        """Returns ``loss`` and its parts; 0-d tensors. Crowd regions teach nothing, and are background."""
+        real = (batch.labels >= 0) & ~batch.crowd
+        objects = zip(batch.boxes, batch.labels, real, strict=True)
+        targets = [{"boxes": boxes[own], "labels": labels[own]} for boxes, labels, own in objects]
+        device = batch.images.device
+        # Torchvision draws its samples from the global state, image after image: what is drawn depends on the batch
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(int(batch.seeds[0]))
+            losses = self.detector.losses(batch.images, batch.sizes, targets)
+        return {"loss": torch.stack(list(losses.values())).sum()} | {k: v.detach() for k, v in losses.items()}
+
+    def count_positives(self, batch: Batch) -> Tensor:
+        """Returns 0: torchvision divides by counts of its own."""
+        return torch.zeros((), device=batch.images.device)

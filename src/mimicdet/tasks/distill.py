@@ -1,13 +1,10 @@
-"""Distillation: a detector's own losses, and what it takes over from frozen teachers.
+"""Distils: a detector's own losses, and what it takes over from frozen teachers.
 
 Several teachers: each loss is the mean over them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
-from collections.abc import Set as AbstractSet
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +15,9 @@ from mimicdet.losses.comparison import Comparison
 from mimicdet.losses.feature_imitation import correlation, imitation, whole_map
 from mimicdet.losses.rank_mimic import rank_mimicking
 from mimicdet.losses.soft_labels import cross_heads, soft_labels
-from mimicdet.models.detector import DenseMaps, DetectionModel
-from mimicdet.tasks.task import Task, TaskStep, WholeStep
-from mimicdet.teachers.teacher import Teacher
+from mimicdet.tasks.dense_lesson import DenseLesson
+from mimicdet.tasks.roi_lesson import RoiLesson
+from mimicdet.tasks.task import StudentView, Task, TaskStep, WholeStep
 
 
 class DistillLoss(NamedTuple):
@@ -42,31 +39,8 @@ LOSSES = {
 """By the name of the loss's weight in ``DistillSettings``."""
 
 
-class Lesson(Protocol):
-    """A teacher, and how it and the student go together."""
-
-    @property
-    def teacher(self) -> Teacher: ...
-
-    def adapters(self, student: DetectionModel, reads: AbstractSet[str]) -> nn.ModuleDict:
-        """Layers that bring the student's features to the teacher's width; they learn along."""
-        ...
-
-    def compare(
-        self,
-        student: DetectionModel,
-        batch: Batch,
-        step: TaskStep,
-        maps: DenseMaps,
-        adapters: nn.ModuleDict,
-        reads: AbstractSet[str],
-    ) -> Comparison:
-        """Student and teacher on a batch, with the parts that losses read."""
-        ...
-
-
 class DistillTask(Task):
-    """A student's own loss + weighted distillation losses.
+    """Trains a student: its own loss + weighted distillation losses.
 
     Args:
         student: the task that trains the detector alone; its only parameters are the detector's.
@@ -74,7 +48,7 @@ class DistillTask(Task):
         settings: weights and forms.
     """
 
-    def __init__(self, *, student: Task, lessons: Sequence[Lesson], settings: DistillSettings) -> None:
+    def __init__(self, *, student: Task, lessons: Sequence[DenseLesson | RoiLesson], settings: DistillSettings) -> None:
         super().__init__(detector=student.detector)
         # In tuples, so that neither is registered: the detector is, once, and teachers never are
         self._student = (student,)
@@ -88,6 +62,7 @@ class DistillTask(Task):
 
     @property
     def student(self) -> Task:
+        """Returns the task that trains the detector alone."""
         return self._student[0]
 
     def count_positives(self, batch: Batch) -> Tensor:
@@ -96,11 +71,10 @@ class DistillTask(Task):
     def step(self, batch: Batch, whole: WholeStep | None = None) -> TaskStep:
         """See ``Task.step``; what is taken over from teachers is averaged over a step's batches."""
         step = self.student.step(batch, whole)
-        maps = step.maps()
-        found = []
+        view, found = StudentView(self.detector, batch, step.match, step.maps()), []
         for lesson, adapters in zip(self._lessons, self.adapters, strict=True):
             assert isinstance(adapters, nn.ModuleDict)
-            comparison = lesson.compare(self.detector, batch, step, maps, adapters, self.reads)
+            comparison = lesson.compare(view, adapters, self.reads)
             parts = {name: LOSSES[name].compute(comparison, self.settings) for name in self.weights}
             found.append(parts | {"diag/teacher_score_lead": comparison.teacher_lead})
         parts = {name: torch.stack([one[name] for one in found]).mean() for name in found[0]}

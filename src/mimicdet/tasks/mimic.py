@@ -1,17 +1,14 @@
-"""MimicDet's training: S-head and T-head on one backbone, the S-head mimicking the T-head (sections 3.3, 3.4).
+"""Trains MimicDet: S-head and T-head on one backbone, the S-head mimicking the T-head (sections 3.3, 3.4).
 
 N boxes sampled for the T-head in a batch (at most 128 an image), A positions, R proposals.
 """
-
-from __future__ import annotations
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from mimicdet.assign import NO_OBJECT
-from mimicdet.config import AssignSettings, InferenceSettings, LossSettings, MimicSettings
+from mimicdet.config import InferenceSettings, MimicDetSettings
 from mimicdet.data.batch import Batch
 from mimicdet.inference.dataset import FunctionRunner
 from mimicdet.inference.decode import Detections
@@ -26,9 +23,8 @@ from mimicdet.models.mimicdet import HEAD_STD, MimicDet, Refined
 from mimicdet.models.pyramid import FinerLevel
 from mimicdet.models.s_head import HeadOutput
 from mimicdet.ops.boxes import decode_deltas, iou_of_pairs
-from mimicdet.tasks.detect import dense_step, student_parts, total
 from mimicdet.tasks.diagnostics import mimic_diagnostics, student_diagnostics
-from mimicdet.tasks.student import balanced_samples, count_anchor_positives, matched_boxes, prepare, student_sums
+from mimicdet.tasks.student import Sampled, count_anchor_positives, dense_step, prepare, student_sums, total
 from mimicdet.tasks.task import Task, TaskStep, WholeStep, divisors
 from mimicdet.teachers.t_head import THead
 
@@ -43,15 +39,13 @@ class BothHeads(NamedTuple):
 
 
 class MimicTask(Task):
-    """L_R + L_S + L_T + L_mimic.
+    """Trains MimicDet with its T-head: L_R + L_S + L_T + L_mimic.
 
     Args:
-        detector: what ships.
         t_head: the teacher; its boxes come from the same proposals as the S-head's.
         finer_level: builds the level below the detector's pyramid (P2) that a staggered pyramid needs, or None where
             the T-head pools from the detector's own levels (Table 4).
         own_trunk: a second backbone and pyramid that the T-head pools from instead (Table 5), or None.
-        assign, mimic, loss: settings.
     """
 
     detector: MimicDet
@@ -62,65 +56,54 @@ class MimicTask(Task):
         detector: MimicDet,
         t_head: THead,
         finer_level: FinerLevel | None,
-        own_trunk: Trunk | None = None,
-        assign: AssignSettings,
-        mimic: MimicSettings,
-        loss: LossSettings,
+        own_trunk: Trunk | None,
+        settings: MimicDetSettings,
     ) -> None:
         super().__init__(detector=detector)
         self.t_head = t_head
         self.finer_level = finer_level
         self.own_trunk = own_trunk
-        self.assign = assign
-        self.mimic = mimic
-        self.loss = loss
+        self.assign, self.mimic, self.loss = settings.assign, settings.mimic, settings.loss
 
     def count_positives(self, batch: Batch) -> Tensor:
         return count_anchor_positives(self.detector, batch, self.assign)
 
     def step(self, batch: Batch, whole: WholeStep | None = None) -> TaskStep:
         prepared = prepare(self.detector, batch, self.assign)
-        proposals, targets = prepared.proposals, prepared.targets
-        count, share = self.assign.t_samples, self.assign.t_positive_fraction
-        sampled = balanced_samples(
-            self.detector, targets.classes, prepared.keys, count=count, positive_fraction=share
-        )  # (B, R)
-        sums = student_sums(self.detector, batch, prepared, self.assign, also=sampled)
+        chosen = prepared.balanced(self.detector, self.assign, self.assign.t_samples)  # (B, R)
+        sums = student_sums(self.detector, batch, prepared, self.assign, also=chosen)
 
-        image, row = sampled.nonzero().unbind(1)
-        boxes, match = proposals.boxes[image, row], targets.match[image, row]
-        positive = match != NO_OBJECT
-        level = prepared.refined.places.level[proposals.positions[image, row]]
-        teacher = self._pooled(batch.images, prepared.refined, batch.sizes, boxes, image, level)
-        t_classification = class_losses(teacher.logits, targets.classes[image, row]).sum()
-        wanted = matched_boxes(batch.boxes, image, match)
-        t_boxes = box_loss(teacher.deltas, wanted, boxes, positive, std=HEAD_STD)
+        sampled = prepared.sample(batch, chosen.nonzero())
+        boxes, positive = sampled.boxes, sampled.positive
+        teacher = self._pooled(batch.images, prepared.refined, batch.sizes, boxes, sampled.image, sampled.level)
+        t_classification = class_losses(teacher.logits, sampled.classes).sum()
+        t_boxes = box_loss(teacher.deltas, sampled.wanted, boxes, positive, std=HEAD_STD)
 
         # Both lists are in the same order, image by image and proposal by proposal
-        chosen = sampled[sums.chosen[:, 0], sums.chosen[:, 1]]
-        student = HeadOutput(*(field[chosen] for field in sums.head))
+        shared = chosen[sums.chosen[:, 0], sums.chosen[:, 1]]
+        student = HeadOutput(*(field[shared] for field in sums.head))
+        if self.mimic.detach_teacher:
+            teacher = HeadOutput(*(field.detach() for field in teacher))
         class_distance, box_distance = self._distances(teacher, student)
         mimicked = torch.ones_like(positive) if self.mimic.negatives else positive
         weight = self._weights(teacher, student, mimicked)
 
-        counts = divisors(
-            [None, sums.class_count, sums.box_count, sampled.sum(), mimicked.sum()], sums.anchor_positives, whole
-        )
-        parts = student_parts(sums, counts) | {
+        shares = [None, sums.class_count, sums.box_count, chosen.sum(), mimicked.sum()]
+        counts = divisors(shares, sums.anchor_positives, whole)
+        parts = sums.parts(counts) | {
             "t_classification": t_classification / counts[3],
             "t_boxes": t_boxes / counts[3],
             "mimic_classification": (class_distance * weight).sum() / counts[4],
             "mimic_boxes": (box_distance * weight).sum() / counts[4],
-            "mimic_rank": self._rank(batch, teacher, student, boxes, wanted, image, match),
-            "mimic_soft_labels": (self._divergences(teacher, student) * weight).sum() / counts[4],
+            "mimic_rank": self._rank(batch, sampled, teacher, student),
         }
+        divergences = class_divergences(teacher.logits, student.logits, temperature=1.0)  # (N,)
+        parts["mimic_soft_labels"] = (divergences * weight).sum() / counts[4]
         summed = 2 if self.mimic.classification == "both" else 1
         cosines = {"class": 1 - class_distance / summed, "box": 1 - box_distance}
-        losses = (
-            total(parts, self.loss)
-            | student_diagnostics(self.detector, batch, prepared, sums)
-            | mimic_diagnostics(cosines, positive, level, self.detector.trunk.level_numbers)
-        )
+        losses = total(parts, self.loss)
+        losses |= student_diagnostics(self.detector, batch, prepared, sums)
+        losses |= mimic_diagnostics(cosines, positive, sampled.level, self.detector.trunk.level_numbers)
         return dense_step(self.detector, batch, prepared, losses, self.assign)
 
     def t_head_runner(self, device: torch.device) -> FunctionRunner:
@@ -132,7 +115,7 @@ class MimicTask(Task):
 
     @torch.no_grad()
     def detect_by_t_head(self, batch: Batch, inference: InferenceSettings) -> list[Detections]:
-        """The T-head's detections in each image of a batch."""
+        """Detects with the T-head in each image of a batch."""
 
         def predict(images: Tensor, sizes: Tensor | None) -> Predictions:
             refined = self.detector.refine(images, sizes)
@@ -144,7 +127,7 @@ class MimicTask(Task):
 
     @torch.no_grad()
     def both_heads(self, images: Tensor, sizes: Tensor, *, top: int) -> BothHeads:
-        """S-head and T-head at the same best ``top`` positions."""
+        """Runs S-head and T-head at the same best ``top`` positions."""
         refined = self.detector.refine(images, sizes)
         positions = refined.best(top)
         teacher = self._t_head_at(images, refined, sizes, positions)
@@ -152,7 +135,7 @@ class MimicTask(Task):
 
     @torch.no_grad()
     def t_head_on(self, images: Tensor, sizes: Tensor, boxes: Tensor, image: Tensor) -> HeadOutput:
-        """The T-head on any boxes (N, 4) of images (N,); each is pooled from the level that its size belongs to."""
+        """Runs the T-head on any boxes (N, 4) of images (N,), each pooled from the level that its size belongs to."""
         refined = self.detector.refine(images, sizes)
         sides = refined.places.stride[refined.places.first] * ANCHOR_SIDE_IN_CELLS  # (L,)
         scale = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(1).sqrt()
@@ -178,8 +161,7 @@ class MimicTask(Task):
         elif self.finer_level is not None:
             levels = (self.finer_level(refined.pyramid, sizes), *levels[:-1])
             numbers = (self.finer_level.level, *numbers[:-1])
-        output: HeadOutput = self.t_head(levels, [2**l for l in numbers], boxes, image, level)
-        return output
+        return self.t_head(levels, [2**l for l in numbers], boxes, image, level)
 
     def _weights(self, teacher: HeadOutput, student: HeadOutput, mimicked: Tensor) -> Tensor:
         """(N,) of each box's distances; mean 1 over the boxes that are mimicked, 0 elsewhere."""
@@ -193,43 +175,25 @@ class MimicTask(Task):
             mean = (apart * ones).sum() / ones.sum().clamp(min=1)
             return apart * ones / mean.clamp(min=torch.finfo(mean.dtype).tiny)
 
-    def _rank(
-        self,
-        batch: Batch,
-        teacher: HeadOutput,
-        student: HeadOutput,
-        boxes: Tensor,
-        wanted: Tensor,
-        image: Tensor,
-        match: Tensor,
-    ) -> Tensor:
+    def _rank(self, batch: Batch, sampled: Sampled, teacher: HeadOutput, student: HeadOutput) -> Tensor:
         """Rank Mimicking over the positives among the sampled boxes: both heads score the same ones."""
-        rows = (match != NO_OBJECT).nonzero().squeeze(1)  # (P,)
-        zero = student.logits.sum() * 0
         if batch.labels.numel() == 0:
-            return zero
-        group = image[rows] * batch.labels.shape[1] + match[rows]
-        label = batch.labels[image[rows], match[rows]][:, None]
+            return student.logits.sum() * 0
+        rows = sampled.positive.nonzero().squeeze(1)  # (P,)
+        image, match = sampled.image[rows], sampled.match[rows]
+        group = image * batch.labels.shape[1] + match
+        label = batch.labels[image, match][:, None]
         objects = (batch.labels >= 0) & ~batch.crowd
 
         def divergence(theirs: Tensor, ours: Tensor) -> Tensor:
-            theirs = theirs.detach() if self.mimic.detach_teacher else theirs
             return object_rank_loss(theirs, ours, group, objects, temperature=1.0)
 
         heads = (teacher, student)
         by_score = divergence(*(h.logits[rows].softmax(-1).gather(1, label).squeeze(1) for h in heads))
-        moved = (decode_deltas(h.deltas[rows], boxes[rows], std=HEAD_STD) for h in heads)
-        by_iou = divergence(*(iou_of_pairs(ours, wanted[rows]) for ours in moved))
-        return by_score + by_iou
+        moved = (decode_deltas(h.deltas[rows], sampled.boxes[rows], std=HEAD_STD) for h in heads)
+        return by_score + divergence(*(iou_of_pairs(boxes, sampled.wanted[rows]) for boxes in moved))
 
     def _distances(self, teacher: HeadOutput, student: HeadOutput) -> tuple[Tensor, Tensor]:
         """1 - cosine on the classification and the regression path, (N,) each."""
-        if self.mimic.detach_teacher:
-            teacher = HeadOutput(*(field.detach() for field in teacher))
         class_distance = class_mimic_distances(self.mimic.classification, teacher, student)
         return class_distance, cosine_distances(teacher.box_feature, student.box_feature)
-
-    def _divergences(self, teacher: HeadOutput, student: HeadOutput) -> Tensor:
-        """Of the S-head's class scores from the T-head's, (N,)."""
-        theirs = teacher.logits.detach() if self.mimic.detach_teacher else teacher.logits
-        return class_divergences(theirs, student.logits, temperature=1.0)

@@ -1,24 +1,44 @@
-"""Lessons of a two-stage teacher: it scores, moves and describes the student's own boxes.
+"""Compares student and two-stage teacher, which scores, moves and describes the student's own boxes.
 
 N boxes chosen in a batch: the positives, and the student's best guesses. K classes, D features of a box.
 """
 
-from __future__ import annotations
-
-from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from mimicdet.assign import sample_some
-from mimicdet.data.batch import Batch
+from mimicdet.config import InferenceSettings
+from mimicdet.data.batch import empty_batch
+from mimicdet.inference.decode import Detections
 from mimicdet.losses.comparison import Comparison, LevelPair, Positives
 from mimicdet.models.detector import DenseMaps, DetectionModel
-from mimicdet.ops.boxes import clip_to_sizes, iou_of_pairs
+from mimicdet.models.faster_rcnn import SecondStage
+from mimicdet.models.mimicdet import HEAD_STD
+from mimicdet.ops.boxes import clip_to_sizes, decode_deltas, iou_of_pairs
 from mimicdet.ops.precision import full_precision
-from mimicdet.tasks.task import TaskStep, mean_over_processes
+from mimicdet.tasks.mimic import MimicTask
+from mimicdet.tasks.task import StudentView, mean_over_processes
 from mimicdet.teachers.roi import RoiTeacher
+
+
+class MimicHead:
+    """Puts the T-head of a trained mimic task behind the contract of two-stage teachers."""
+
+    def __init__(self, *, task: MimicTask) -> None:
+        self.network = task
+        self.num_features = task.t_head.classifier.in_features
+
+    def second_stage(self, images: Tensor, sizes: Tensor, boxes: Tensor, image: Tensor) -> SecondStage:
+        """See ``mimicdet.teachers.roi.RoiHead``."""
+        seen = self.network.t_head_on(images, sizes, boxes, image)
+        moved = decode_deltas(seen.deltas, boxes, std=HEAD_STD)[:, None]
+        return SecondStage(seen.logits.roll(1, dims=1), moved, seen.class_feature)  # the background comes first there
+
+    def detect(self, images: Tensor, sizes: Tensor) -> list[Detections]:
+        """See ``mimicdet.teachers.roi.RoiHead``; with the default settings."""
+        return self.network.detect_by_t_head(empty_batch(images, sizes), InferenceSettings())
 
 
 class RoiLesson(NamedTuple):
@@ -27,22 +47,15 @@ class RoiLesson(NamedTuple):
     teacher: RoiTeacher
     samples: int  # boxes of an image that it looks at
 
-    def adapters(self, student: DetectionModel, reads: AbstractSet[str]) -> nn.ModuleDict:
-        """A linear layer from the student's pyramid to the teacher's features of a box."""
+    def adapters(self, student: DetectionModel, reads: frozenset[str]) -> nn.ModuleDict:
+        """Makes a linear layer from the student's pyramid to the teacher's features of a box; it learns along."""
         linear = {"levels": nn.Linear(student.trunk.channels, self.teacher.num_features)} if "levels" in reads else {}
         return nn.ModuleDict(linear)
 
-    def compare(
-        self,
-        student: DetectionModel,
-        batch: Batch,
-        step: TaskStep,
-        maps: DenseMaps,
-        adapters: nn.ModuleDict,
-        reads: AbstractSet[str],
-    ) -> Comparison:
-        """Both on a batch, the N boxes as one level of N cells; ``reads`` may hold ``levels``."""
-        known, match = self.teacher.known(maps.logits.device), step.match()
+    def compare(self, student: StudentView, adapters: nn.ModuleDict, reads: frozenset[str]) -> Comparison:
+        """Compares both on a batch, the N boxes as one level of N cells; ``reads`` may hold ``levels``."""
+        batch, maps = student.batch, student.maps
+        known, match = self.teacher.known(maps.logits.device), student.match()
         image, position = _chosen(maps, match, known, self.samples)  # (N,), (N,)
         logits, boxes = maps.logits[image, position], maps.boxes[image, position]  # (N, K), (N, 4)
         index = match[image, position]

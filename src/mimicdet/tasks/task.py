@@ -1,9 +1,7 @@
-"""The contract of a task: a batch in, losses out. Teachers and assistants live here, never in the detector.
+"""Defines the contract of a task: a batch in, losses out. Teachers and assistants live here, never in the detector.
 
 B images, A positions of the detector.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -29,7 +27,16 @@ class TaskStep(NamedTuple):
 
     losses: dict[str, Tensor]  # as ``Task.forward`` gives them
     match: Callable[[], Tensor]  # (B, A) int64, index of the object that each position is assigned; below 0: none
-    maps: Callable[[], DenseMaps]  # computed when asked for, as is ``match``: MimicDet's are dense only then
+    maps: Callable[[], DenseMaps]  # computed when asked for, as ``match`` is: MimicDet's are dense only then
+
+
+class StudentView(NamedTuple):
+    """Holds what a teacher's lesson reads of the student on a batch."""
+
+    detector: DetectionModel
+    batch: Batch
+    match: Callable[[], Tensor]  # see ``TaskStep``
+    maps: DenseMaps
 
 
 class Task(nn.Module):
@@ -47,25 +54,25 @@ class Task(nn.Module):
         self.detector = detector
 
     def forward(self, batch: Batch, whole: WholeStep | None = None) -> dict[str, Tensor]:
-        """``loss`` (weighted sum), its parts unweighted, and diagnostics under ``diag/``; 0-d tensors.
+        """Returns ``loss`` (weighted sum), its parts unweighted, and diagnostics under ``diag/``; 0-d tensors.
 
         Args:
-            whole: of the step that the batch is a part of; None: the batch is the step.
+            whole: sums up the step that the batch is a part of; None: the batch is the step.
         """
         return self.step(batch, whole).losses
 
     def step(self, batch: Batch, whole: WholeStep | None = None) -> TaskStep:
-        """:meth:`forward`, and what distillation reads."""
+        """Returns the losses of :meth:`forward`, and what distillation reads."""
         raise NotImplementedError
 
     def count_positives(self, batch: Batch) -> Tensor:
-        """0-d float, positive anchors of a batch on the task's device, for ``WholeStep``."""
+        """Returns the number of positive anchors of a batch on the task's device, 0-d float, for ``WholeStep``."""
         raise NotImplementedError
 
 
 @torch.no_grad()
 def divisors(shares: Sequence[Tensor | None], positives: Tensor, whole: WholeStep | None) -> Tensor:
-    """(N,) float: what loss sums of one batch are divided by, so that a step's gradient is that of one large batch.
+    """Returns what loss sums of one batch are divided by, so that a step's gradient is that of one large batch: (N,).
 
     Positive anchors are known before a step begins, and are very unequal from batch to batch: they are counted over the
     whole step. The other counts hang on what the network says of this batch, or are the same for every image.
@@ -82,7 +89,7 @@ def divisors(shares: Sequence[Tensor | None], positives: Tensor, whole: WholeSte
 
 @torch.no_grad()
 def mean_over_processes(counts: Tensor, *, batches: int = 1) -> Tensor:
-    """The average of each count over all processes and batches, at least 1 over all of them together.
+    """Averages each count over all processes and batches; at least 1 over all of them together.
 
     A loss sum divided by this, with gradients averaged over processes as DDP does, is the sum over all boxes of all
     processes divided by their number: the same gradient as one process with the whole batch.

@@ -1,1 +1,1 @@
-"""Teachers: present while training, never in what ships."""
+"""Defines teachers, which are there while training and never in what ships."""

@@ -1,9 +1,7 @@
-"""Two-stage teachers: they look at the student's own boxes, each pooled from features of theirs.
+"""Asks two-stage teachers, which look at the student's own boxes, each pooled from features of theirs.
 
 N boxes of a batch, K classes of the student, D width of a box's feature.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
@@ -28,7 +26,7 @@ class RoiView(NamedTuple):
 
 
 class RoiHead(Protocol):
-    """A two-stage detector as teacher; what it returns may be of inference mode."""
+    """Defines what is asked of a two-stage detector as teacher; what it returns may be of inference mode."""
 
     num_features: int
 
@@ -36,7 +34,7 @@ class RoiHead(Protocol):
     def network(self) -> nn.Module: ...
 
     def second_stage(self, images: Tensor, sizes: Tensor, boxes: Tensor, image: Tensor) -> SecondStage:
-        """What it makes of boxes; each is moved once, or for every class of the teacher's.
+        """Scores and moves boxes; each is moved once, or for every class of the teacher's.
 
         Args:
             images, sizes: (B, 3, H, W), (B, 2).
@@ -46,12 +44,12 @@ class RoiHead(Protocol):
         ...
 
     def detect(self, images: Tensor, sizes: Tensor) -> list[Detections]:
-        """Its own detections, labels from 0."""
+        """Detects by itself, labels from 0."""
         ...
 
 
 class RoiTeacher(Teacher):
-    """A frozen two-stage detector: it scores, moves and describes boxes that it is given.
+    """A two-stage teacher is a frozen detector that scores, moves and describes boxes that it is given.
 
     Args:
         head: the detector.
@@ -63,11 +61,11 @@ class RoiTeacher(Teacher):
 
     @property
     def num_features(self) -> int:
-        """D."""
+        """Returns D."""
         return self.head.num_features
 
     def view(self, images: Tensor, sizes: Tensor, boxes: Tensor, image: Tensor, label: Tensor) -> RoiView:
-        """What it says of boxes, in the student's classes.
+        """Says of boxes what they hold, in the student's classes.
 
         Args:
             images, sizes, boxes, image: as for ``RoiHead.second_stage``; boxes without an area count as a pixel.
@@ -83,11 +81,8 @@ class RoiTeacher(Teacher):
         unknown = ~self.known(logits.device)
         odds = log_odds(logits.log_softmax(-1)[:, 1:])
         which = index[label] if moved.shape[1] > 1 else torch.zeros_like(label)
-        return RoiView(
-            logits=odds[:, index].masked_fill(unknown, NEVER),
-            boxes=moved[torch.arange(len(moved), device=moved.device), which],
-            features=features,
-        )
+        boxes = moved[torch.arange(len(moved), device=moved.device), which]
+        return RoiView(odds[:, index].masked_fill(unknown, NEVER), boxes, features)
 
     def detect(self, images: Tensor, sizes: Tensor) -> list[Detections]:
         with torch.inference_mode(False):
@@ -97,11 +92,7 @@ class RoiTeacher(Teacher):
 
 
 class OwnFasterRcnn:
-    """This project's own Faster R-CNN.
-
-    Args:
-        network: trained.
-    """
+    """Puts this project's own trained Faster R-CNN behind the contract."""
 
     def __init__(self, *, network: FasterRcnn) -> None:
         self.network = network
@@ -117,11 +108,7 @@ class OwnFasterRcnn:
 
 
 class TorchvisionFasterRcnn:
-    """Torchvision's Faster R-CNN.
-
-    Args:
-        model: torchvision's.
-    """
+    """Puts torchvision's own Faster R-CNN behind the contract."""
 
     def __init__(self, *, model: Any) -> None:
         self.network: Any = model.eval().requires_grad_(False)
@@ -135,12 +122,10 @@ class TorchvisionFasterRcnn:
 
     def detect(self, images: Tensor, sizes: Tensor) -> list[Detections]:
         """See ``RoiHead``; with torchvision's own thresholds."""
-        found = []
-        pixels = _from_0_to_1(images)
-        transform = self.network.transform
+        found, transform = [], self.network.transform
         kept = transform.min_size, transform.max_size
         try:
-            for image, (height, width) in zip(pixels, sizes.tolist(), strict=True):
+            for image, (height, width) in zip(_from_0_to_1(images), sizes.tolist(), strict=True):
                 transform.min_size, transform.max_size = (min(height, width),), max(height, width)
                 result = self.network([image[:, :height, :width]])[0]
                 found.append(Detections(result["boxes"], result["scores"], result["labels"] - 1))
@@ -149,12 +134,11 @@ class TorchvisionFasterRcnn:
         return found
 
     def _normalised(self, images: Tensor, sizes: Tensor) -> Tensor:
-        pixels = _from_0_to_1(images)
-        transform = self.network.transform
+        pixels, transform = _from_0_to_1(images), self.network.transform
         mean, std = (pixels.new_tensor(values)[:, None, None] for values in (transform.image_mean, transform.image_std))
-        rows = torch.arange(images.shape[2], device=images.device)[None, :, None] < sizes[:, 0, None, None]
-        columns = torch.arange(images.shape[3], device=images.device)[None, None] < sizes[:, 1, None, None]
-        return (pixels - mean) / std * (rows & columns)[:, None]
+        rows, columns = (torch.arange(side, device=images.device) for side in images.shape[2:])
+        inside = (rows[:, None] < sizes[:, 0, None, None]) & (columns < sizes[:, 1, None, None])  # (B, H, W)
+        return (pixels - mean) / std * inside[:, None]
 
 
 def _from_0_to_1(images: Tensor) -> Tensor:

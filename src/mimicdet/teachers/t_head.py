@@ -1,9 +1,7 @@
-"""The T-head: the two-stage head that the S-head learns from (section 3.3). Training only.
+"""Defines the T-head, the two-stage head that the S-head learns from (section 3.3). It is for training only.
 
 N boxes of a batch, D feature width, K classes.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Literal
@@ -25,13 +23,11 @@ Variant = Literal["dual", "heavy", "light"]
 
 
 class THead(nn.Module):
-    """RoIAlign on a box's own level, then fully connected layers.
+    """Classifies and moves boxes: RoIAlign on a box's own level, then fully connected layers.
 
     Args:
-        in_channels: of the pyramid.
-        num_classes: K.
-        features: D.
-        conv_channels: of the 3x3 convolutions.
+        in_channels, conv_channels: of the pyramid, and of the 3x3 convolutions.
+        num_classes, features: K and D.
         variant: ``dual``: two D-wide layers for classification beside four convolutions and one D-wide layer for
             regression (Figure 2); ``light``: two shared D-wide layers; ``heavy``: four convolutions first (Table 3).
     """
@@ -50,13 +46,11 @@ class THead(nn.Module):
         flat_in, flat_conv = in_channels * POOLED**2, conv_channels * POOLED**2
         self.convs = nn.Sequential()
         if variant != "light":
-            for i in range(4):
-                self.convs.append(nn.Conv2d(in_channels if i == 0 else conv_channels, conv_channels, 3, padding=1))
-                self.convs.append(nn.ReLU())
+            for channels in (in_channels, *[conv_channels] * 3):
+                self.convs.extend([nn.Conv2d(channels, conv_channels, 3, padding=1), nn.ReLU()])
         class_in = flat_conv if variant == "heavy" else flat_in
-        self.class_layers = nn.Sequential(
-            nn.Linear(class_in, features), nn.ReLU(), nn.Linear(features, features), nn.ReLU()
-        )
+        hidden = nn.Linear(class_in, features), nn.Linear(features, features)
+        self.class_layers = nn.Sequential(hidden[0], nn.ReLU(), hidden[1], nn.ReLU())
         if variant == "dual":
             self.box_layer = nn.Sequential(nn.Linear(flat_conv, features), nn.ReLU())
         self.classifier = nn.Linear(features, num_classes + 1)
@@ -84,16 +78,12 @@ class THead(nn.Module):
             box_feature = self.box_layer(self.convs(pooled).flatten(1))
         else:
             class_feature = box_feature = self.class_layers(self.convs(pooled).flatten(1))
-        return HeadOutput(
-            logits=full_precision(self.classifier(class_feature)),
-            deltas=full_precision(self.regressor(box_feature)),
-            class_feature=full_precision(class_feature),
-            box_feature=full_precision(box_feature),
-        )
+        logits, deltas = self.classifier(class_feature), self.regressor(box_feature)
+        return HeadOutput(*(full_precision(field) for field in (logits, deltas, class_feature, box_feature)))
 
     @staticmethod
     def pool(levels: Sequence[Tensor], strides: Sequence[int], boxes: Tensor, image: Tensor, level: Tensor) -> Tensor:
-        """(N, C, 7, 7) by RoIAlign, aligned, two samples a bin and axis; NaN where a box is not finite."""
+        """Pools (N, C, 7, 7) by RoIAlign, aligned, two samples a bin and axis; NaN where a box is not finite."""
         # Pooling would read outside the map at such boxes; a diverged step must reach the check that skips it
         spoilt = (boxes * 0).sum(1)
         boxes = boxes.nan_to_num(0, 0, 0)

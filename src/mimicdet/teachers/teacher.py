@@ -1,12 +1,11 @@
-"""The contract of a frozen teacher: a detector that is asked, never trained.
+"""Defines the contract of a frozen teacher: a detector that is asked, never trained.
 
 K classes of the student.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +20,7 @@ NEVER = -30.0
 
 
 class Teacher:
-    """A frozen detector.
+    """A teacher is a frozen detector.
 
     Not a module on purpose: so it is in no state dict, no optimiser and no process group.
 
@@ -31,23 +30,23 @@ class Teacher:
         name: what messages call it.
     """
 
-    def __init__(self, *, network: nn.Module, classes: Sequence[int], name: str) -> None:
+    def __init__(self, *, network: nn.Module, classes: Sequence[int], name: str = "teacher") -> None:
         self.network = network.eval().requires_grad_(False)
         self.classes = tuple(classes)
         self.name = name
 
     def known(self, device: torch.device) -> Tensor:
-        """(K,) bool, the student's classes that it has."""
-        return known_classes(self.classes, device)
+        """Marks the student's classes that it has: (K,) bool."""
+        return torch.tensor([c != UNKNOWN for c in self.classes], device=device)
 
     def detect(self, images: Tensor, sizes: Tensor) -> list[Detections]:
-        """Its own detections in (B, 3, H, W) images of ``sizes`` (B, 2), in its own classes."""
+        """Detects in (B, 3, H, W) images of ``sizes`` (B, 2), in its own classes."""
         raise NotImplementedError
 
     def weights_hash(self) -> str:
-        """SHA-256 (64 hex digits) over name, type, shape and values of every weight: a run resumes with these alone.
+        """Returns a SHA-256 (64 hex digits) over name, type, shape and values of every weight.
 
-        The device and the memory format play no part.
+        A run resumes with these weights alone. The device and the memory format play no part.
         """
         digest = hashlib.sha256()
         for name, tensor in self.network.state_dict().items():
@@ -55,24 +54,19 @@ class Teacher:
             digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()
 
-    def __deepcopy__(self, memo: object) -> Teacher:
-        """Itself: a task's moving average needs no second teacher."""
+    def __deepcopy__(self, memo: object) -> Self:
+        """Returns itself: a task's moving average needs no second teacher."""
         return self
 
 
 def half_precision(device: torch.device) -> torch.autocast:
-    """bfloat16 on GPUs that compute in it, else float32: what teachers run in, whatever the student trains in."""
+    """Lets teachers run in bfloat16 on GPUs that compute in it, else in float32, whatever the student trains in."""
     native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.autocast(device.type, torch.bfloat16 if native else None, enabled=native)
 
 
-def known_classes(classes: Sequence[int], device: torch.device) -> Tensor:
-    """(K,) bool, the student's classes that a teacher has."""
-    return torch.tensor([c != UNKNOWN for c in classes], device=device)
-
-
 def match_classes(teacher: Sequence[str], student: Sequence[str], name: str) -> list[int]:
-    """For each of the student's classes the teacher's index of the same name, or UNKNOWN.
+    """Finds for each of the student's classes the teacher's index of the same name, or UNKNOWN.
 
     Case and spaces around names do not count.
 

@@ -1,1 +1,1 @@
-"""Everything that reads or writes weights."""
+"""Reads and writes weights."""

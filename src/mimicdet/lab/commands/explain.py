@@ -91,10 +91,8 @@ class Explain(DataOptions):
 
     def _gap(self, dataset: DetectionDataset) -> tuple[str, str]:
         from mimicdet.lab.explain.gap import explain_gap
-        from mimicdet.tasks import build_task
-        from mimicdet.tasks.mimic_run import read_mimic_run
+        from mimicdet.tasks.build import read_mimic_run
 
-        text = explain_gap(
-            read_mimic_run(self.model, build_task), dataset, self.out, device=self.device, progress=sys.stderr.isatty()
-        )
+        run = read_mimic_run(self.model)
+        text = explain_gap(run, dataset, self.out, device=self.device, progress=sys.stderr.isatty())
         return text, "gap.md and gap.csv"

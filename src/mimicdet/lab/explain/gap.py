@@ -27,8 +27,8 @@ from mimicdet.inference.decode import Detections, decode
 from mimicdet.inference.folded import move_to
 from mimicdet.models.detector import Predictions
 from mimicdet.report.table import table
+from mimicdet.tasks.build import MimicRun
 from mimicdet.tasks.mimic import BothHeads
-from mimicdet.tasks.mimic_run import MimicRun
 
 S_HEAD, T_HEAD, ADJUSTED = "S-head", "T-head", "adjusted"
 

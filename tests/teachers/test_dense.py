@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mimicdet.models.detector import DenseMaps
-from mimicdet.teachers.match_maps import NEVER, match_levels, split_levels
+from mimicdet.teachers.dense import NEVER, match_levels, split_levels
 
 
 def maps(shapes: dict[int, tuple[int, int]], *, per_cell: int = 1, classes: int = 2, channels: int = 1) -> DenseMaps:

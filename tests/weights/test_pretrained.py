@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mimicdet.errors import UserError
 from mimicdet.models.backbone import build_backbone
-from mimicdet.weights.backbone import copy_weights, imagenet_weights, read_weights
+from mimicdet.weights.pretrained import copy_weights, imagenet_weights, read_weights
 
 LEVELS = (3, 4, 5)
 LITE = "tf_efficientnet_lite0"
