@@ -4,8 +4,6 @@ Everything stays uint8 and is resized once, by antialiased bilinear interpolatio
 ratio of the new to the old size of each axis. h w are an image's rows and columns, M its objects.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -87,8 +85,7 @@ class Plan:
         top, left = (int(u * (room + 1)) for u, room in ((y, height - crop_h), (x, width - crop_w)))
         down, right = (int(u * (room + 1)) for u, room in ((y, canvas_h - new_h), (x, canvas_w - new_w)))
         window = _to_tensor(image)[:, top : top + crop_h, left : left + crop_w]  # (3, crop_h, crop_w)
-        pixels = _resize(window, new_h, new_w)  # (3, new_h, new_w)
-        pixels = self._vary_colors(pixels)
+        pixels = self._vary_colors(_resize(window, new_h, new_w))  # (3, new_h, new_w)
         if (new_h, new_w) != (canvas_h, canvas_w):
             canvas = pixels.new_zeros(3, canvas_h, canvas_w)
             canvas[:, down : down + new_h, right : right + new_w] = pixels
@@ -113,22 +110,19 @@ class Plan:
             pixels = torch.rot90(pixels, 1, (1, 2)).contiguous()
             across, along = corners[..., 0], corners[..., 1]
             corners = np.stack((along, canvas_w - across[:, ::-1]), -1)
-        return (
-            pixels,
-            torch.from_numpy(corners.reshape(-1, 4).astype(np.float32)),
-            torch.from_numpy(np.asarray(labels, np.int64)[kept]),
-            torch.from_numpy(np.asarray(crowd, np.bool_)[kept]),
-        )
+        boxes = corners.reshape(-1, 4).astype(np.float32)  # (M', 4)
+        labels, crowd = np.asarray(labels, np.int64)[kept], np.asarray(crowd, np.bool_)[kept]  # (M',)
+        return pixels, torch.from_numpy(boxes), torch.from_numpy(labels), torch.from_numpy(crowd)
 
     def _vary_colors(self, pixels: Tensor) -> Tensor:
         if self.colors == (1, 1, 1):
             return pixels
         brightness, contrast, saturation = self.colors
-        pixels = F.adjust_brightness(pixels, brightness)
-        pixels = F.adjust_contrast(pixels, contrast)
+        pixels = F.adjust_contrast(F.adjust_brightness(pixels, brightness), contrast)
         return F.adjust_saturation(pixels, saturation)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
 class TrainTransform:
     """Draws a random size, zoom, colours and flips for one image and its boxes.
 
@@ -145,31 +139,20 @@ class TrainTransform:
     is left, or a side under ``MIN_SIDE`` pixels, are dropped.
     """
 
-    def __init__(
-        self,
-        *,
-        shorter_side: Sequence[int],
-        shorter_side_sampling: str,
-        longer_side: int,
-        scale_jitter: tuple[float, float],
-        horizontal_flip: float,
-        vertical_flip: float,
-        quarter_turn: float,
-        color_jitter: float,
-    ) -> None:
-        if shorter_side_sampling not in ("choice", "range"):
-            raise ValueError(f'shorter_side_sampling must be "choice" or "range", not {shorter_side_sampling!r}')
-        if not shorter_side or not 0 < scale_jitter[0] <= scale_jitter[1]:
+    shorter_side: Sequence[int]
+    shorter_side_sampling: str  # "choice" or "range"
+    longer_side: int
+    scale_jitter: tuple[float, float]
+    horizontal_flip: float
+    vertical_flip: float
+    quarter_turn: float
+    color_jitter: float
+
+    def __post_init__(self) -> None:
+        if self.shorter_side_sampling not in ("choice", "range"):
+            raise ValueError(f'shorter_side_sampling must be "choice" or "range", not {self.shorter_side_sampling!r}')
+        if not self.shorter_side or not 0 < self.scale_jitter[0] <= self.scale_jitter[1]:
             raise ValueError("shorter_side needs a size, and scale_jitter two positive factors, smaller first")
-        if shorter_side_sampling == "range":
-            shorter_side = range(min(shorter_side), max(shorter_side) + 1)
-        self.shorter_sides = shorter_side
-        self.longer_side = longer_side
-        self.scale_jitter = scale_jitter
-        self.horizontal_flip = horizontal_flip
-        self.vertical_flip = vertical_flip
-        self.quarter_turn = quarter_turn
-        self.color_jitter = color_jitter
 
     def plan(self, size: tuple[int, int], generator: torch.Generator) -> Plan:
         """Draws what is to be done with an image of that height and width.
@@ -177,7 +160,10 @@ class TrainTransform:
         All randomness comes from ``generator``, by the same number of draws whatever the settings are.
         """
         draws = torch.rand(10, generator=generator, dtype=torch.float64).tolist()
-        shorter_side = self.shorter_sides[int(draws[0] * len(self.shorter_sides))]
+        sides = self.shorter_side
+        if self.shorter_side_sampling == "range":
+            sides = range(min(sides), max(sides) + 1)
+        shorter_side = sides[int(draws[0] * len(sides))]
         low, high = self.scale_jitter
         brightness, contrast, saturation = (1 + self.color_jitter * (2 * u - 1) for u in draws[4:7])
         return Plan(

@@ -12,21 +12,20 @@ Read from a record: `id`, `file_name`, `width`, `height`; `image_id`, `category_
 ordered by id.
 """
 
-from __future__ import annotations
-
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mimicdet.data.dataset import Category
+from mimicdet.data.dataset import Category, DetectionDataset
 from mimicdet.data.decode import find_image
 from mimicdet.data.faults import FaultKind, FaultLog
 from mimicdet.data.raw import RawImage, RawSplit, Source, clean_name, read_text
 from mimicdet.data.split_names import name_splits, split_word
 from mimicdet.errors import UserError
 
+IMAGES = "{split}"
 _NUMBERS = frozenset((int, float))  # by exact type: JSON's true is a bool, and no number
 
 
@@ -34,13 +33,13 @@ def find(path: Path) -> dict[str, Source] | None:
     """Returns the COCO splits at a path, or None if it does not look like COCO. It looks at names only."""
     if path.is_file():
         return _sources(path.parent, _single(path)) if path.suffix.lower() == ".json" else None
-    top = _json_files(path)
-    inner = _json_files(path / "annotations")
+    top, inner = _json_files(path), _json_files(path / "annotations")
     for files in (top, inner):
         if named := name_splits((file.stem, file) for file in files):
             return _sources(path, named)
-    beside = {folder.name: _json_files(folder) for folder in _folders(path) if split_word(folder.name)}
-    if named := name_splits((name, files[0]) for name, files in beside.items() if len(files) == 1):
+    folders = sorted(folder for folder in path.iterdir() if folder.is_dir() and split_word(folder.name))
+    beside = [(folder.name, _json_files(folder)) for folder in folders]
+    if named := name_splits((name, files[0]) for name, files in beside if len(files) == 1):
         return _sources(path, named)
     for files in (top, inner):
         if len(files) == 1:
@@ -54,10 +53,7 @@ def _single(file: Path) -> dict[str, Path]:
 
 
 def _sources(root: Path, files: dict[str, Path]) -> dict[str, Source]:
-    return {
-        split: Source("coco", root, split, annotations=file, images=_image_folders(file, split))
-        for split, file in files.items()
-    }
+    return {split: Source("coco", root, split, file, _image_folders(file, split)) for split, file in files.items()}
 
 
 def _image_folders(file: Path, split: str) -> tuple[Path, ...]:
@@ -75,9 +71,8 @@ def _image_folders(file: Path, split: str) -> tuple[Path, ...]:
 
 def read(source: Source, log: FaultLog) -> RawSplit:
     """Reads the split's records. Faulty ones go into ``log``; UserError when the file as a whole cannot be read."""
-    file = source.annotations
-    document = _load(file)
-    raw = RawSplit(source, _categories(file, document["categories"]))
+    document = _load(source.annotations)
+    raw = RawSplit(source, _categories(source.annotations, document["categories"]))
     labels = {category.id: label for label, category in enumerate(raw.categories)}
     rows = _read_images(raw, document["images"], log)
     _read_annotations(raw, document["annotations"], rows, labels, log)
@@ -131,10 +126,9 @@ def _read_images(raw: RawSplit, entries: list[Any], log: FaultLog) -> dict[int, 
     rows: dict[int, int | None] = {}
     names: dict[str, int] = {}
     for position, entry in enumerate(entries):
-        item = f"images[{position}]"
         number = _integer(entry.get("id")) if isinstance(entry, dict) else None
         if number is None:
-            log.add(FaultKind.BROKEN_RECORD, file, item, "needs a whole number `id`; add one")
+            log.add(FaultKind.BROKEN_RECORD, file, f"images[{position}]", "needs a whole number `id`; add one")
             continue
         item = f"image {number}"
         if number in rows:
@@ -153,8 +147,8 @@ def _read_images(raw: RawSplit, entries: list[Any], log: FaultLog) -> dict[int, 
             continue
         found = find_image(name, folders)
         if found is None:
-            where = ", ".join(map(str, folders))
-            problem = f"there is no such file in {where}; put it there, correct `file_name`, or remove the image"
+            problem = f"there is no such file in {', '.join(map(str, folders))}; "
+            problem += "put it there, correct `file_name`, or remove the image"
             log.add(FaultKind.MISSING_IMAGE, file, item, problem)
             continue
         if name in names:
@@ -193,7 +187,8 @@ def _read_annotations(
             problem = f"image_id {image_id} is not among `images`; correct it, or remove the annotation"
             log.add(FaultKind.UNKNOWN_IMAGE, file, item, problem)
         elif category_id not in labels:
-            problem = f"category_id {category_id} is not among the categories ({_listing(labels)})"
+            known = ", ".join(map(str, list(labels)[:10])) + (", ..." if len(labels) > 10 else "")
+            problem = f"category_id {category_id} is not among the categories ({known})"
             log.add(FaultKind.UNKNOWN_CATEGORY, file, item, f"{problem}; correct it, or add the category")
         elif box is None:
             problem = "needs a `bbox` of four numbers [x, y, width, height]; correct it, or remove the annotation"
@@ -236,14 +231,12 @@ def _integer(value: Any) -> int | None:
     return int(value) if isinstance(value, float) and value.is_integer() else None
 
 
-def _listing(values: Iterable[int]) -> str:
-    numbers = list(values)
-    return ", ".join(map(str, numbers[:10])) + (", ..." if len(numbers) > 10 else "")
-
-
 def _json_files(folder: Path) -> list[Path]:
     return sorted(f for f in folder.glob("*.json") if f.is_file() and f.name[0] != ".") if folder.is_dir() else []
 
 
-def _folders(path: Path) -> list[Path]:
-    return sorted(folder for folder in path.iterdir() if folder.is_dir())
+def write(out: Path, datasets: Mapping[str, DetectionDataset]) -> None:
+    """Writes ``out/train.json`` and so on; category and image ids, areas and crowd are kept."""
+    for split, dataset in datasets.items():
+        text = json.dumps(dataset.to_coco(), ensure_ascii=False, allow_nan=False)
+        (out / f"{split}.json").write_text(text + "\n", encoding="utf-8")
