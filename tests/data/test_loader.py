@@ -171,9 +171,9 @@ def test_an_item_is_a_function_of_seed_epoch_and_index(dataset: DetectionDataset
     sample = data[4, 2]
     record = dataset.images[2]
     generator = torch.Generator().manual_seed(image_seed(3, 4, 2))
-    image, boxes, labels, crowd = TRANSFORM(
-        np.asarray(Image.open(record.file)), record.boxes, record.labels, record.crowd, generator
-    )
+    plan = TRANSFORM.plan(record.size, generator)
+    pixels = np.asarray(Image.open(record.file))
+    image, boxes, labels, crowd = plan.apply(pixels, record.boxes, record.labels, record.crowd)
     for got, expected in (
         (sample.image, image), (sample.boxes, boxes), (sample.labels, labels), (sample.crowd, crowd)
     ):  # fmt: skip

@@ -102,11 +102,9 @@ def check_dataset(
     The categories of each split are compared with those of the first, which is train where there is one.
 
     Args:
-        path: see `load_dataset`.
+        path, max_faulty_boxes, voc_one_based: see `load_dataset`.
         splits: names of the splits to read; all of them by default.
-        max_faulty_boxes, voc_one_based: see `load_dataset`.
         verify_images: decode every image in a pool of threads, which finds truncated files; else only headers are read.
-        progress: show a bar on a terminal.
 
     Returns:
         The report. Its ``datasets`` are what `load_dataset` would return, so that training need not read them twice.

@@ -80,16 +80,14 @@ def clean(
     Unreadable images are left out with their objects. Image order is kept, and the order of each image's objects.
 
     Args:
-        raw: the split as its files have it.
         found: the size of each image, or why it cannot be read; from `inspect_images`.
-        log: takes the faults.
         max_faulty_boxes: a larger share of faulty boxes is a fault of its own.
     """
     checked = [_checked_size(image, size, log) for image, size in zip(raw.images, found, strict=False)]
     sizes: np.ndarray = np.array(checked, dtype=np.int64).reshape(-1, 2)
     owners: np.ndarray = np.array(raw.owners, dtype=np.int64)
-    boxes: np.ndarray = np.array(raw.boxes, dtype=np.float64).reshape(-1, 4)
     labels: np.ndarray = np.array(raw.labels, dtype=np.int64)
+    boxes: np.ndarray = np.array(raw.boxes, dtype=np.float64).reshape(-1, 4)
     crowd: np.ndarray = np.array(raw.crowd, dtype=bool)
     areas: np.ndarray = np.array(raw.areas, dtype=np.float64)
 
@@ -144,15 +142,13 @@ def _checked_size(image: RawImage, found: tuple[int, int] | UserError, log: Faul
 
 
 def _log_boxes(raw: RawSplit, rows: np.ndarray, kind: FaultKind, problem: str, log: FaultLog) -> None:
-    log.add_many(kind, len(rows), [_box_fault(raw, int(row), kind, problem) for row in rows[:EXAMPLES]])
-
-
-def _box_fault(raw: RawSplit, row: int, kind: FaultKind, problem: str) -> Fault:
-    image = raw.images[raw.owners[row]]
-    numbers = ", ".join(f"{value:g}" for value in raw.boxes[row])
-    unit = " as fractions of the image's sides" if raw.fractions else ""
-    what = f"the box x1, y1, x2, y2 = {numbers}{unit} of {image.file.name} {problem}"
-    return Fault(kind, image.annotations, raw.items[row], what)
+    faults = []
+    for row in rows[:EXAMPLES].tolist():
+        image, numbers = raw.images[raw.owners[row]], ", ".join(f"{value:g}" for value in raw.boxes[row])
+        unit = " as fractions of the image's sides" if raw.fractions else ""
+        what = f"the box x1, y1, x2, y2 = {numbers}{unit} of {image.file.name} {problem}"
+        faults.append(Fault(kind, image.annotations, raw.items[row], what))
+    log.add_many(kind, len(rows), faults)
 
 
 def _limit_faulty(raw: RawSplit, verdict: np.ndarray, log: FaultLog, most: float) -> None:

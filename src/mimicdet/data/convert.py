@@ -62,16 +62,11 @@ def convert_dataset(
     voc_one_based: bool = False,
     progress: bool = True,
 ) -> Conversion:
-    """Reads all splits of a data set and writes them to a folder in another format.
-
-    Boxes are written as `load_dataset` cleans them.
+    """Reads all splits of a data set and writes them to a folder in another format, boxes cleaned by `load_dataset`.
 
     Args:
-        path: see `load_dataset`.
+        path, max_faulty_boxes, voc_one_based: see `load_dataset`.
         out: folder, new or empty; it appears only when it is complete.
-        to: the format to write.
-        max_faulty_boxes, voc_one_based: see `load_dataset`.
-        progress: show a bar on a terminal.
 
     Raises:
         UserError: the data is faulty, ``out`` holds something, or the disk is full.
@@ -106,12 +101,9 @@ def convert_dataset(
     except UnicodeEncodeError as error:
         raise UserError(f"{sources.root}: the file name {error.object!r} is not valid Unicode; rename it") from None
     images = {split: len(dataset) for split, dataset in datasets.items()}
-    objects = {split: sum(len(r.labels) for r in dataset.images) for split, dataset in datasets.items()}
-    crowd = {split: sum(int(r.crowd.sum()) for r in dataset.images) for split, dataset in datasets.items()}
-    if to != "yolo":
-        return Conversion(out, to, images, objects, crowd_left_out=0)
-    written = {split: objects[split] - crowd[split] for split in datasets}
-    return Conversion(out, to, images, written, crowd_left_out=sum(crowd.values()))
+    left_out = {s: sum(int(r.crowd.sum()) for r in d.images) if to == "yolo" else 0 for s, d in datasets.items()}
+    objects = {s: sum(len(r.labels) for r in d.images) - left_out[s] for s, d in datasets.items()}
+    return Conversion(out, to, images, objects, crowd_left_out=sum(left_out.values()))
 
 
 def _unique_names(datasets: Mapping[str, DetectionDataset], to: str) -> dict[str, DetectionDataset]:

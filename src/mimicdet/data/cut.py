@@ -77,7 +77,6 @@ def cut_datasets(
         overlap: share of the side that neighbours have in common at least, 0 to below 1.
         hold_back: so many pixels at the end of the longer side of each image of the split ``train`` make a split
             ``val`` instead, which shares no pixel with the rest; for when there are no other images to validate on.
-        progress: show a bar.
 
     An object that is cut by a tile's edge shrinks to its visible part where that is at least half of it (``VISIBLE``);
     a smaller rest is marked as crowd, which training and evaluation pass over. Tiles are 8-bit RGB PNG files.
@@ -104,10 +103,8 @@ def cut_datasets(
     damage = {split: _damage(dataset, windows[split]) for split, dataset in sources.items()}
     before, lost = sum(found.before for found in damage.values()), sum(found.lost for found in damage.values())
     if before and lost == before:
-        raise UserError(
-            f"{out} is not written: tiles of {tile} pixels show half of none of the {before} objects, so that "
-            "nothing would be left to train on; give a larger --tile or --overlap"
-        )
+        problem = f"tiles of {tile} pixels show half of none of the {before} objects, so that nothing would be left"
+        raise UserError(f"{out} is not written: {problem} to train on; give a larger --tile or --overlap")
     with new_folder(out) as folder:
         written = {split: _write_split(folder, split, d, windows[split], progress) for split, d in sources.items()}
     tiles = {split: len(dataset) for split, dataset in written.items()}
@@ -167,11 +164,10 @@ def _write_split(
     images = tqdm(dataset.images, desc=f"cut {split}", unit="image", disable=not progress, leave=False)
     for number, (record, places) in enumerate(zip(images, windows, strict=True)):
         pixels = read_image(record.file)
-        for window in places:
-            x1, y1, x2, y2 = window
+        for x1, y1, x2, y2 in places:
             name = f"{number:05}-{record.file.stem}-x{x1}-y{y1}.png"  # the number: files of different folders
             Image.fromarray(pixels[y1:y2, x1:x2]).save(folder / split / name, compress_level=1)
-            tiles.append(_cropped(record, window, len(tiles) + 1, Path(name)))
+            tiles.append(_cropped(record, (x1, y1, x2, y2), len(tiles) + 1, Path(name)))
     result = replace(dataset, root=folder, split=split, format="coco", images=tuple(tiles))
     coco.write(folder, {split: result})
     return result

@@ -45,8 +45,7 @@ class ImageRecord:
 
     def objects(self) -> Iterator[tuple[list[float], int, bool, float]]:
         """Yields box, class index, crowd flag and area of each object, as plain numbers."""
-        columns = (self.boxes, self.labels, self.crowd, self.areas)
-        return zip(*(column.tolist() for column in columns), strict=True)
+        return zip(*(column.tolist() for column in (self.boxes, self.labels, self.crowd, self.areas)), strict=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,10 +138,8 @@ def match_classes(dataset: DetectionDataset, categories: Sequence[Category]) -> 
     names = [category.name for category in categories]
     unknown = next((name for name in own if name not in names), None)
     if unknown is not None:
-        raise UserError(
-            f"{dataset.root}: the model does not know the class '{unknown}'{did_you_mean(unknown, names)}; "
-            f"it knows {', '.join(names)}"
-        )
+        problem = f"the model does not know the class '{unknown}'{did_you_mean(unknown, names)}"
+        raise UserError(f"{dataset.root}: {problem}; it knows {', '.join(names)}")
     free = max((category.id for category in dataset.categories), default=0) + 1
     added = {name: Category(free + i, name) for i, name in enumerate(name for name in names if name not in own)}
     matched = tuple((own | added)[name] for name in names)

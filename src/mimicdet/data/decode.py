@@ -109,7 +109,10 @@ def to_rgb(image: Image.Image) -> np.ndarray:
     if image.mode == "F":
         raise PixelRangeError("its pixels are 32-bit floats, which have no fixed range; save it with 8 or 16 bits")
     if image.mode == "I" or image.mode.startswith("I;16"):
-        image = _eight_bits(image)
+        values = np.asarray(image)
+        if values.dtype.itemsize > 2 and values.size and (values.min() < 0 or values.max() > 65535):
+            raise PixelRangeError("its pixels are integers over 65535; save it with 8 or 16 bits")
+        image = Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, (255, 255, 255, 255)), layer)
@@ -133,13 +136,6 @@ def orientation(image: Image.Image) -> int:
 def _upright_size(image: Image.Image) -> tuple[int, int]:
     width, height = image.size
     return (width, height) if orientation(image) >= 5 else (height, width)
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    values = np.asarray(image)
-    if values.dtype.itemsize > 2 and values.size and (values.min() < 0 or values.max() > 65535):
-        raise PixelRangeError("its pixels are integers over 65535; save it with 8 or 16 bits")
-    return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
 
 
 _PROBLEMS: dict[type[Exception], str] = {
@@ -197,12 +193,9 @@ def list_images(folder: Path) -> list[Path]:
 
 def find_image(name: str, folders: Iterable[Path]) -> Path | None:
     """Returns the first file of that name (a relative path, perhaps with backslashes) in the folders, in order."""
-    for spelling in (name, name.replace("\\", "/")) if "\\" in name else (name,):
-        for folder in folders:
-            file = os.path.join(folder, spelling)
-            if os.path.isfile(file):
-                return Path(file)
-    return None
+    spellings = dict.fromkeys((name, name.replace("\\", "/")))
+    files = (os.path.join(folder, spelling) for spelling in spellings for folder in folders)
+    return next((Path(file) for file in files if os.path.isfile(file)), None)
 
 
 def inspect_images(

@@ -30,6 +30,9 @@ from mimicdet.data.tiles import Tiles, Window
 from mimicdet.data.transform import TrainTransform, resize_for_inference
 from mimicdet.errors import UserError
 
+_AHEAD = 2
+"""Batches that are read before they are asked for, where no workers do so."""
+
 
 class _Records:
     """The data set's records, kept as a few flat arrays: item index -> ImageRecord.
@@ -60,31 +63,22 @@ class _Records:
 def _read(record: ImageRecord, scale: float = 1.0) -> tuple[np.ndarray, int]:
     """Reads a record's image, a JPEG file at the smallest fraction of its size that is ``scale`` or more.
 
-    Returns:
-        The pixels, and by what its sides are divided.
-
-    Raises:
-        UserError: it cannot be read, or is not of the size that its boxes belong to.
+    Returns the pixels, and by what its sides are divided; UserError if it is not of the size that its boxes belong to.
     """
     reduction = next((r for r in REDUCTIONS if r * scale <= 1), 1)
     image, (height, width), reduction = read_reduced(record.file, reduction)
     if (height, width) != record.size:
-        raise UserError(
-            f"{record.file}: the image is {width} x {height} pixels but its record says {record.width} x "
-            f"{record.height}; correct the record (`mimicdet check` lists them all), and change no files "
-            "during a run"
-        )
+        problem = f"the image is {width} x {height} pixels but its record says {record.width} x {record.height}"
+        way_out = "correct the record (`mimicdet check` lists them all), and change no files during a run"
+        raise UserError(f"{record.file}: {problem}; {way_out}")
     return image, reduction
 
 
 class TrainData(Dataset[Sample]):
     """Augments images of a data set: item (epoch, index) -> Sample, a pure function of the two and the run's seed.
 
-    Args:
-        reduce_jpeg: do not decode JPEG files in full that are much larger than the network reads them.
-
-    Raises:
-        UserError: by an item whose image file cannot be read or has another size than its record says.
+    Where ``reduce_jpeg``, JPEG files that are much larger than the network reads them are not decoded in full. An item
+    raises UserError when its image file cannot be read or has another size than its record says.
     """
 
     def __init__(
@@ -106,15 +100,10 @@ class TrainData(Dataset[Sample]):
         return Sample(*transformed, record.id, str(record.file), record.size, sampling_seed(seed))
 
 
-_AHEAD = 2
-"""Batches that are read before they are asked for, where no workers do so."""
-
-
 class EvalData(Dataset[Sample]):
     """Reads images of a data set at inference size, without targets: item (index, window or None) -> Sample.
 
-    Raises:
-        UserError: by an item whose image file cannot be read or has another size than its record says.
+    An item raises UserError as those of `TrainData` do.
     """
 
     def __init__(self, dataset: DetectionDataset, *, shorter_side: int, longer_side: int) -> None:
@@ -172,8 +161,7 @@ class EvalLoader:
 
     Args:
         shorter_side, longer_side: see ``mimicdet.data.transform.resized_size``.
-        batch_size: images, or tiles, of a batch.
-        tiles: cut each image into tiles.
+        tiles: cut each image into tiles, of which ``batch_size`` make a batch; None: whole images.
         workers, pin_memory, divisor: see `TrainLoader`.
         rank, world_size: this process among all.
 
@@ -237,12 +225,10 @@ class _Parcel:
 
     @staticmethod
     def pack(batch: Batch) -> "_Parcel":
-        """Packs a batch for the way."""
         arrays = {name: value.numpy() for name, value in vars(batch).items() if isinstance(value, Tensor)}
         return _Parcel(vars(batch) | arrays | {"images": batch.images})
 
     def open(self) -> Batch:
-        """Returns the batch that was packed."""
         arrays = {name: value for name, value in self.fields.items() if isinstance(value, np.ndarray)}
         return Batch(**(self.fields | {name: torch.from_numpy(value) for name, value in arrays.items()}))
 
@@ -288,9 +274,7 @@ def _open(item: _Parcel | Batch | UserError) -> Batch:
     return item.open() if isinstance(item, _Parcel) else item
 
 
-def _data_loader(
-    data: _BatchData, keys: list[Any], workers: int, pin_memory: bool, *, persistent: bool = False
-) -> DataLoader[Any]:
+def _data_loader(data: _BatchData, keys: list[Any], workers: int, pin: bool, persistent: bool = False) -> DataLoader:
     return DataLoader(
         data,
         sampler=keys,  # read anew by every epoch
@@ -299,7 +283,7 @@ def _data_loader(
         multiprocessing_context=_start_method() if workers else None,
         worker_init_fn=_depend_on_main_process_alone,
         persistent_workers=persistent,
-        pin_memory=pin_memory,
+        pin_memory=pin,
         generator=torch.Generator(),  # else every epoch would draw from the global one
     )
 

@@ -35,10 +35,9 @@ def find_splits(path: str | Path) -> SplitSources:
         raise UserError(f"{path}: holds no data set in a known layout; looked for {LAYOUTS}")
     if len(found) > 1:
         examples = " or ".join(str(next(iter(splits.values())).annotations) for splits in found.values())
-        raise UserError(
-            f"{path}: holds annotations in several formats ({', '.join(found)}); keep one of them, or name the file "
-            f"that counts instead of the folder: {examples}"
-        )
+        problem = f"holds annotations in several formats ({', '.join(found)})"
+        way_out = f"keep one of them, or name the file that counts instead of the folder: {examples}"
+        raise UserError(f"{path}: {problem}; {way_out}")
     return SplitSources(path, *found.popitem())
 
 
@@ -66,9 +65,10 @@ def load_dataset(
         UserError: the first fault that makes the data unfit for training.
     """
     sources = find_splits(path)
+    how = {"voc_one_based": voc_one_based, "decode": False, "progress": False}
     parts = []
     for name in resolve_split(split, sources.splits, sources.root):
-        dataset, log = read_split(sources, name, max_faulty_boxes=max_faulty_boxes, voc_one_based=voc_one_based)
+        dataset, log = read_split(sources, name, max_faulty_boxes=max_faulty_boxes, **how)
         raise_errors(log, sources.root)
         assert dataset is not None
         parts.append(dataset)
@@ -76,18 +76,11 @@ def load_dataset(
 
 
 def read_split(
-    sources: SplitSources,
-    split: str,
-    *,
-    max_faulty_boxes: float,
-    voc_one_based: bool,
-    decode: bool = False,
-    progress: bool = False,
+    sources: SplitSources, split: str, *, max_faulty_boxes: float, voc_one_based: bool, decode: bool, progress: bool
 ) -> tuple[DetectionDataset | None, FaultLog]:
     """Reads one split, clean, and everything that is wrong with it.
 
     Args:
-        sources, split: where it lies, and its name there.
         max_faulty_boxes, voc_one_based: see `load_dataset`.
         decode: read the images' pixels too, not only their headers.
         progress: show a bar on a terminal.
@@ -115,8 +108,7 @@ def read_split(
 def raise_errors(log: FaultLog, root: Path) -> None:
     """Raises the log's first error as a UserError, which also says how many more there are."""
     if (first := log.first_error()) is not None:
-        more = log.count_errors() - 1
-        rest = f" (and {more} more: `mimicdet check {root}` lists them)" if more else ""
+        rest = f" (and {more} more: `mimicdet check {root}` lists them)" if (more := log.count_errors() - 1) else ""
         raise UserError(first.sentence() + rest)
 
 

@@ -31,10 +31,8 @@ _ROWS = 512
 class Tiles(NamedTuple):
     """Says how images are cut into tiles."""
 
-    side: int
-    """Pixels, from 1 up."""
-    overlap: float = 0.25
-    """Share of the side that neighbours have in common at least, 0 to below 1."""
+    side: int  # pixels, from 1 up
+    overlap: float = 0.25  # share of the side that neighbours have in common at least, 0 to below 1
 
     def windows(self, height: int, width: int) -> list[Window]:
         """Returns the tiles of an image, as :func:`tile_windows` gives them."""
@@ -76,13 +74,13 @@ def merge_tile_detections(
     larger box of the same class from another tile, with a score not much lower. Then class-wise NMS, as always.
 
     Args:
-        parts: T times boxes (N, 4) in pixels of the tile, scores (N,), and class indices (N,).
+        parts: the detections of T tiles, in pixels of the tile.
         windows: T tiles, as ``tile_windows`` gives them.
         height, width: of the image.
         nms_iou: of two boxes of a class that overlap more than this, the lower score goes.
 
     Returns:
-        Boxes in pixels of the image, scores and class indices, best score first.
+        The detections in pixels of the image, best score first.
     """
     device, dtype = parts[0][0].device, parts[0][0].dtype
     tiles = torch.tensor(windows, dtype=dtype, device=device)

@@ -85,7 +85,11 @@ class Plan:
         top, left = (int(u * (room + 1)) for u, room in ((y, height - crop_h), (x, width - crop_w)))
         down, right = (int(u * (room + 1)) for u, room in ((y, canvas_h - new_h), (x, canvas_w - new_w)))
         window = _to_tensor(image)[:, top : top + crop_h, left : left + crop_w]  # (3, crop_h, crop_w)
-        pixels = self._vary_colors(_resize(window, new_h, new_w))  # (3, new_h, new_w)
+        pixels = _resize(window, new_h, new_w)  # (3, new_h, new_w)
+        if self.colors != (1, 1, 1):
+            brightness, contrast, saturation = self.colors
+            pixels = F.adjust_contrast(F.adjust_brightness(pixels, brightness), contrast)
+            pixels = F.adjust_saturation(pixels, saturation)
         if (new_h, new_w) != (canvas_h, canvas_w):
             canvas = pixels.new_zeros(3, canvas_h, canvas_w)
             canvas[:, down : down + new_h, right : right + new_w] = pixels
@@ -113,13 +117,6 @@ class Plan:
         boxes = corners.reshape(-1, 4).astype(np.float32)  # (M', 4)
         labels, crowd = np.asarray(labels, np.int64)[kept], np.asarray(crowd, np.bool_)[kept]  # (M',)
         return pixels, torch.from_numpy(boxes), torch.from_numpy(labels), torch.from_numpy(crowd)
-
-    def _vary_colors(self, pixels: Tensor) -> Tensor:
-        if self.colors == (1, 1, 1):
-            return pixels
-        brightness, contrast, saturation = self.colors
-        pixels = F.adjust_contrast(F.adjust_brightness(pixels, brightness), contrast)
-        return F.adjust_saturation(pixels, saturation)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -166,20 +163,7 @@ class TrainTransform:
         shorter_side = sides[int(draws[0] * len(sides))]
         low, high = self.scale_jitter
         brightness, contrast, saturation = (1 + self.color_jitter * (2 * u - 1) for u in draws[4:7])
-        return Plan(
-            size=size,
-            canvas=resized_size(*size, shorter_side=shorter_side, longer_side=self.longer_side),
-            zoom=low * (high / low) ** draws[1],
-            place=(draws[2], draws[3]),
-            colors=(brightness, contrast, saturation),
-            mirrored=draws[7] < self.horizontal_flip,
-            upside_down=draws[8] < self.vertical_flip,
-            turned=draws[9] < self.quarter_turn,
-        )
-
-    def __call__(
-        self, image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, crowd: np.ndarray, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Transforms an image that is at hand and its objects: see :meth:`Plan.apply`."""
-        height, width = image.shape[:2]
-        return self.plan((height, width), generator).apply(image, boxes, labels, crowd)
+        canvas = resized_size(*size, shorter_side=shorter_side, longer_side=self.longer_side)
+        zoom, place, colors = low * (high / low) ** draws[1], (draws[2], draws[3]), (brightness, contrast, saturation)
+        mirrored, upside_down = draws[7] < self.horizontal_flip, draws[8] < self.vertical_flip
+        return Plan(size, canvas, zoom, place, colors, mirrored, upside_down, turned=draws[9] < self.quarter_turn)

@@ -53,11 +53,10 @@ class Difference:
 
     def sentence(self) -> str:
         """Returns the differences as a sentence."""
-        return (
-            f"on {self.batch} image(s) of {self.height} x {self.width} pixels its boxes differ from the model's by up "
-            f"to {self.boxes:.3g} pixels (at most {BOX_LIMIT}), its scores by {self.scores:.3g} (at most {SCORE_LIMIT}), "
-            f"and {self.unmatched} of {self.rows} rows have no counterpart"
-        )
+        boxes = f"its boxes differ from the model's by up to {self.boxes:.3g} pixels (at most {BOX_LIMIT})"
+        scores = f"its scores by {self.scores:.3g} (at most {SCORE_LIMIT})"
+        rows = f"{self.unmatched} of {self.rows} rows have no counterpart"
+        return f"on {self.batch} image(s) of {self.height} x {self.width} pixels {boxes}, {scores}, and {rows}"
 
 
 def export_model(
@@ -119,13 +118,7 @@ def export_model(
 
 
 def compare(network: nn.Module, run: Run, photographs: Sequence[np.ndarray], outputs: Outputs) -> list[Difference]:
-    """Compares both on the same batches of photographs, which are resized to the sizes above.
-
-    Args:
-        network: what was exported, on the CPU.
-        run: the exported file.
-        photographs: (h, w, 3) uint8 RGB, at least one.
-    """
+    """Compares a network on the CPU with its exported file on photographs, which are resized to the sizes above."""
     found = []
     for batch, height, width in SIZES:
         images, sizes = _batch(photographs, batch, height, width)
@@ -148,12 +141,10 @@ def _batch(photographs: Sequence[np.ndarray], batch: int, height: int, width: in
     return images, sizes
 
 
-def _difference(
-    expected: Sequence[np.ndarray], exported: Sequence[np.ndarray], outputs: Outputs
-) -> tuple[int, int, float, float]:
+def _difference(eager: list[np.ndarray], exported: list[np.ndarray], outputs: Outputs) -> tuple[int, int, float, float]:
     """Returns the rows, those unmatched, and the largest differences of boxes and scores."""
     rows, unmatched, boxes, scores = 0, 0, 0.0, 0.0
-    for first, second in zip(zip(*expected, strict=True), zip(*exported, strict=True), strict=True):
+    for first, second in zip(zip(*eager, strict=True), zip(*exported, strict=True), strict=True):
         first, second = (_found(*part) if outputs == "detections" else _scored(*part) for part in (first, second))
         one, other = _pair(first, second)
         rows += max(len(first[0]), len(second[0]))

@@ -51,12 +51,10 @@ class ExportDescription:
         if self.outputs == "detections":
             outputs["scores"] = "float32 (batch, rows), 0 in rows without a detection"
             outputs["labels"] = "int64 (batch, rows), index into categories, -1 in rows without a detection"
-        resize = {
-            "shorter_side": self.inference["shorter_side"],
-            "longer_side_at_most": self.inference["longer_side"],
-            "interpolation": "bilinear, antialiased (Pillow's BILINEAR)",
-            "rounding": "scale = min(shorter / min(h, w), longer / max(h, w)); side = int(side * scale + 0.5)",
-        }
+        shorter, longer = self.inference["shorter_side"], self.inference["longer_side"]
+        rounding = "scale = min(shorter / min(h, w), longer / max(h, w)); side = int(side * scale + 0.5)"
+        resize = {"shorter_side": shorter, "longer_side_at_most": longer}
+        resize |= {"interpolation": "bilinear, antialiased (Pillow's BILINEAR)", "rounding": rounding}
         preprocessing = {
             "upright": "turned as the EXIF orientation says",
             "resize": resize,
@@ -79,11 +77,7 @@ def description_file(file: Path) -> Path:
 
 
 def read_export_description(file: Path) -> ExportDescription:
-    """Reads the description beside an exported file.
-
-    Raises:
-        UserError: there is none, or it is broken or newer than this version.
-    """
+    """Reads the description beside an exported file; UserError if it is missing, broken or of a newer version."""
     beside = description_file(file)
     if not beside.is_file():
         problem = f"there is no {beside.name} beside it, which `mimicdet export` writes"
@@ -111,10 +105,7 @@ def _one_of(value: Any, known: Sequence[str] | dict[Format, str]) -> Any:
 
 
 def load(file: Path, format: Format, *, threads: int | None = None) -> Run:
-    """Loads the exported ``file``, ready to run on the CPU.
-
-    Args:
-        threads: that it computes with; None: as many as PyTorch uses.
+    """Loads the exported ``file``, to run on the CPU with so many ``threads`` (None: as many as PyTorch uses).
 
     Raises:
         UserError: the runtime is not installed, or cannot read the file.

@@ -26,12 +26,7 @@ Suppress = Callable[[Tensor, Tensor, float, float], Tensor]
 
 
 class RawNetwork(nn.Module):
-    """Returns a detector's boxes and scores before suppression, best position first.
-
-    Args:
-        model: in evaluation mode.
-        top: R, at most.
-    """
+    """Returns a detector's boxes and scores before suppression, best position first, R of at most ``top``."""
 
     def __init__(self, *, model: DetectionModel, top: int) -> None:
         super().__init__()

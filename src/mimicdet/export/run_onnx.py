@@ -93,20 +93,17 @@ class OnnxDetector:
         height, width = pixels.shape[:2]
         found = []
         for left_right, top_bottom in VIEWS[self.inference["flips"]]:
-            view = pixels[:: -1 if top_bottom else 1, :: -1 if left_right else 1]
-            boxes, scores, classes = self._look(view)
+            boxes, scores, classes = self._look(pixels[:: -1 if top_bottom else 1, :: -1 if left_right else 1])
             x1, y1, x2, y2 = boxes.T
-            if left_right:
-                x1, x2 = width - x2, width - x1
-            if top_bottom:
-                y1, y2 = height - y2, height - y1
+            x1, x2 = (width - x2, width - x1) if left_right else (x1, x2)
+            y1, y2 = (height - y2, height - y1) if top_bottom else (y1, y2)
             found.append((np.stack([x1, y1, x2, y2], axis=1), scores, classes))
         boxes, scores, classes = (np.concatenate(parts) for parts in zip(*found, strict=True))
         if len(found) > 1:
             kept = self._suppress(boxes, scores, classes)
             boxes, scores, classes = boxes[kept], scores[kept], classes[kept]
-        names = [self.names[k] for k in classes]
-        return {"boxes": boxes, "scores": scores, "labels": self.ids[classes], "names": names}
+        labels, names = self.ids[classes], [self.names[k] for k in classes]
+        return {"boxes": boxes, "scores": scores, "labels": labels, "names": names}
 
     def _look(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns boxes (N, 4) in pixels of the image, scores and class indices (N,), of one view."""
@@ -167,8 +164,7 @@ def _pixels(image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
 
 def _reason(error: Exception) -> str:
     """Returns one line that says what went wrong."""
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return str(text).splitlines()[0]
+    return str(getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
 
 
 def _iou(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -48,21 +47,12 @@ def require(format: Format) -> None:
 def write_torch(network: nn.Module, file: Path, *, divisor: int) -> None:
     """Writes a ``torch.export`` program; ``torch.export.load`` reads it, after ``import torchvision``."""
     program = _exported(network, divisor)
-    with TemporaryDirectory(dir=file.parent) as folder:
-        made = Path(folder) / file.name
-        with _quiet():
-            torch.export.save(program, str(made))
-        made.replace(file)
+    with _quiet():
+        torch.export.save(program, str(file))
 
 
 def write_onnx(network: nn.Module, file: Path, *, outputs: tuple[str, ...], divisor: int) -> None:
-    """Writes an ONNX file of standard operators.
-
-    Args:
-        network: whose suppression, if any, is ``suppress_as_one_operator``.
-        outputs: their names.
-        divisor: canvas sides are multiples of this.
-    """
+    """Writes an ONNX file of standard operators; suppression, if any, must be ``suppress_as_one_operator``."""
     export = partial(torch.onnx.export, dynamo=True, opset_version=OPSET, custom_translation_table=onnx_translations())
     with _quiet():
         program = export(_exported(network, divisor), input_names=list(INPUTS), output_names=list(outputs))
@@ -74,11 +64,7 @@ def write_openvino(onnx_file: Path, file: Path) -> None:
     """Writes OpenVINO's .xml and .bin from an ONNX file, in its precision."""
     import openvino
 
-    with TemporaryDirectory(dir=file.parent) as folder:
-        made = Path(folder) / file.name
-        openvino.save_model(openvino.convert_model(onnx_file), made, compress_to_fp16=False)
-        made.with_suffix(".bin").replace(file.with_suffix(".bin"))
-        made.replace(file)
+    openvino.save_model(openvino.convert_model(onnx_file), file, compress_to_fp16=False)
 
 
 @torch.no_grad()
@@ -153,10 +139,9 @@ def to_int8(file: Path, calibration: Iterator[tuple[Tensor, Tensor]]) -> None:
     prepared = file.with_name("prepared.onnx")
     quant_pre_process(file, prepared, skip_symbolic_shape=True)
     how: dict[str, Any] = {"op_types_to_quantize": ["Conv"], "nodes_to_exclude": _sensitive(onnx.load(prepared))}
-    unsigned, signed = quantization.QuantType.QUInt8, quantization.QuantType.QInt8
-    how |= {"activation_type": unsigned, "weight_type": signed, "per_channel": True}
+    how |= {"activation_type": quantization.QuantType.QUInt8, "weight_type": quantization.QuantType.QInt8}
     scales = {"ActivationSymmetric": False, "CalibStridedMinMax": 1}  # a stride for every method
-    how |= {"calibrate_method": quantization.CalibrationMethod.Percentile, "extra_options": scales}
+    how |= {"calibrate_method": quantization.CalibrationMethod.Percentile, "extra_options": scales, "per_channel": True}
     quantization.quantize_static(prepared, file, Reader(), quant_format=quantization.QuantFormat.QDQ, **how)
     prepared.unlink()
 

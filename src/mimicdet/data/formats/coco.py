@@ -61,21 +61,17 @@ def _image_folders(file: Path, split: str) -> tuple[Path, ...]:
     home = file.parent
     homes = (home, home.parent) if home.name.lower() == "annotations" else (home,)
     names = dict.fromkeys((file.stem.removeprefix("instances_"), file.stem, split))
-    folders: list[Path] = []
-    for base in homes:
-        for name in names:
-            folders += [base / name / "images", base / name, base / "images" / name]
-        folders += [base / "images", base]
-    return tuple(folder for folder in dict.fromkeys(folders) if folder.is_dir())
+    places = [place for name in names for place in (f"{name}/images", name, f"images/{name}")] + ["images", "."]
+    folders = dict.fromkeys(base / place for base in homes for place in places)
+    return tuple(folder for folder in folders if folder.is_dir())
 
 
 def read(source: Source, log: FaultLog) -> RawSplit:
     """Reads the split's records. Faulty ones go into ``log``; UserError when the file as a whole cannot be read."""
     document = _load(source.annotations)
     raw = RawSplit(source, _categories(source.annotations, document["categories"]))
-    labels = {category.id: label for label, category in enumerate(raw.categories)}
     rows = _read_images(raw, document["images"], log)
-    _read_annotations(raw, document["annotations"], rows, labels, log)
+    _read_annotations(raw, document["annotations"], rows, log)
     return raw
 
 
@@ -83,19 +79,16 @@ def _load(file: Path) -> dict[str, Any]:
     try:
         document = json.loads(read_text(file))
     except json.JSONDecodeError as error:
-        raise UserError(
-            f"{file}: is not valid JSON ({error.msg}, line {error.lineno} column {error.colno}); "
-            "write it again, or restore a complete copy"
-        ) from None
+        problem = f"is not valid JSON ({error.msg}, line {error.lineno} column {error.colno})"
+        raise UserError(f"{file}: {problem}; write it again, or restore a complete copy") from None
     except ValueError as error:  # a whole number with thousands of digits
         raise UserError(f"{file}: is not usable JSON ({error}); correct it") from None
     except RecursionError:
         raise UserError(f"{file}: is nested too deeply to be COCO JSON; check that it is the right file") from None
     if isinstance(document, list):
-        raise UserError(
-            f"{file}: holds a list, not COCO ground truth (images, annotations, categories); detection results "
-            "cannot stand in for annotations, give the annotation file"
-        )
+        problem = "holds a list, not COCO ground truth (images, annotations, categories)"
+        way_out = "detection results cannot stand in for annotations, give the annotation file"
+        raise UserError(f"{file}: {problem}; {way_out}")
     for key in ("images", "annotations", "categories"):
         if not isinstance(document, dict) or not isinstance(document.get(key), list):
             raise UserError(f"{file}: has no list {key!r}, which COCO annotations need; add it, or give the right file")
@@ -160,11 +153,9 @@ def _read_images(raw: RawSplit, entries: list[Any], log: FaultLog) -> dict[int, 
     return rows
 
 
-def _read_annotations(
-    raw: RawSplit, entries: list[Any], rows: dict[int, int | None], labels: dict[int, int], log: FaultLog
-) -> None:
-    file = raw.source.annotations
-    seen: set[Any] = set()
+def _read_annotations(raw: RawSplit, entries: list[Any], rows: dict[int, int | None], log: FaultLog) -> None:
+    file, seen = raw.source.annotations, set[Any]()
+    labels = {category.id: label for label, category in enumerate(raw.categories)}
     for position, entry in enumerate(entries):
         item = f"annotations[{position}]"
         if not isinstance(entry, dict):

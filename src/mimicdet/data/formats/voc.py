@@ -49,12 +49,10 @@ def find(path: Path) -> dict[str, Source] | None:
     if inner := _annotation_folder(path):
         images = _image_folders(path, inner)
         lists = sorted((path / "ImageSets" / "Main").glob("*.txt"))
-        named = name_splits((file.stem, file) for file in lists)
+        named: dict[str, Path | None] = {**name_splits((file.stem, file) for file in lists)}
         if not named:
-            named = {"train": lists[0]} if len(lists) == 1 else {file.stem: file for file in lists}
-        if named:
-            return {name: Source("voc", path, name, inner, images, file) for name, file in named.items()}
-        return {"train": Source("voc", path, "train", inner, images)}
+            named = {"train": lists[0] if lists else None} if len(lists) < 2 else {file.stem: file for file in lists}
+        return {name: Source("voc", path, name, inner, images, file) for name, file in named.items()}
     folders = (folder for folder in sorted(path.iterdir()) if folder.is_dir() and split_word(folder.name))
     found = [(f.name, (f, inner)) for f in folders if (inner := _annotation_folder(f) or (f if _has_xml(f) else None))]
     beside = name_splits(found) if found else {"train": (path, path)} if _has_xml(path) else {}
@@ -92,9 +90,9 @@ def read(sources: SplitSources, split: str, log: FaultLog, *, one_based: bool) -
         name = (root.findtext("filename") or "").strip()
         image = (find_image(name, source.images) if name else None) or by_stem.get(file.stem)
         if image is None:
-            problem = f"its image ({name or file.stem}) is in none of {', '.join(map(str, source.images))}; "
-            problem += "put it there, correct <filename>, or remove the file"
-            log.add(FaultKind.MISSING_IMAGE, file, "", problem)
+            problem = f"its image ({name or file.stem}) is in none of {', '.join(map(str, source.images))}"
+            way_out = "put it there, correct <filename>, or remove the file"
+            log.add(FaultKind.MISSING_IMAGE, file, "", f"{problem}; {way_out}")
             continue
         if image in owners:
             problem = f"{owners[image]} describes the same image {image.name}"
@@ -141,7 +139,7 @@ def _categories(sources: SplitSources) -> tuple[tuple[Category, ...], str]:
                 raise UserError(f"{file}: class {twice!r} is listed twice; list each once")
             if not names:
                 raise UserError(f"{file}: lists no classes; write one a line, or remove the file")
-            return _numbered(names), str(file)
+            return tuple(Category(number, name) for number, name in enumerate(names, start=1)), str(file)
     words = {split: (split_word(split) or ("",))[0] for split in sources.splits}
     wanted = next((w for w in (("train", "training"), ("trainval",)) if set(w) & set(words.values())), None)
     chosen = [split for split, word in words.items() if wanted is None or word in wanted]
@@ -154,15 +152,10 @@ def _categories(sources: SplitSources) -> tuple[tuple[Category, ...], str]:
             continue  # reported when the split itself is read
     used.discard("")
     if parsed and not used:  # no file at all, or only broken ones, are faults of the split itself
-        raise UserError(
-            f"{sources.splits[chosen[0]].annotations}: no object has a name, so the classes are unknown; list them in "
-            f"{sources.root / CLASS_FILES[0]}"
-        )
-    return _numbered(sorted(used)), "split " + ", ".join(chosen)
-
-
-def _numbered(names: list[str]) -> tuple[Category, ...]:
-    return tuple(Category(number, name) for number, name in enumerate(names, start=1))
+        problem = f"no object has a name, so the classes are unknown; list them in {sources.root / CLASS_FILES[0]}"
+        raise UserError(f"{sources.splits[chosen[0]].annotations}: {problem}")
+    categories = tuple(Category(number, name) for number, name in enumerate(sorted(used), start=1))
+    return categories, "split " + ", ".join(chosen)
 
 
 def _xml_files(source: Source, log: FaultLog) -> Iterator[Path]:
@@ -192,19 +185,18 @@ def _parse(file: Path) -> Any:
     """Returns the <annotation> element of an XML file."""
     try:
         root = defusedxml.ElementTree.parse(file).getroot()
+        if root is not None and root.tag == "annotation":
+            return root
+        problem = "is not a PASCAL VOC annotation (its root is not <annotation>); remove it from here"
     except defusedxml.DefusedXmlException:
-        raise UserError(
-            f"{file}: declares XML entities, which can be used for attacks and are refused; remove the declarations"
-        ) from None
+        problem = "declares XML entities, which can be used for attacks and are refused; remove the declarations"
     except ElementTree.ParseError as error:
-        raise UserError(f"{file}: is not valid XML ({error}); correct it, or restore a complete copy") from None
+        problem = f"is not valid XML ({error}); correct it, or restore a complete copy"
     except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror}); check its permissions") from None
+        problem = f"cannot be read ({error.strerror}); check its permissions"
     except (LookupError, ValueError) as error:  # unknown or wrong encodings
-        raise UserError(f"{file}: is not readable XML ({error}); save it as UTF-8") from None
-    if root is None or root.tag != "annotation":
-        raise UserError(f"{file}: is not a PASCAL VOC annotation (its root is not <annotation>); remove it from here")
-    return root
+        problem = f"is not readable XML ({error}); save it as UTF-8"
+    raise UserError(f"{file}: {problem}")
 
 
 def _recorded_size(root: Any) -> tuple[int, int] | None:

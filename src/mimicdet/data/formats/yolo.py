@@ -155,20 +155,16 @@ def _image_files(source: Source, log: FaultLog) -> Iterator[tuple[Path, Path, st
                     problem = f"there is no image {image}; restore it, or remove the line"
                     log.add(FaultKind.MISSING_IMAGE, entry, f"line {number}", problem)
         else:
-            raise UserError(
-                f"{source.annotations}: `{source.split}` names {entry}, which is no folder and no .txt list of images; "
-                "correct it, or the `path` above it"
-            )
+            problem = f"`{source.split}` names {entry}, which is no folder and no .txt list of images"
+            raise UserError(f"{source.annotations}: {problem}; correct it, or the `path` above it")
 
 
 def _label_file(image: Path, root: Path) -> Path:
     """Returns the file where the image's labels belong. Folders above the data set's root are not looked at."""
     parts = list(image.parts)
     above = len(root.parts) if image.is_relative_to(root) else 0
-    for i in reversed(range(above, len(parts) - 1)):
-        if parts[i] == "images":
-            parts[i] = "labels"
-            break
+    if last := [i for i in range(above, len(parts) - 1) if parts[i] == "images"]:
+        parts[last[-1]] = "labels"
     return Path(*parts).with_suffix(".txt")
 
 
@@ -196,17 +192,16 @@ def _read_labels(raw: RawSplit, file: Path, log: FaultLog) -> None:
             problem = f"class {first:g} is not one of 0..{classes - 1}, which {raw.source.annotations} names"
             log.add(FaultKind.UNKNOWN_CATEGORY, file, item, f"{problem}; correct it, or add its name there")
         else:
-            box = _corners(*values) if len(values) == 4 else _bounds(values)
             if len(values) > 4:
                 log.add(FaultKind.POLYGON, file, item, "is a polygon, of which the bounding box is used")
-            raw.add(len(raw.images) - 1, box, int(first), item)
+            raw.add(len(raw.images) - 1, _corners(values), int(first), item)
 
 
-def _corners(cx: float, cy: float, width: float, height: float) -> tuple[float, float, float, float]:
-    return cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2
-
-
-def _bounds(values: list[float]) -> tuple[float, float, float, float]:
+def _corners(values: list[float]) -> tuple[float, float, float, float]:
+    """Returns x1 y1 x2 y2 of a box cx cy w h, or of a polygon of more numbers."""
+    if len(values) == 4:
+        cx, cy, width, height = values
+        return cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2
     if not all(map(math.isfinite, values)):
         return math.nan, math.nan, math.nan, math.nan
     xs, ys = values[0::2], values[1::2]
