@@ -1,4 +1,4 @@
-"""A batch of images of different sizes, padded to one canvas, with padded targets.
+"""Pads images of different sizes to one canvas, and their targets to one number: a batch.
 
 B images, H W rows and columns of the canvas, M the largest number of objects of an image.
 """

@@ -1,4 +1,4 @@
-"""`mimicdet check`: reads a data set as training would, and reports every fault by kind, with examples."""
+"""Reads a data set as training would, and reports every fault by kind, with examples: `mimicdet check`."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

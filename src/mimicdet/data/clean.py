@@ -1,4 +1,4 @@
-"""The one place that says which boxes are good: every format's raw records become a clean data set here.
+"""Says, as the one place, which boxes are good: every format's raw records become a clean data set here.
 
 Rules, in this order; the first that applies decides. Coordinates are pixels of the upright image, W x H.
 

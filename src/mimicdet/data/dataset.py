@@ -1,4 +1,4 @@
-"""The form that every data format is read into: categories, image records, one data set; and classes matched by name.
+"""Defines what every data format is read into, categories, image records, one data set, and matches classes by name.
 
 Boxes are ``x1, y1, x2, y2`` in pixels of the upright image (EXIF orientation applied),
 ``0 <= x1 < x2 <= width``. Labels are class indices ``0..K-1`` in the order of ``categories``;

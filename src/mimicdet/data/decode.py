@@ -1,4 +1,4 @@
-"""Image files: finding them in folders, and reading them, safely, as upright 8-bit RGB pixels.
+"""Finds image files in folders and reads them, safely, as upright 8-bit RGB pixels.
 
 Every kind of pixel becomes (h, w, 3) uint8 RGB by a fixed rule that looks at nothing but the pixel itself:
 

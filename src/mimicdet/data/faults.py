@@ -1,4 +1,4 @@
-"""Faults of a data set: their kinds, and the log they are counted in."""
+"""Defines the faults of a data set: their kinds, and the log they are counted in."""
 
 from collections import Counter
 from collections.abc import Iterable

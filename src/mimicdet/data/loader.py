@@ -1,4 +1,4 @@
-"""Batches for training and evaluation, read by worker processes.
+"""Reads batches for training and evaluation in worker processes.
 
 What a batch holds is a function of the data set, the settings, the seed and the batch's (epoch, indices) alone:
 the number of workers, 0 included, changes no byte of it.

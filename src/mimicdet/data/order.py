@@ -1,4 +1,4 @@
-"""The order of images and the seed of each: pure functions of (seed, epoch, index, rank).
+"""Gives the order of images and the seed of each, as pure functions of (seed, epoch, index, rank).
 
 No order and no seed here depends on a global random state, on the number of loader workers or on what ran
 before, so a resumed run continues exactly where the interrupted one would have gone, in mid-epoch too.

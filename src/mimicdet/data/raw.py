@@ -1,4 +1,4 @@
-"""The parts that every format reader shares: sources, text files, and records before any rule is applied to them."""
+"""Holds what every format reader shares: sources, text files, and records before any rule is applied to them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

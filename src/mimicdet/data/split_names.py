@@ -1,4 +1,4 @@
-"""Names of splits: told from file names, asked for by any of their usual names, pooled with a plus."""
+"""Names splits: told from file names, asked for by any of their usual names, pooled with a plus."""
 
 import re
 from collections import Counter

@@ -1,4 +1,4 @@
-"""The splits of a data set, whatever its format: the one way in for training, evaluation and `check`."""
+"""Finds and reads the splits of a data set in any format: the one way in for training, evaluation and `check`."""
 
 from collections.abc import Sequence
 from dataclasses import replace

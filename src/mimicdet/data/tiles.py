@@ -1,4 +1,4 @@
-"""Large images cut into overlapping tiles, and the detections of the tiles put together again.
+"""Cuts large images into overlapping tiles, and puts the detections of the tiles together again.
 
 T tiles of an image, N detections.
 """

@@ -1,4 +1,4 @@
-"""An exported file: the description beside it, and the runtime that it is loaded into.
+"""Describes an exported file, and loads it into its runtime.
 
 The description is JSON for programs, ``model.onnx`` -> ``model.onnx.json``, and holds all that turns a photograph into
 the file's inputs and its outputs into detections of that photograph. Loaded, a file is a function of numpy arrays.

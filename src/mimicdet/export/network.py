@@ -1,4 +1,4 @@
-"""The networks that are exported: a detector with plain tensors in and out, with suppression inside or without.
+"""Builds the networks that are exported: a detector with plain tensors in and out, with suppression or without.
 
 In suppression every box keeps its place and suppressed ones lose their score, so no shape depends on how many are left.
 B images, H W the canvas (multiples of 32), R boxes of an image, K classes, D detections.

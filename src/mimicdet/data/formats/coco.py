@@ -1,4 +1,4 @@
-"""COCO: one JSON file a split, with `images`, `annotations` and `categories`.
+"""Reads and writes COCO: one JSON file a split, with `images`, `annotations` and `categories`.
 
 Layouts found in a folder DIR (a path to one JSON file works as well):
 

@@ -1,4 +1,4 @@
-"""PASCAL VOC: one XML file an image.
+"""Reads and writes PASCAL VOC: one XML file an image.
 
 Layouts found in a folder DIR:
 

@@ -1,4 +1,4 @@
-"""YOLO: one text file an image, `class cx cy w h` a line as fractions of the image's sides, and one YAML file.
+"""Reads and writes YOLO: a text file an image, `class cx cy w h` a line as fractions of its sides, and one YAML file.
 
 Layouts found in a folder DIR (a path to the YAML file works as well): DIR/data.yaml, or the only *.yaml with
 `names` and splits. `names` is a list, or a mapping from 0..K-1; class ids are 0..K-1 in that order. `train`, `val`,
