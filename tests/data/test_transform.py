@@ -104,10 +104,8 @@ def test_a_box_stays_at_exactly_the_visible_share_and_falls_just_under_it() -> N
     def box(inside: float) -> tuple[float, ...]:
         return (left - (10 - inside), top, left + inside, top + 10)
 
-    out = t(
-        image, np.array([box(3.0), box(2.99)]), np.arange(2), np.array([True, True]),
-        torch.Generator().manual_seed(seed),
-    )  # fmt: skip
+    plan = t.plan(image.shape[:2], torch.Generator().manual_seed(seed))
+    out = plan.apply(image, np.array([box(3.0), box(2.99)]), np.arange(2), np.array([True, True]))
     assert out[1].tolist() == [[0, 0, 6, 20]]
     assert out[2].tolist() == [0]
     assert out[3].tolist() == [True]
