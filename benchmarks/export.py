@@ -27,9 +27,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mimicdet.data.dataset import Category
 from mimicdet.data.decode import read_image
-from mimicdet.export.description import SUFFIXES
 from mimicdet.export.export import export_model
-from mimicdet.export.runtimes import load
+from mimicdet.export.exported_file import SUFFIXES, load
 from mimicdet.inference.decode import decode
 from mimicdet.inference.detect import sizes_or_none
 from mimicdet.inference.fold import fold_detector

@@ -28,7 +28,7 @@ from train_step import example_batch, mimic_task
 
 from mimicdet.data.batch import Batch
 from mimicdet.data.dataset import Category, DetectionDataset, ImageRecord
-from mimicdet.data.loader import TrainLoader, eval_loader
+from mimicdet.data.loader import EvalLoader, TrainData, TrainLoader
 from mimicdet.data.transform import TrainTransform
 from mimicdet.inference.decode import decode
 from mimicdet.inference.fold import fold_detector
@@ -97,12 +97,12 @@ def _images(options: Any) -> list[Row]:
         repeats = max(3, options.rounds // 3)
 
         def evaluation(workers: int) -> Timing:
-            loader = eval_loader(dataset, shorter_side=480, longer_side=800, batch_size=2, workers=workers)
+            loader = EvalLoader(dataset, shorter_side=480, longer_side=800, batch_size=2, workers=workers)
             return Timing(tuple(_milliseconds(iter(loader)) for _ in range(repeats)))
 
         def training(reduce_jpeg: bool) -> Timing:
             workers = max(options.workers)
-            loader = TrainLoader(dataset, TRANSFORM, seed=0, workers=workers, reduce_jpeg=reduce_jpeg)
+            loader = TrainLoader(TrainData(dataset, TRANSFORM, 0, reduce_jpeg=reduce_jpeg), workers=workers)
             batches = [[i, i + 1] for i in range(0, PHOTOGRAPHS, 2)]
             return Timing(tuple(_milliseconds(loader.epoch(epoch, batches)) for epoch in range(repeats)))
 

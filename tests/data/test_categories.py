@@ -7,8 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mimicdet.data.categories import compare_categories, did_you_mean, match_classes
-from mimicdet.data.dataset import Category, DetectionDataset, ImageRecord
+from mimicdet.data.dataset import (
+    Category,
+    DetectionDataset,
+    ImageRecord,
+    compare_categories,
+    did_you_mean,
+    match_classes,
+)
 from mimicdet.data.faults import FaultLog
 from mimicdet.errors import UserError
 

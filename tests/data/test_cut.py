@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from mimicdet.data.cut import Cut, Damage, cut_datasets
 from mimicdet.data.dataset import Category, DetectionDataset, ImageRecord
 from mimicdet.data.decode import read_image
 from mimicdet.data.splits import load_dataset
-from mimicdet.data.write.cut import Cut, Damage, cut_datasets
 from mimicdet.errors import UserError
 
 

@@ -19,7 +19,7 @@ from torch.utils.data._utils.pin_memory import pin_memory as torch_pin_memory
 from mimicdet.data.batch import Batch
 from mimicdet.data.dataset import Category, DetectionDataset, ImageRecord
 from mimicdet.data.decode import read_reduced
-from mimicdet.data.loader import TrainData, TrainLoader, _Parcel, eval_loader
+from mimicdet.data.loader import EvalLoader, TrainData, TrainLoader, _Parcel
 from mimicdet.data.order import image_seed, rank_indices, sampling_seed
 from mimicdet.data.transform import TrainTransform, resize_for_inference
 from mimicdet.errors import UserError
@@ -65,7 +65,7 @@ def test_batches_are_the_same_byte_for_byte_for_any_number_of_workers(dataset: D
     """Two epochs, and the second one started again in its middle."""
     runs = []
     for workers in (0, 1, 3):
-        loader = TrainLoader(dataset, TRANSFORM, seed=3, workers=workers)
+        loader = TrainLoader(TrainData(dataset, TRANSFORM, seed=3), workers=workers)
         epochs = [[content(b) for b in loader.epoch(e, batches_of(e))] for e in (0, 1)]
         resumed = [content(b) for b in loader.epoch(1, batches_of(1), start_batch=2)]
         assert len(epochs[0]) == 4
@@ -95,7 +95,7 @@ def test_images_are_varied_by_one_thread(dataset: DetectionDataset, workers: int
     torch.set_num_threads(3)
     try:
         counter = ThreadCounter(**SETTINGS)
-        batches = TrainLoader(dataset, counter, seed=3, workers=workers).epoch(0, batches_of(0))
+        batches = TrainLoader(TrainData(dataset, counter, seed=3), workers=workers).epoch(0, batches_of(0))
         assert [batch.labels.unique().tolist() for batch in batches] == [[1]] * 4
         assert torch.get_num_threads() == 3
     finally:
@@ -159,9 +159,10 @@ def test_a_png_of_half_its_recorded_size_is_refused(large_photograph: DetectionD
 
 
 def test_an_epoch_that_was_left_early_leaves_nothing_behind(dataset: DetectionDataset) -> None:
-    loader = TrainLoader(dataset, TRANSFORM, seed=3, workers=1)
+    loader = TrainLoader(TrainData(dataset, TRANSFORM, seed=3), workers=1)
     assert next(loader.epoch(0, batches_of(0)))
-    expected = [content(b) for b in TrainLoader(dataset, TRANSFORM, seed=3, workers=0).epoch(5, batches_of(5))]
+    alone = TrainLoader(TrainData(dataset, TRANSFORM, seed=3), workers=0)
+    expected = [content(b) for b in alone.epoch(5, batches_of(5))]
     assert [content(b) for b in loader.epoch(5, batches_of(5))] == expected
 
 
@@ -170,9 +171,9 @@ def test_an_item_is_a_function_of_seed_epoch_and_index(dataset: DetectionDataset
     sample = data[4, 2]
     record = dataset.images[2]
     generator = torch.Generator().manual_seed(image_seed(3, 4, 2))
-    image, boxes, labels, crowd = TRANSFORM(
-        np.asarray(Image.open(record.file)), record.boxes, record.labels, record.crowd, generator
-    )
+    plan = TRANSFORM.plan(record.size, generator)
+    pixels = np.asarray(Image.open(record.file))
+    image, boxes, labels, crowd = plan.apply(pixels, record.boxes, record.labels, record.crowd)
     for got, expected in (
         (sample.image, image), (sample.boxes, boxes), (sample.labels, labels), (sample.crowd, crowd)
     ):  # fmt: skip
@@ -194,7 +195,7 @@ def test_records_survive_being_packed_for_the_workers(dataset: DetectionDataset)
 def test_evaluation_shows_every_image_once_in_order_over_the_ranks(dataset: DetectionDataset) -> None:
     seen: dict[int, list[int]] = {}
     for rank in (0, 1):
-        loader = eval_loader(
+        loader = EvalLoader(
             dataset, shorter_side=100, longer_side=150, batch_size=3, workers=0, rank=rank, world_size=2
         )
         for _ in range(2):  # as often as one likes
@@ -207,7 +208,7 @@ def test_evaluation_shows_every_image_once_in_order_over_the_ranks(dataset: Dete
 
 def test_evaluation_images_are_what_prediction_makes_of_them(dataset: DetectionDataset) -> None:
     single, shared = (
-        list(eval_loader(dataset, shorter_side=100, longer_side=150, batch_size=3, workers=w, divisor=16))
+        list(EvalLoader(dataset, shorter_side=100, longer_side=150, batch_size=3, workers=w, divisor=16))
         for w in (0, 2)
     )
     assert [content(b) for b in single] == [content(b) for b in shared]
@@ -226,8 +227,8 @@ def test_a_lost_image_gives_its_own_sentence(dataset: DetectionDataset, workers:
     lost = dataset.images[4].file
     lost.unlink()
     for batches in (
-        TrainLoader(dataset, TRANSFORM, seed=3, workers=workers).epoch(0, batches_of(0)),
-        iter(eval_loader(dataset, shorter_side=100, longer_side=150, batch_size=2, workers=workers)),
+        TrainLoader(TrainData(dataset, TRANSFORM, seed=3), workers=workers).epoch(0, batches_of(0)),
+        iter(EvalLoader(dataset, shorter_side=100, longer_side=150, batch_size=2, workers=workers)),
     ):
         with pytest.raises(UserError) as caught:
             list(batches)
@@ -239,7 +240,7 @@ def test_a_loader_is_gone_at_once_after_a_lost_image(dataset: DetectionDataset) 
     dataset.images[4].file.unlink()
 
     def fail() -> weakref.ref[TrainLoader]:
-        loader = TrainLoader(dataset, TRANSFORM, seed=3, workers=1)
+        loader = TrainLoader(TrainData(dataset, TRANSFORM, seed=3), workers=1)
         with contextlib.suppress(UserError):
             list(loader.epoch(0, batches_of(0)))
         return weakref.ref(loader)
@@ -255,25 +256,25 @@ def test_a_loader_is_gone_at_once_after_a_lost_image(dataset: DetectionDataset) 
 def test_an_image_exchanged_for_one_of_another_size_is_refused(dataset: DetectionDataset, workers: int) -> None:
     Image.new("RGB", (30, 20)).save(dataset.images[1].file)
     with pytest.raises(UserError, match=r"1\.png: the image is 30 x 20 pixels but its record says 285 x 230"):
-        list(TrainLoader(dataset, TRANSFORM, seed=3, workers=workers).epoch(0, batches_of(0)))
+        list(TrainLoader(TrainData(dataset, TRANSFORM, seed=3), workers=workers).epoch(0, batches_of(0)))
 
 
 def test_other_errors_are_not_swallowed(dataset: DetectionDataset) -> None:
     with pytest.raises(IndexError):
-        list(TrainLoader(dataset, TRANSFORM, seed=3, workers=0).epoch(0, [[0, N]]))
+        list(TrainLoader(TrainData(dataset, TRANSFORM, seed=3), workers=0).epoch(0, [[0, N]]))
 
 
 def test_the_global_random_state_is_left_alone(dataset: DetectionDataset) -> None:
-    loader = TrainLoader(dataset, TRANSFORM, seed=3, workers=0)
+    loader = TrainLoader(TrainData(dataset, TRANSFORM, seed=3), workers=0)
     before = torch.get_rng_state()
     list(loader.epoch(0, batches_of(0)))
-    list(eval_loader(dataset, shorter_side=100, longer_side=150, batch_size=2, workers=0))
+    list(EvalLoader(dataset, shorter_side=100, longer_side=150, batch_size=2, workers=0))
     assert torch.equal(before, torch.get_rng_state())
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts open files in /proc")
 def test_a_batch_from_a_worker_holds_at_most_one_open_file(dataset: DetectionDataset) -> None:
-    loader = TrainLoader(dataset, TRANSFORM, seed=3, workers=1)
+    loader = TrainLoader(TrainData(dataset, TRANSFORM, seed=3), workers=1)
     list(loader.epoch(0, batches_of(0)))
     before = len(os.listdir("/proc/self/fd"))
     held = list(loader.epoch(0, batches_of(0) * 5))
@@ -285,7 +286,7 @@ def test_what_travels_is_pinned_as_the_batch_it_holds(
 ) -> None:
     """Without a GPU: only that torch's pinning thread gets from the parcel to ``Batch.pin_memory``."""
     monkeypatch.setattr(Batch, "pin_memory", lambda batch: ("pinned", batch))
-    batch = next(TrainLoader(dataset, TRANSFORM, seed=3, workers=0).epoch(0, batches_of(0)))
+    batch = next(TrainLoader(TrainData(dataset, TRANSFORM, seed=3), workers=0).epoch(0, batches_of(0)))
     word, pinned = torch_pin_memory(_Parcel.pack(batch))
     assert word == "pinned"
     assert content(pinned) == content(batch)
@@ -294,9 +295,9 @@ def test_what_travels_is_pinned_as_the_batch_it_holds(
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="memory is pinned for a GPU")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_come_in_pinned_memory(dataset: DetectionDataset, workers: int) -> None:
+    data = TrainData(dataset, TRANSFORM, seed=3)
     plain, pinned = (
-        list(TrainLoader(dataset, TRANSFORM, seed=3, workers=workers, pin_memory=pin).epoch(0, batches_of(0)))
-        for pin in (False, True)
+        list(TrainLoader(data, workers=workers, pin_memory=pin).epoch(0, batches_of(0))) for pin in (False, True)
     )
     assert [content(b) for b in plain] == [content(b) for b in pinned]
     for batch in pinned:
@@ -306,10 +307,10 @@ def test_batches_come_in_pinned_memory(dataset: DetectionDataset, workers: int) 
 KILLED = """
 import pickle, sys, time
 if __name__ == "__main__":
-    from mimicdet.data.loader import eval_loader
+    from mimicdet.data.loader import EvalLoader
     with open(sys.argv[1], "rb") as file:
         dataset = pickle.load(file)
-    batches = iter(eval_loader(dataset, shorter_side=50, longer_side=90, batch_size=1, workers=2))
+    batches = iter(EvalLoader(dataset, shorter_side=50, longer_side=90, batch_size=1, workers=2))
     next(batches)
     print("running", flush=True)
     time.sleep(60)

@@ -39,10 +39,9 @@ def found(channel: torch.Tensor) -> tuple[float, float, float, float] | None:
 def apply(
     t: TrainTransform, image: np.ndarray, boxes: list[tuple[int, int, int, int]], seed: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor, list[int], list[bool]]:
-    pixels, out, labels, crowd = t(
-        image, np.array(boxes, np.float64).reshape(-1, 4), np.arange(len(boxes)), np.zeros(len(boxes), bool),
-        torch.Generator().manual_seed(seed),
-    )  # fmt: skip
+    plan = t.plan(image.shape[:2], torch.Generator().manual_seed(seed))
+    corners = np.array(boxes, np.float64).reshape(-1, 4)
+    pixels, out, labels, crowd = plan.apply(image, corners, np.arange(len(boxes)), np.zeros(len(boxes), bool))
     return pixels, out, labels.tolist(), crowd.tolist()
 
 
@@ -105,10 +104,8 @@ def test_a_box_stays_at_exactly_the_visible_share_and_falls_just_under_it() -> N
     def box(inside: float) -> tuple[float, ...]:
         return (left - (10 - inside), top, left + inside, top + 10)
 
-    out = t(
-        image, np.array([box(3.0), box(2.99)]), np.arange(2), np.array([True, True]),
-        torch.Generator().manual_seed(seed),
-    )  # fmt: skip
+    plan = t.plan(image.shape[:2], torch.Generator().manual_seed(seed))
+    out = plan.apply(image, np.array([box(3.0), box(2.99)]), np.arange(2), np.array([True, True]))
     assert out[1].tolist() == [[0, 0, 6, 20]]
     assert out[2].tolist() == [0]
     assert out[3].tolist() == [True]
@@ -116,10 +113,9 @@ def test_a_box_stays_at_exactly_the_visible_share_and_falls_just_under_it() -> N
 
 @pytest.mark.parametrize(("width", "kept"), [(2.0, True), (1.96, False)])
 def test_objects_under_a_pixel_are_dropped(width: float, kept: bool) -> None:
-    out = transform(shorter_side=(50,))(
-        np.zeros((100, 100, 3), np.uint8), np.array([[10, 10, 10 + width, 50]]), np.zeros(1), np.zeros(1),
-        torch.Generator(),
-    )  # fmt: skip
+    plan = transform(shorter_side=(50,)).plan((100, 100), torch.Generator())
+    box = np.array([[10, 10, 10 + width, 50]])
+    out = plan.apply(np.zeros((100, 100, 3), np.uint8), box, np.zeros(1), np.zeros(1))
     assert len(out[1]) == kept
 
 

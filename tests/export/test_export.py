@@ -23,10 +23,9 @@ from mimicdet.build import load_model
 from mimicdet.cli import main
 from mimicdet.data.decode import read_image
 from mimicdet.errors import UserError
-from mimicdet.export.export import export_model
+from mimicdet.export.export import compare, export_model
+from mimicdet.export.exported_file import load
 from mimicdet.export.network import RawNetwork
-from mimicdet.export.parity import compare
-from mimicdet.export.runtimes import load
 from mimicdet.export.write import PACKAGES
 from tests.fake_detector import make_dataset
 

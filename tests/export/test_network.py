@@ -7,8 +7,7 @@ import torch
 
 from mimicdet.build import load_model
 from mimicdet.config import InferenceSettings
-from mimicdet.export.network import NO_LABEL, DetectingNetwork, RawNetwork
-from mimicdet.export.suppress import suppress_by_torchvision
+from mimicdet.export.network import NO_LABEL, DetectingNetwork, RawNetwork, suppress_by_torchvision
 from mimicdet.inference.detect import detect
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from mimicdet.data.dataset import Category
 from mimicdet.export import run_onnx
-from mimicdet.export.description import ExportDescription
+from mimicdet.export.exported_file import ExportDescription
 from tests.export.conftest import INFERENCE
 
 

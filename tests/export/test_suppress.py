@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
-from mimicdet.export.runtimes import load
-from mimicdet.export.suppress import onnx_translations, suppress_as_one_operator, suppress_by_torchvision
+from mimicdet.export.exported_file import load
+from mimicdet.export.network import onnx_translations, suppress_as_one_operator, suppress_by_torchvision
 
 
 def random_boxes(seed: int, b: int, r: int, k: int) -> tuple[Tensor, Tensor]:

@@ -12,8 +12,7 @@ import pytest
 from PIL import Image
 
 from mimicdet.config import InferenceSettings, MimicDetSettings
-from mimicdet.data.categories import match_classes
-from mimicdet.data.dataset import Category, DetectionDataset
+from mimicdet.data.dataset import Category, DetectionDataset, match_classes
 from mimicdet.data.tiles import Tiles
 from mimicdet.errors import UserError
 from mimicdet.inference.coco_metrics import coco_metrics

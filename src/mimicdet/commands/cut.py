@@ -36,8 +36,8 @@ class Cut(DataOptions):
     """The last so many pixels of the longer side of each image of `train` make a split `val`."""
 
     def run(self) -> int:
+        from mimicdet.data.cut import cut_datasets
         from mimicdet.data.splits import available_splits
-        from mimicdet.data.write.cut import cut_datasets
 
         datasets = {split: self.load(self.data, split) for split in available_splits(self.data)}
         cut = cut_datasets(

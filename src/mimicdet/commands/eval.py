@@ -50,7 +50,7 @@ class Eval(DataOptions):
 
     def run(self) -> int:
         from mimicdet.commands.json_file import require_own_file, write_json
-        from mimicdet.data.categories import match_classes
+        from mimicdet.data.dataset import match_classes
         from mimicdet.errors import UserError
 
         if self.limit is not None and self.limit <= 10:

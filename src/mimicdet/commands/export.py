@@ -63,7 +63,7 @@ class Export(DataOptions):
     def run(self) -> int:
         from mimicdet.commands.output_file import require_writable
         from mimicdet.errors import UserError
-        from mimicdet.export.description import SUFFIXES
+        from mimicdet.export.exported_file import SUFFIXES
         from mimicdet.export.write import require
 
         file = self.out or self.model.parent / (self.model.name + SUFFIXES[self.format])
@@ -80,7 +80,7 @@ class Export(DataOptions):
         require(self.format)
         measured_on = self._split("val")
         from mimicdet.build import load_model
-        from mimicdet.data.categories import match_classes
+        from mimicdet.data.dataset import match_classes
         from mimicdet.engine.stop import stop_on_signals
         from mimicdet.export.export import export_model
         from mimicdet.models.faster_rcnn import FasterRcnn

@@ -1,15 +1,14 @@
-"""A batch of images of different sizes, padded to one canvas, with padded targets.
+"""Pads images of different sizes to one canvas, and their targets to one number: a batch.
 
 B images, H W rows and columns of the canvas, M the largest number of objects of an image.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Sample:
     seed: int  # of everything random about this image in this epoch (see data/order.py)
 
     @staticmethod
-    def without_targets(image: Tensor, image_id: int, file: str, original_size: tuple[int, int]) -> Sample:
+    def without_targets(image: Tensor, image_id: int, file: str, original_size: tuple[int, int]) -> "Sample":
         """Returns a sample that holds an image and no objects, for evaluation and prediction."""
         boxes, labels, crowd = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool)
         return Sample(image, boxes, labels, crowd, image_id, file, original_size, seed=0)
@@ -46,15 +45,15 @@ class Batch:
     files: tuple[str, ...]
     original_sizes: tuple[tuple[int, int], ...]
 
-    def to(self, device: torch.device | str) -> Batch:
+    def to(self, device: torch.device | str) -> "Batch":
         """Returns the batch with its tensors on ``device``; the seeds, which only CPU generators read, stay."""
         return self._moved(lambda tensor: tensor.to(device, non_blocking=True))
 
-    def pin_memory(self) -> Batch:
+    def pin_memory(self) -> "Batch":
         """Returns the batch in pinned memory; the data loader calls this on machines with a GPU."""
         return self._moved(Tensor.pin_memory)
 
-    def _moved(self, move: Callable[[Tensor], Tensor]) -> Batch:
+    def _moved(self, move: Callable[[Tensor], Tensor]) -> "Batch":
         boxes, labels, crowd = move(self.boxes), move(self.labels), move(self.crowd)
         return replace(self, images=move(self.images), sizes=move(self.sizes), boxes=boxes, labels=labels, crowd=crowd)
 
@@ -63,26 +62,16 @@ def collate(samples: Sequence[Sample], *, divisor: int = 32) -> Batch:
     """Pads images to the smallest common canvas whose sides are multiples of ``divisor``, and targets to M."""
     if not samples:
         raise ValueError("a batch needs at least one sample")
-    height = -(-max(s.image.shape[1] for s in samples) // divisor) * divisor
-    width = -(-max(s.image.shape[2] for s in samples) // divisor) * divisor
-    most = max(len(s.labels) for s in samples)
+    height, width = (-(-max(s.image.shape[i] for s in samples) // divisor) * divisor for i in (1, 2))
     images = torch.zeros(len(samples), 3, height, width, dtype=torch.uint8)  # (B, 3, H, W)
-    boxes = torch.zeros(len(samples), most, 4)  # (B, M, 4)
-    labels = torch.full((len(samples), most), -1, dtype=torch.int64)  # (B, M)
-    crowd = torch.zeros(len(samples), most, dtype=torch.bool)  # (B, M)
-    for i, sample in enumerate(samples):
-        _, h, w = sample.image.shape
-        m = len(sample.labels)
-        images[i, :, :h, :w] = sample.image
-        boxes[i, :m] = sample.boxes
-        labels[i, :m] = sample.labels
-        crowd[i, :m] = sample.crowd
+    for image, sample in zip(images, samples, strict=True):
+        image[:, : sample.image.shape[1], : sample.image.shape[2]] = sample.image
     return Batch(
         images=images,
         sizes=torch.tensor([s.image.shape[1:] for s in samples], dtype=torch.int64),  # (B, 2)
-        boxes=boxes,
-        labels=labels,
-        crowd=crowd,
+        boxes=pad_sequence([s.boxes for s in samples], batch_first=True),  # (B, M, 4)
+        labels=pad_sequence([s.labels for s in samples], batch_first=True, padding_value=-1),  # (B, M)
+        crowd=pad_sequence([s.crowd for s in samples], batch_first=True),  # (B, M)
         seeds=torch.tensor([s.seed for s in samples], dtype=torch.int64),  # (B,)
         image_ids=tuple(s.image_id for s in samples),
         files=tuple(s.file for s in samples),
@@ -96,16 +85,8 @@ def pad_to_batch(images: Sequence[Tensor], divisor: int) -> Batch:
 
 
 def empty_batch(images: Tensor, sizes: Tensor) -> Batch:
-    """Images (B, 3, H, W) of ``sizes`` (B, 2) as a batch without objects."""
+    """Returns images (B, 3, H, W) of ``sizes`` (B, 2) as a batch without objects."""
     b, nothing = len(images), torch.zeros(len(images), 0, device=images.device)
-    return Batch(
-        images=images,
-        sizes=sizes,
-        boxes=nothing[..., None].expand(b, 0, 4),
-        labels=nothing.long(),
-        crowd=nothing.bool(),
-        seeds=torch.zeros(b, dtype=torch.int64),
-        image_ids=tuple(range(b)),
-        files=("",) * b,
-        original_sizes=((0, 0),) * b,
-    )
+    targets = nothing[..., None].expand(b, 0, 4), nothing.long(), nothing.bool()
+    seeds = torch.zeros(b, dtype=torch.int64)
+    return Batch(images, sizes, *targets, seeds, tuple(range(b)), ("",) * b, ((0, 0),) * b)

@@ -1,16 +1,13 @@
-"""`mimicdet check`: reads a data set as training would, and reports every fault by kind, with examples."""
-
-from __future__ import annotations
+"""Reads a data set as training would, and reports every fault by kind, with examples: `mimicdet check`."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mimicdet.data.dataset import Category, DetectionDataset, fingerprint
-from mimicdet.data.faults import Fault, FaultKind, FaultLog
+from mimicdet.data.faults import FaultKind, FaultLog
 from mimicdet.data.split_names import disjoint_splits, resolve_split
 from mimicdet.data.splits import compare_splits, find_splits, raise_errors, read_split
 
@@ -46,18 +43,11 @@ class CheckReport:
 
     def to_json(self) -> dict[str, Any]:
         """Returns all of it as plain dictionaries, lists, numbers and text, ready for `json.dump`."""
-        return {
-            "path": str(self.root),
-            "format": self.format,
-            "ok": self.ok,
-            "errors": self.errors,
-            "warnings": self.warnings,
-            "between_splits": _faults_json(self.between),
-            "splits": {
-                split: {**_summary(self.datasets.get(split)), "faults": _faults_json(log)}
-                for split, log in self.logs.items()
-            },
-        }
+        report = {"path": str(self.root), "format": self.format, "ok": self.ok}
+        report |= {"errors": self.errors, "warnings": self.warnings, "between_splits": _faults_json(self.between)}
+        summaries = {split: _summary(self.datasets.get(split)) for split in self.logs}
+        splits = {split: summaries[split] | {"faults": _faults_json(log)} for split, log in self.logs.items()}
+        return report | {"splits": splits}
 
     def lines(self) -> list[str]:
         """Returns all of it as lines for people to read."""
@@ -73,13 +63,11 @@ class CheckReport:
 
         lines.append(row("", list(summaries)))
         keys = {"images": "images", "without objects": "empty_images", "boxes": "objects", "crowd": "crowd"}
-        for title, key in keys.items():
-            lines.append(row(title, [summary.get(key, "-") for summary in summaries.values()]))
-        for name in names:
-            lines.append(row(name, [summary.get("classes", {}).get(name, "-") for summary in summaries.values()]))
+        lines += [row(title, [s.get(key, "-") for s in summaries.values()]) for title, key in keys.items()]
+        lines += [row(name, [s.get("classes", {}).get(name, "-") for s in summaries.values()]) for name in names]
         total = self._total()
         for title, stops in (("errors", True), ("warnings", False)):
-            lines.append(f"{title}: {'none' if not self._counts(stops=stops) else ''}".rstrip())
+            lines.append(f"{title}:" if self._counts(stops=stops) else f"{title}: none")
             for kind in FaultKind:
                 if kind.stops == stops and total.counts[kind]:
                     examples = total.examples[kind]
@@ -87,9 +75,7 @@ class CheckReport:
                     lines += [f"    {fault.sentence()}" for fault in examples]
                     if total.counts[kind] > len(examples):
                         lines.append(f"    and {total.counts[kind] - len(examples)} more")
-        for split, dataset in self.datasets.items():
-            lines.append(f"fingerprint of {split}: {fingerprint(dataset)}")
-        return lines
+        return lines + [f"fingerprint of {split}: {fingerprint(dataset)}" for split, dataset in self.datasets.items()]
 
     def _total(self) -> FaultLog:
         total = FaultLog()
@@ -116,11 +102,9 @@ def check_dataset(
     The categories of each split are compared with those of the first, which is train where there is one.
 
     Args:
-        path: see `load_dataset`.
+        path, max_faulty_boxes, voc_one_based: see `load_dataset`.
         splits: names of the splits to read; all of them by default.
-        max_faulty_boxes, voc_one_based: see `load_dataset`.
         verify_images: decode every image in a pool of threads, which finds truncated files; else only headers are read.
-        progress: show a bar on a terminal.
 
     Returns:
         The report. Its ``datasets`` are what `load_dataset` would return, so that training need not read them twice.
@@ -129,20 +113,14 @@ def check_dataset(
         UserError: there is no data set at ``path``, or no such split; all other faults are reported.
     """
     sources = find_splits(path)
-    if splits is None:
-        names = disjoint_splits(sources.splits)
-    else:
-        asked = [name for split in splits for name in resolve_split(split, sources.splits, sources.root)]
-        names = tuple(dict.fromkeys(asked))
-    logs: dict[str, FaultLog] = {}
-    datasets: dict[str, DetectionDataset] = {}
-    read = partial(read_split, sources, max_faulty_boxes=max_faulty_boxes, voc_one_based=voc_one_based)
-    for name in names:
-        dataset, logs[name] = read(name, decode=verify_images, progress=progress)
-        if dataset is not None:
-            datasets[name] = dataset
-    between = FaultLog()
-    parts = list(datasets.values())
+    names = list(disjoint_splits(sources.splits))
+    if splits is not None:
+        names = [name for split in splits for name in resolve_split(split, sources.splits, sources.root)]
+    how = {"voc_one_based": voc_one_based, "decode": verify_images, "progress": progress}
+    found = {name: read_split(sources, name, max_faulty_boxes=max_faulty_boxes, **how) for name in dict.fromkeys(names)}
+    logs = {name: log for name, (_, log) in found.items()}
+    datasets = {name: dataset for name, (dataset, _) in found.items() if dataset is not None}
+    between, parts = FaultLog(), list(datasets.values())
     if parts:
         _check_categories(parts[0], sources.splits[parts[0].split].annotations, between)
     compare_splits(parts, sources, between)
@@ -181,16 +159,9 @@ def _summary(dataset: DetectionDataset | None) -> dict[str, Any]:
 
 
 def _faults_json(log: FaultLog) -> dict[str, Any]:
-    def example(fault: Fault) -> dict[str, str]:
-        return {"file": str(fault.file), "item": fault.item, "problem": fault.problem}
-
-    return {
-        kind.key: {
-            "count": log.counts[kind],
-            "stops_training": kind.stops,
-            "meaning": kind.title,
-            "examples": [example(fault) for fault in log.examples[kind]],
-        }
-        for kind in FaultKind
-        if log.counts[kind]
-    }
+    faults = {}
+    for kind in (kind for kind in FaultKind if log.counts[kind]):
+        about = {"count": log.counts[kind], "stops_training": kind.stops, "meaning": kind.title}
+        examples = [{"file": str(f.file), "item": f.item, "problem": f.problem} for f in log.examples[kind]]
+        faults[kind.key] = about | {"examples": examples}
+    return faults

@@ -1,4 +1,4 @@
-"""The one place that says which boxes are good: every format's raw records become a clean data set here.
+"""Says, as the one place, which boxes are good: every format's raw records become a clean data set here.
 
 Rules, in this order; the first that applies decides. Coordinates are pixels of the upright image, W x H.
 
@@ -16,8 +16,6 @@ The share of boxes under rules 1 to 5 among all boxes of a split is what `--data
 Coordinates are rounded to multiples of 2^-30 px (about 1e-9 px) first. That absorbs the rounding
 of YOLO's fractions and of COCO's x + width, so the same boxes give the same bytes from all three formats.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 
@@ -68,19 +66,10 @@ def clean_boxes(boxes: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.nd
         sides = boxes[:, 2:] - boxes[:, :2]  # (N, 2)
         overflow = np.abs(boxes - clipped)  # (N, 4)
     far = (overflow > np.maximum(CLIP_PIXELS, CLIP_FRACTION * limits)).any(axis=1)  # (N,)
-    verdict = np.select(
-        [
-            ~finite,
-            (sides < 0).any(axis=1),
-            (sides < MIN_SIDE).any(axis=1),
-            (clipped[:, 2:] - clipped[:, :2] < MIN_SIDE).any(axis=1),
-            far,
-            (overflow > MIN_SIDE).any(axis=1),
-        ],
-        [NOT_FINITE, INVERTED, NO_AREA, OUTSIDE, OVERFLOW, CLIPPED],
-        KEEP,
-    )
-    return clipped, verdict
+    inverted, no_area = (sides < 0).any(axis=1), (sides < MIN_SIDE).any(axis=1)  # (N,) each
+    outside = (clipped[:, 2:] - clipped[:, :2] < MIN_SIDE).any(axis=1)  # (N,)
+    rules = [~finite, inverted, no_area, outside, far, (overflow > MIN_SIDE).any(axis=1)]
+    return clipped, np.select(rules, [NOT_FINITE, INVERTED, NO_AREA, OUTSIDE, OVERFLOW, CLIPPED], KEEP)
 
 
 def clean(
@@ -91,28 +80,26 @@ def clean(
     Unreadable images are left out with their objects. Image order is kept, and the order of each image's objects.
 
     Args:
-        raw: the split as its files have it.
         found: the size of each image, or why it cannot be read; from `inspect_images`.
-        log: takes the faults.
         max_faulty_boxes: a larger share of faulty boxes is a fault of its own.
     """
     checked = [_checked_size(image, size, log) for image, size in zip(raw.images, found, strict=False)]
     sizes: np.ndarray = np.array(checked, dtype=np.int64).reshape(-1, 2)
     owners: np.ndarray = np.array(raw.owners, dtype=np.int64)
-    boxes: np.ndarray = np.array(raw.boxes, dtype=np.float64).reshape(-1, 4)
     labels: np.ndarray = np.array(raw.labels, dtype=np.int64)
+    boxes: np.ndarray = np.array(raw.boxes, dtype=np.float64).reshape(-1, 4)
     crowd: np.ndarray = np.array(raw.crowd, dtype=bool)
     areas: np.ndarray = np.array(raw.areas, dtype=np.float64)
 
-    readable = sizes[:, 0] > 0
-    rows = np.flatnonzero(readable[owners])
+    rows = np.flatnonzero(sizes[owners, 0] > 0)  # of images that can be read
     rows = rows[np.argsort(owners[rows], kind="stable")]
     owners, boxes, labels, crowd, areas = (column[rows] for column in (owners, boxes, labels, crowd, areas))
     if raw.fractions:
         with np.errstate(over="ignore"):
             boxes = boxes * np.tile(sizes[owners][:, ::-1], (1, 2))
     boxes, verdict = clean_boxes(boxes, sizes[owners])
-    _log_boxes(raw, rows, verdict, log)
+    for value, (kind, problem) in _FAULTS.items():
+        _log_boxes(raw, rows[verdict == value], kind, problem, log)
     _limit_faulty(raw, verdict, log, max_faulty_boxes)
 
     kept = verdict <= OVERFLOW
@@ -121,7 +108,11 @@ def clean(
     own_areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     areas = np.where(np.isfinite(areas) & (areas > 0), areas, own_areas)
     areas = np.where(verdict == KEEP, areas, np.minimum(areas, own_areas))
-    _log_duplicates(raw, rows, owners, labels, boxes, log)
+    if len(rows):
+        table = np.column_stack([owners, labels, boxes])
+        order = np.lexsort(table.T[::-1])
+        again = order[1:][(table[order[1:]] == table[order[:-1]]).all(axis=1)]
+        _log_boxes(raw, rows[again], FaultKind.DUPLICATE_OBJECT, "is listed twice with the same class", log)
 
     ends = np.searchsorted(owners, np.arange(len(raw.images)), side="right").tolist()
     records = []
@@ -140,39 +131,32 @@ def _checked_size(image: RawImage, found: tuple[int, int] | UserError, log: Faul
         return 0, 0
     if image.recorded is not None and image.recorded != found:
         height, width = image.recorded
+        reason = "correct the recorded size, or restore the image that the boxes were drawn on"
         if image.recorded == found[::-1]:
-            reason = (
-                "the two are swapped, as when boxes were drawn without or the image saved without its EXIF "
-                "orientation; record the size and the boxes of the upright image"
-            )
-        else:
-            reason = "correct the recorded size, or restore the image that the boxes were drawn on"
+            reason = "the two are swapped, as when boxes were drawn without or the image saved without its EXIF "
+            reason += "orientation; record the size and the boxes of the upright image"
         recorded = f"the size is recorded as {width} x {height} (width x height)"
         problem = f"{recorded}, but {image.file} is {found[1]} x {found[0]}: {reason}"
         log.add(FaultKind.WRONG_SIZE, image.annotations, image.item, problem)
     return found
 
 
-def _log_boxes(raw: RawSplit, rows: np.ndarray, verdict: np.ndarray, log: FaultLog) -> None:
-    for value, (kind, problem) in _FAULTS.items():
-        hits = rows[verdict == value]
-        log.add_many(kind, len(hits), [_box_fault(raw, int(row), kind, problem) for row in hits[:EXAMPLES]])
-
-
-def _box_fault(raw: RawSplit, row: int, kind: FaultKind, problem: str) -> Fault:
-    image = raw.images[raw.owners[row]]
-    numbers = ", ".join(f"{value:g}" for value in raw.boxes[row])
-    unit = " as fractions of the image's sides" if raw.fractions else ""
-    what = f"the box x1, y1, x2, y2 = {numbers}{unit} of {image.file.name} {problem}"
-    return Fault(kind, image.annotations, raw.items[row], what)
+def _log_boxes(raw: RawSplit, rows: np.ndarray, kind: FaultKind, problem: str, log: FaultLog) -> None:
+    faults = []
+    for row in rows[:EXAMPLES].tolist():
+        image, numbers = raw.images[raw.owners[row]], ", ".join(f"{value:g}" for value in raw.boxes[row])
+        unit = " as fractions of the image's sides" if raw.fractions else ""
+        what = f"the box x1, y1, x2, y2 = {numbers}{unit} of {image.file.name} {problem}"
+        faults.append(Fault(kind, image.annotations, raw.items[row], what))
+    log.add_many(kind, len(rows), faults)
 
 
 def _limit_faulty(raw: RawSplit, verdict: np.ndarray, log: FaultLog, most: float) -> None:
     faulty = int((verdict >= OVERFLOW).sum())
     if faulty > most * len(verdict):
-        kinds = [(log.counts[kind], kind) for kind in FAULTY_BOX if log.counts[kind]]
-        listed = ", ".join(f"{count} {kind.key}" for count, kind in kinds)
-        first = log.examples[max(kinds, key=lambda pair: pair[0])[1]][0]
+        kinds = [kind for kind in FAULTY_BOX if log.counts[kind]]
+        listed = ", ".join(f"{log.counts[kind]} {kind.key}" for kind in kinds)
+        first = log.examples[max(kinds, key=lambda kind: log.counts[kind])][0]
         item = f"{first.item} of {first.file}" if first.file != raw.source.annotations else first.item
         problem = (
             f"{faulty} of the {len(verdict)} boxes of split {raw.source.split} are faulty ({listed}; for example "
@@ -180,15 +164,3 @@ def _limit_faulty(raw: RawSplit, verdict: np.ndarray, log: FaultLog, most: float
             "--max_faulty_boxes (in training --data.max_faulty_boxes)"
         )
         log.add(FaultKind.TOO_MANY_FAULTY_BOXES, raw.source.annotations, "", problem)
-
-
-def _log_duplicates(
-    raw: RawSplit, rows: np.ndarray, owners: np.ndarray, labels: np.ndarray, boxes: np.ndarray, log: FaultLog
-) -> None:
-    if not len(rows):
-        return
-    table = np.column_stack([owners, labels, boxes])
-    order = np.lexsort(table.T[::-1])
-    again = order[1:][(table[order[1:]] == table[order[:-1]]).all(axis=1)]
-    kind, problem = FaultKind.DUPLICATE_OBJECT, "is listed twice with the same class"
-    log.add_many(kind, len(again), [_box_fault(raw, int(row), kind, problem) for row in rows[again[:EXAMPLES]]])

@@ -15,12 +15,9 @@ Images are copied unchanged. An image whose name is taken (VOC keeps all splits 
 name in front. VOC output counts pixels from 0 and lists the classes, in their order, in classes.txt.
 """
 
-from __future__ import annotations
-
-import dataclasses
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -28,9 +25,9 @@ from tqdm import tqdm
 
 from mimicdet.data.dataset import DetectionDataset
 from mimicdet.data.decode import IMAGE_SUFFIXES
+from mimicdet.data.formats import coco, voc, yolo
 from mimicdet.data.split_names import disjoint_splits, standard_name
 from mimicdet.data.splits import find_splits, load_dataset, require_same_categories
-from mimicdet.data.write import coco, voc, yolo
 from mimicdet.errors import UserError
 from mimicdet.files import new_folder, require_empty
 
@@ -65,16 +62,11 @@ def convert_dataset(
     voc_one_based: bool = False,
     progress: bool = True,
 ) -> Conversion:
-    """Reads all splits of a data set and writes them to a folder in another format.
-
-    Boxes are written as `load_dataset` cleans them.
+    """Reads all splits of a data set and writes them to a folder in another format, boxes cleaned by `load_dataset`.
 
     Args:
-        path: see `load_dataset`.
+        path, max_faulty_boxes, voc_one_based: see `load_dataset`.
         out: folder, new or empty; it appears only when it is complete.
-        to: the format to write.
-        max_faulty_boxes, voc_one_based: see `load_dataset`.
-        progress: show a bar on a terminal.
 
     Raises:
         UserError: the data is faulty, ``out`` holds something, or the disk is full.
@@ -88,10 +80,8 @@ def convert_dataset(
     for split in disjoint_splits(sources.splits):
         name = standard_name(split) if to == "yolo" else split
         if name is None:
-            raise UserError(
-                f"{sources.root}: split {split!r} cannot be written, since {to.upper()} tells splits by names such as "
-                "train, val and test; rename it"
-            )
+            problem = f"split {split!r} cannot be written, since YOLO tells splits by names such as train, val and test"
+            raise UserError(f"{sources.root}: {problem}; rename it")
         datasets[name] = load_dataset(
             sources.root, split, max_faulty_boxes=max_faulty_boxes, voc_one_based=voc_one_based
         )
@@ -100,24 +90,25 @@ def convert_dataset(
         with new_folder(out) as folder:
             named = _unique_names(datasets, to)
             _WRITERS[to].write(folder, named)
-            _copy_images(datasets, named, folder, _WRITERS[to].IMAGES, progress=progress)
+            pairs = []
+            for split, dataset in datasets.items():
+                place = folder / _WRITERS[to].IMAGES.format(split=split)
+                place.mkdir(parents=True, exist_ok=True)
+                pairs += [(a.file, place / b.file) for a, b in zip(dataset.images, named[split].images, strict=True)]
+            hide = None if progress else True  # None hides the bar where nobody looks at a terminal
+            for source, target in tqdm(pairs, desc="copy", unit="image", disable=hide, leave=False):
+                shutil.copyfile(source, target)
     except UnicodeEncodeError as error:
         raise UserError(f"{sources.root}: the file name {error.object!r} is not valid Unicode; rename it") from None
-    crowd = {split: sum(int(r.crowd.sum()) for r in dataset.images) for split, dataset in datasets.items()}
-    left_out = crowd if to == "yolo" else dict.fromkeys(datasets, 0)
-    return Conversion(
-        out=out,
-        format=to,
-        images={split: len(dataset) for split, dataset in datasets.items()},
-        objects={s: sum(len(r.labels) for r in dataset.images) - left_out[s] for s, dataset in datasets.items()},
-        crowd_left_out=sum(left_out.values()),
-    )
+    images = {split: len(dataset) for split, dataset in datasets.items()}
+    left_out = {s: sum(int(r.crowd.sum()) for r in d.images) if to == "yolo" else 0 for s, d in datasets.items()}
+    objects = {s: sum(len(r.labels) for r in d.images) - left_out[s] for s, d in datasets.items()}
+    return Conversion(out, to, images, objects, crowd_left_out=sum(left_out.values()))
 
 
 def _unique_names(datasets: Mapping[str, DetectionDataset], to: str) -> dict[str, DetectionDataset]:
     """Replaces each image's file by its new name; stems are unique in a folder."""
-    named = {}
-    taken: set[str] = set()
+    named, taken = {}, set[str]()
     for split, dataset in datasets.items():
         if to != "voc":  # which keeps all splits in one folder
             taken = set()
@@ -130,23 +121,6 @@ def _unique_names(datasets: Mapping[str, DetectionDataset], to: str) -> dict[str
                 prefix = split if count == 1 else f"{split}_{count}"
                 name, count = Path(f"{prefix}_{record.file.name}"), count + 1
             taken.add(name.stem.casefold())
-            images.append(dataclasses.replace(record, file=name))
-        named[split] = dataclasses.replace(dataset, images=tuple(images))
+            images.append(replace(record, file=name))
+        named[split] = replace(dataset, images=tuple(images))
     return named
-
-
-def _copy_images(
-    datasets: Mapping[str, DetectionDataset],
-    named: Mapping[str, DetectionDataset],
-    out: Path,
-    place: str,
-    *,
-    progress: bool,
-) -> None:
-    pairs = []
-    for split, dataset in datasets.items():
-        folder = out / place.format(split=split)
-        folder.mkdir(parents=True, exist_ok=True)
-        pairs += [(a.file, folder / b.file) for a, b in zip(dataset.images, named[split].images, strict=True)]
-    for source, target in tqdm(pairs, desc="copy", unit="image", disable=None if progress else True, leave=False):
-        shutil.copyfile(source, target)

@@ -1,4 +1,4 @@
-"""Image files: finding them in folders, and reading them, safely, as upright 8-bit RGB pixels.
+"""Finds image files in folders and reads them, safely, as upright 8-bit RGB pixels.
 
 Every kind of pixel becomes (h, w, 3) uint8 RGB by a fixed rule that looks at nothing but the pixel itself:
 
@@ -12,8 +12,6 @@ Every kind of pixel becomes (h, w, 3) uint8 RGB by a fixed rule that looks at no
 Upright means that the orientation tag (EXIF; XMP where EXIF has none) is applied: sizes, pixels and boxes
 all speak of the image as a viewer shows it.
 """
-
-from __future__ import annotations
 
 import os
 import threading
@@ -46,15 +44,10 @@ _REDUCIBLE = ("JPEG", "MPO")
 REDUCTIONS = (8, 4, 2, 1)
 """Divisors of its sides by which a JPEG file can be decoded."""
 
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+_TURN = Image.Transpose
+_UPRIGHT = {2: _TURN.FLIP_LEFT_RIGHT, 3: _TURN.ROTATE_180, 4: _TURN.FLIP_TOP_BOTTOM, 5: _TURN.TRANSPOSE}
+_UPRIGHT |= {6: _TURN.ROTATE_270, 7: _TURN.TRANSVERSE, 8: _TURN.ROTATE_90}
+"""How to turn an image upright, by its orientation as EXIF numbers it."""
 
 # warnings.catch_warnings() swaps a list that all threads share, so only one thread at a time may do it.
 _warnings_lock = threading.Lock()
@@ -116,7 +109,10 @@ def to_rgb(image: Image.Image) -> np.ndarray:
     if image.mode == "F":
         raise PixelRangeError("its pixels are 32-bit floats, which have no fixed range; save it with 8 or 16 bits")
     if image.mode == "I" or image.mode.startswith("I;16"):
-        image = _eight_bits(image)
+        values = np.asarray(image)
+        if values.dtype.itemsize > 2 and values.size and (values.min() < 0 or values.max() > 65535):
+            raise PixelRangeError("its pixels are integers over 65535; save it with 8 or 16 bits")
+        image = Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, (255, 255, 255, 255)), layer)
@@ -142,11 +138,15 @@ def _upright_size(image: Image.Image) -> tuple[int, int]:
     return (width, height) if orientation(image) >= 5 else (height, width)
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    values = np.asarray(image)
-    if values.dtype.itemsize > 2 and values.size and (values.min() < 0 or values.max() > 65535):
-        raise PixelRangeError("its pixels are integers over 65535; save it with 8 or 16 bits")
-    return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
+_PROBLEMS: dict[type[Exception], str] = {
+    FileNotFoundError: "there is no such image file; restore it or correct the path",
+    IsADirectoryError: "is a folder, not an image file; correct the path",
+    PermissionError: "the image may not be read; change the file's permissions",
+    Image.DecompressionBombError: "the image has more pixels than Pillow agrees to open (its guard against "
+    "decompression bombs); cut it into tiles",
+    UnidentifiedImageError: "is not an image in a format that can be read (JPEG, PNG, TIFF, WebP, BMP, GIF, PPM, "
+    "JPEG 2000, AVIF); convert it, or copy it again if it was damaged",
+}
 
 
 @cache
@@ -168,36 +168,17 @@ def _opened(file: Path) -> Iterator[Image.Image]:
             with image:
                 width, height = image.size
                 if width * height > MAX_PIXELS:
-                    raise UserError(
-                        f"{file}: the image is {width} x {height} pixels, over the limit of "
-                        f"{MAX_PIXELS:,} pixels; cut it into tiles"
-                    )
+                    problem = f"the image is {width} x {height} pixels, over the limit of {MAX_PIXELS:,} pixels"
+                    raise UserError(f"{file}: {problem}; cut it into tiles")
                 yield image
     except (UserError, MemoryError):
         raise
-    except FileNotFoundError:
-        raise UserError(f"{file}: there is no such image file; restore it or correct the path") from None
-    except IsADirectoryError:
-        raise UserError(f"{file}: is a folder, not an image file; correct the path") from None
-    except PermissionError:
-        raise UserError(f"{file}: the image may not be read; change the file's permissions") from None
-    except Image.DecompressionBombError:
-        raise UserError(
-            f"{file}: the image has more pixels than Pillow agrees to open (its guard against decompression "
-            "bombs); cut it into tiles"
-        ) from None
-    except UnidentifiedImageError:
-        raise UserError(
-            f"{file}: is not an image in a format that can be read (JPEG, PNG, TIFF, WebP, BMP, GIF, PPM, "
-            "JPEG 2000, AVIF); convert it, or copy it again if it was damaged"
-        ) from None
-    except PixelRangeError as error:
-        raise UserError(f"{file}: {error}") from None
     except Exception as error:  # decoders raise anything on damaged files: OSError, SyntaxError, struct.error, ...
-        raise UserError(
-            f"{file}: the image is truncated, damaged or of an unknown kind ({error}); "
-            "copy it again, or remove it and its annotations"
-        ) from None
+        damaged = f"the image is truncated, damaged or of an unknown kind ({error}); "
+        damaged += "copy it again, or remove it and its annotations"
+        known = {**_PROBLEMS, PixelRangeError: str(error)}
+        problem = next((text for kind, text in known.items() if isinstance(error, kind)), damaged)
+        raise UserError(f"{file}: {problem}") from None
 
 
 def list_images(folder: Path) -> list[Path]:
@@ -205,22 +186,16 @@ def list_images(folder: Path) -> list[Path]:
     found: list[Path] = []
     for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
-            Path(parent, name)
-            for name in files
-            if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")
-        ]
+        named = (name for name in files if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES)
+        found += [Path(parent, name) for name in named if not name.startswith(".")]
     return sorted(found)
 
 
 def find_image(name: str, folders: Iterable[Path]) -> Path | None:
     """Returns the first file of that name (a relative path, perhaps with backslashes) in the folders, in order."""
-    for spelling in (name, name.replace("\\", "/")) if "\\" in name else (name,):
-        for folder in folders:
-            file = os.path.join(folder, spelling)
-            if os.path.isfile(file):
-                return Path(file)
-    return None
+    spellings = dict.fromkeys((name, name.replace("\\", "/")))
+    files = (os.path.join(folder, spelling) for spelling in spellings for folder in folders)
+    return next((Path(file) for file in files if os.path.isfile(file)), None)
 
 
 def inspect_images(
@@ -239,10 +214,10 @@ def inspect_images(
 
     def inspect(file: Path) -> tuple[int, int] | UserError:
         try:
-            if decode:
-                height, width, _ = read_image(file).shape
-                return height, width
-            return image_size(file)
+            if not decode:
+                return image_size(file)
+            height, width, _ = read_image(file).shape
+            return height, width
         except UserError as error:
             return error
 

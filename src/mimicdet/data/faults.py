@@ -1,11 +1,10 @@
-"""Faults of a data set: their kinds, and the log they are counted in."""
-
-from __future__ import annotations
+"""Defines the faults of a data set: their kinds, and the log they are counted in."""
 
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import islice
 from pathlib import Path
 
 from mimicdet.errors import UserError
@@ -18,9 +17,7 @@ class FaultKind(Enum):
     """A kind of fault has a key for reports and a title, and stops training or does not."""
 
     def __init__(self, key: str, stops: bool, title: str) -> None:
-        self.key = key
-        self.stops = stops
-        self.title = title
+        self.key, self.stops, self.title = key, stops, title
 
     BROKEN_FILE = "broken_file", True, "annotation files that cannot be read"
     BROKEN_RECORD = "broken_record", True, "records with a missing or malformed field"
@@ -53,13 +50,8 @@ class FaultKind(Enum):
     SIMILAR_CATEGORIES = "similar_categories", False, "categories whose names differ in case or spacing only"
 
 
-FAULTY_BOX = (
-    FaultKind.BOX_NOT_FINITE,
-    FaultKind.BOX_INVERTED,
-    FaultKind.BOX_NO_AREA,
-    FaultKind.BOX_OUTSIDE,
-    FaultKind.BOX_OVERFLOW,
-)
+_FAULTY_BOX = ("box_not_finite", "box_inverted", "box_no_area", "box_outside", "box_overflow")
+FAULTY_BOX = tuple(kind for kind in FaultKind if kind.key in _FAULTY_BOX)
 """`--data.max_faulty_boxes` limits the share of these among all boxes. Small overflows are not among them."""
 
 
@@ -93,17 +85,14 @@ class FaultLog:
         if count:
             self.counts[kind] += count
             kept = self.examples.setdefault(kind, [])
-            for fault in first:
-                if len(kept) >= EXAMPLES:
-                    break
-                kept.append(fault)
+            kept += islice(first, EXAMPLES - len(kept))
 
     def add_error(self, kind: FaultKind, error: UserError) -> None:
         """Counts a UserError, whose message begins with the file's name and a colon."""
         file, _, problem = str(error).partition(": ")
         self.add(kind, Path(file), "", problem)
 
-    def merge(self, other: FaultLog) -> None:
+    def merge(self, other: "FaultLog") -> None:
         """Counts the faults of another log too."""
         for kind, count in other.counts.items():
             self.add_many(kind, count, other.examples[kind])

@@ -1,10 +1,8 @@
-"""Batches for training and evaluation, read by worker processes.
+"""Reads batches for training and evaluation in worker processes.
 
 What a batch holds is a function of the data set, the settings, the seed and the batch's (epoch, indices) alone:
 the number of workers, 0 included, changes no byte of it.
 """
-
-from __future__ import annotations
 
 import multiprocessing
 import os
@@ -31,6 +29,9 @@ from mimicdet.data.order import image_seed, sampling_seed
 from mimicdet.data.tiles import Tiles, Window
 from mimicdet.data.transform import TrainTransform, resize_for_inference
 from mimicdet.errors import UserError
+
+_AHEAD = 2
+"""Batches that are read before they are asked for, where no workers do so."""
 
 
 class _Records:
@@ -62,43 +63,29 @@ class _Records:
 def _read(record: ImageRecord, scale: float = 1.0) -> tuple[np.ndarray, int]:
     """Reads a record's image, a JPEG file at the smallest fraction of its size that is ``scale`` or more.
 
-    Returns:
-        The pixels, and by what its sides are divided.
-
-    Raises:
-        UserError: it cannot be read, or is not of the size that its boxes belong to.
+    Returns the pixels, and by what its sides are divided; UserError if it is not of the size that its boxes belong to.
     """
     reduction = next((r for r in REDUCTIONS if r * scale <= 1), 1)
     image, (height, width), reduction = read_reduced(record.file, reduction)
     if (height, width) != record.size:
-        raise UserError(
-            f"{record.file}: the image is {width} x {height} pixels but its record says {record.width} x "
-            f"{record.height}; correct the record (`mimicdet check` lists them all), and change no files "
-            "during a run"
-        )
+        problem = f"the image is {width} x {height} pixels but its record says {record.width} x {record.height}"
+        way_out = "correct the record (`mimicdet check` lists them all), and change no files during a run"
+        raise UserError(f"{record.file}: {problem}; {way_out}")
     return image, reduction
 
 
 class TrainData(Dataset[Sample]):
-    """Augments images of a data set: item (epoch, index) -> Sample, a pure function of the two and the seed.
+    """Augments images of a data set: item (epoch, index) -> Sample, a pure function of the two and the run's seed.
 
-    Args:
-        dataset: images and objects.
-        transform: augments them.
-        seed: of the run.
-        reduce_jpeg: do not decode JPEG files in full that are much larger than the network reads them.
-
-    Raises:
-        UserError: by an item whose image file cannot be read or has another size than its record says.
+    Where ``reduce_jpeg``, JPEG files that are much larger than the network reads them are not decoded in full. An item
+    raises UserError when its image file cannot be read or has another size than its record says.
     """
 
     def __init__(
         self, dataset: DetectionDataset, transform: TrainTransform, seed: int, *, reduce_jpeg: bool = True
     ) -> None:
         self.records = _Records(dataset.images)
-        self.transform = transform
-        self.seed = seed
-        self.reduce_jpeg = reduce_jpeg
+        self.transform, self.seed, self.reduce_jpeg = transform, seed, reduce_jpeg
 
     def __len__(self) -> int:
         return len(self.records)
@@ -113,25 +100,16 @@ class TrainData(Dataset[Sample]):
         return Sample(*transformed, record.id, str(record.file), record.size, sampling_seed(seed))
 
 
-_AHEAD = 2
-"""Batches that are read before they are asked for, where no workers do so."""
-
-
 class EvalData(Dataset[Sample]):
     """Reads images of a data set at inference size, without targets: item (index, window or None) -> Sample.
 
-    Raises:
-        UserError: by an item whose image file cannot be read or has another size than its record says.
+    An item raises UserError as those of `TrainData` do.
     """
 
     def __init__(self, dataset: DetectionDataset, *, shorter_side: int, longer_side: int) -> None:
         self.records = _Records(dataset.images)
-        self.shorter_side = shorter_side
-        self.longer_side = longer_side
+        self.sides = shorter_side, longer_side
         self._last: tuple[int, np.ndarray] | None = None  # the tiles of an image come one after the other
-
-    def __len__(self) -> int:
-        return len(self.records)
 
     def __getitem__(self, key: tuple[int, Window | None]) -> Sample:
         index, window = key
@@ -143,15 +121,15 @@ class EvalData(Dataset[Sample]):
                 self._last = index, _read(record)[0]
             x1, y1, x2, y2 = window
             pixels = self._last[1][y1:y2, x1:x2]
-        image = resize_for_inference(pixels, self.shorter_side, self.longer_side)
-        return Sample.without_targets(image, record.id, str(record.file), (pixels.shape[0], pixels.shape[1]))
+        image, (height, width, _) = resize_for_inference(pixels, *self.sides), pixels.shape
+        return Sample.without_targets(image, record.id, str(record.file), (height, width))
 
 
 class TrainLoader:
     """Yields training batches, epoch after epoch, from worker processes that live as long as the loader.
 
     Args:
-        dataset, transform, seed, reduce_jpeg: see `TrainData`.
+        data: the images, augmented.
         workers: processes that read images; 0 reads them in this one.
         pin_memory: for copies to a GPU.
         divisor: of the canvas' sides.
@@ -160,20 +138,10 @@ class TrainLoader:
     command needs Python's usual ``if __name__ == "__main__":`` around it, or ``workers=0``.
     """
 
-    def __init__(
-        self,
-        dataset: DetectionDataset,
-        transform: TrainTransform,
-        *,
-        seed: int,
-        workers: int,
-        pin_memory: bool = False,
-        divisor: int = 32,
-        reduce_jpeg: bool = True,
-    ) -> None:
-        data = TrainData(dataset, transform, seed, reduce_jpeg=reduce_jpeg)
+    def __init__(self, data: TrainData, *, workers: int, pin_memory: bool = False, divisor: int = 32) -> None:
         self._keys: list[list[tuple[int, int]]] = []  # of each batch of the epoch
-        self._loader = _data_loader(data, self._keys, workers, pin_memory, divisor, persistent=True)
+        batches = _BatchData(data, divisor)
+        self._loader = _data_loader(batches, self._keys, workers, pin_memory, persistent=workers > 0)
 
     def epoch(self, epoch: int, batches: Sequence[Sequence[int]], *, start_batch: int = 0) -> Iterator[Batch]:
         """Yields the batches of image indices ``batches[start_batch:]`` of ``epoch``; one epoch at a time.
@@ -186,11 +154,42 @@ class TrainLoader:
 
 
 class EvalLoader:
-    """Yields evaluation batches in the data set's order; ``eval_loader`` makes it."""
+    """Yields batches of the images ``rank, rank + world_size, ...``, or of their tiles, at inference size, no targets.
 
-    def __init__(self, data: EvalData, keys: list[Any], *, workers: int, pin_memory: bool, divisor: int) -> None:
-        self._data, self._keys, self._divisor = data, keys, divisor
-        self._loader = _data_loader(data, keys, workers, pin_memory, divisor, persistent=False) if workers else None
+    Every image comes once, over all ranks; ranks may differ by one image, so nothing that waits for the other
+    ranks belongs inside the loop.
+
+    Args:
+        shorter_side, longer_side: see ``mimicdet.data.transform.resized_size``.
+        tiles: cut each image into tiles, of which ``batch_size`` make a batch; None: whole images.
+        workers, pin_memory, divisor: see `TrainLoader`.
+        rank, world_size: this process among all.
+
+    Raises:
+        UserError: on iteration; an image file cannot be read.
+    """
+
+    def __init__(
+        self,
+        dataset: DetectionDataset,
+        *,
+        shorter_side: int,
+        longer_side: int,
+        batch_size: int,
+        workers: int,
+        tiles: Tiles | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        pin_memory: bool = False,
+        divisor: int = 32,
+    ) -> None:
+        crops: list[tuple[int, Window | None]] = []
+        for index in range(rank, len(dataset), world_size):
+            windows: Sequence[Window | None] = tiles.windows(*dataset.images[index].size) if tiles else [None]
+            crops += [(index, window) for window in windows]
+        self._keys = [crops[at : at + batch_size] for at in range(0, len(crops), batch_size)]
+        self._data = _BatchData(EvalData(dataset, shorter_side=shorter_side, longer_side=longer_side), divisor)
+        self._loader = _data_loader(self._data, self._keys, workers, pin_memory) if workers else None
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -204,55 +203,13 @@ class EvalLoader:
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="read") as pool:
             try:
                 for keys in self._keys:
-                    waiting.append(
-                        pool.submit(lambda k: collate([self._data[i] for i in k], divisor=self._divisor), keys)
-                    )
+                    waiting.append(pool.submit(self._data.collated, keys))
                     if len(waiting) > _AHEAD:
                         yield waiting.popleft().result()
                 while waiting:
                     yield waiting.popleft().result()
-            finally:  # also when the reader stops early
-                for future in waiting:
-                    future.cancel()
-
-
-def eval_loader(
-    dataset: DetectionDataset,
-    *,
-    shorter_side: int,
-    longer_side: int,
-    batch_size: int,
-    workers: int,
-    tiles: Tiles | None = None,
-    rank: int = 0,
-    world_size: int = 1,
-    pin_memory: bool = False,
-    divisor: int = 32,
-) -> EvalLoader:
-    """Makes a loader of the images ``rank, rank + world_size, ...``, or of their tiles, at inference size, no targets.
-
-    Every image comes once, over all ranks; ranks may differ by one image, so nothing that waits for the other
-    ranks belongs inside the loop.
-
-    Args:
-        dataset: the images.
-        shorter_side, longer_side: see ``mimicdet.data.transform.resized_size``.
-        batch_size: images, or tiles, of a batch.
-        tiles: cut each image into tiles.
-        workers, pin_memory, divisor: see `TrainLoader`.
-        rank, world_size: this process among all.
-
-    Raises:
-        UserError: on iteration; an image file cannot be read.
-    """
-    crops: list[tuple[int, Window | None]] = []
-    for index in range(rank, len(dataset), world_size):
-        record = dataset.images[index]
-        windows: Sequence[Window | None] = tiles.windows(record.height, record.width) if tiles else [None]
-        crops += [(index, window) for window in windows]
-    keys = [crops[at : at + batch_size] for at in range(0, len(crops), batch_size)]
-    data = EvalData(dataset, shorter_side=shorter_side, longer_side=longer_side)
-    return EvalLoader(data, keys, workers=workers, pin_memory=pin_memory, divisor=divisor)
+            finally:
+                pool.shutdown(cancel_futures=True)  # also when the reader stops early
 
 
 @dataclass(frozen=True)
@@ -267,13 +224,11 @@ class _Parcel:
     fields: dict[str, Any]
 
     @staticmethod
-    def pack(batch: Batch) -> _Parcel:
-        """Packs a batch for the way."""
+    def pack(batch: Batch) -> "_Parcel":
         arrays = {name: value.numpy() for name, value in vars(batch).items() if isinstance(value, Tensor)}
         return _Parcel(vars(batch) | arrays | {"images": batch.images})
 
     def open(self) -> Batch:
-        """Returns the batch that was packed."""
         arrays = {name: value for name, value in self.fields.items() if isinstance(value, np.ndarray)}
         return Batch(**(self.fields | {name: torch.from_numpy(value) for name, value in arrays.items()}))
 
@@ -290,8 +245,10 @@ class _BatchData(Dataset[Any]):
     """
 
     def __init__(self, data: Dataset[Sample], divisor: int) -> None:
-        self.data = data
-        self.divisor = divisor
+        self.data, self.divisor = data, divisor
+
+    def collated(self, keys: Sequence[Any]) -> Batch:
+        return collate([self.data[key] for key in keys], divisor=self.divisor)
 
     def __getitem__(self, keys: Sequence[Any]) -> _Parcel | UserError:
         # One thread, in the main process (0 workers) as in a worker: more would fight over the cores, and a
@@ -299,7 +256,7 @@ class _BatchData(Dataset[Any]):
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            return _Parcel.pack(collate([self.data[key] for key in keys], divisor=self.divisor))
+            return _Parcel.pack(self.collated(keys))
         except UserError as error:
             return error
         finally:
@@ -317,18 +274,16 @@ def _open(item: _Parcel | Batch | UserError) -> Batch:
     return item.open() if isinstance(item, _Parcel) else item
 
 
-def _data_loader(
-    data: Dataset[Sample], keys: list[Any], workers: int, pin_memory: bool, divisor: int, *, persistent: bool
-) -> DataLoader[Any]:
+def _data_loader(data: _BatchData, keys: list[Any], workers: int, pin: bool, persistent: bool = False) -> DataLoader:
     return DataLoader(
-        _BatchData(data, divisor),
+        data,
         sampler=keys,  # read anew by every epoch
         batch_size=None,
         num_workers=workers,
         multiprocessing_context=_start_method() if workers else None,
         worker_init_fn=_depend_on_main_process_alone,
-        persistent_workers=persistent and workers > 0,
-        pin_memory=pin_memory,
+        persistent_workers=persistent,
+        pin_memory=pin,
         generator=torch.Generator(),  # else every epoch would draw from the global one
     )
 

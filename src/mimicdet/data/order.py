@@ -1,10 +1,8 @@
-"""The order of images and the seed of each: pure functions of (seed, epoch, index, rank).
+"""Gives the order of images and the seed of each, as pure functions of (seed, epoch, index, rank).
 
 No order and no seed here depends on a global random state, on the number of loader workers or on what ran
 before, so a resumed run continues exactly where the interrupted one would have gone, in mid-epoch too.
 """
-
-from __future__ import annotations
 
 import hashlib
 
@@ -13,12 +11,12 @@ from torch import Tensor
 
 
 def _mix(purpose: str, *numbers: int) -> int:
-    """63 well-mixed bits; neighbouring numbers and equal numbers for another purpose give unrelated bits.
+    """Returns 63 well-mixed bits; neighbouring numbers and equal numbers for another purpose give unrelated bits.
 
     A real hash, because sums and products such as ``seed + epoch`` make run 0's epoch 1 repeat run 1's epoch 0.
     """
-    text = ",".join([purpose, *map(str, numbers)])
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+    text = ",".join([purpose, *map(str, numbers)]).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
 
 
 def image_seed(seed: int, epoch: int, index: int) -> int:
@@ -33,8 +31,7 @@ def sampling_seed(image_seed: int) -> int:
 
 def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
     """Returns the order of ``n`` images in ``epoch``: (n,) int64, a permutation of ``0..n-1``."""
-    generator = torch.Generator().manual_seed(_mix("order", seed, epoch))
-    return torch.randperm(n, generator=generator)
+    return torch.randperm(n, generator=torch.Generator().manual_seed(_mix("order", seed, epoch)))
 
 
 def rank_indices(

@@ -1,6 +1,4 @@
-"""The parts that every format reader shares: sources, text files, and records before any rule is applied to them."""
-
-from __future__ import annotations
+"""Holds what every format reader shares: sources, text files, and records before any rule is applied to them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -86,13 +84,12 @@ def read_text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"{file}: is not UTF-8 text (byte {error.start}); save it as UTF-8, or restore it if it was damaged"
-        ) from None
+        problem = f"is not UTF-8 text (byte {error.start}); save it as UTF-8, or restore it if it was damaged"
     except FileNotFoundError:
-        raise UserError(f"{file}: there is no such file; restore it or correct the path") from None
+        problem = "there is no such file; restore it or correct the path"
     except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror}); check the path and its permissions") from None
+        problem = f"cannot be read ({error.strerror}); check the path and its permissions"
+    raise UserError(f"{file}: {problem}")
 
 
 def clean_name(name: str, file: Path, item: str) -> str:

@@ -1,9 +1,7 @@
-"""Names of splits: told from file names, asked for by any of their usual names, pooled with a plus."""
-
-from __future__ import annotations
+"""Names splits: told from file names, asked for by any of their usual names, pooled with a plus."""
 
 import re
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeVar
@@ -32,24 +30,16 @@ def name_splits(found: Iterable[tuple[str, T]]) -> dict[str, T]:
     ``found`` holds (stem, anything). Where several speak of the same split (train2014, train2017), the year
     is part of the name; UserError if that does not tell them apart either.
     """
-    groups: dict[str, list[tuple[str, str, T]]] = defaultdict(list)
-    for stem, thing in found:
-        if spoken := split_word(stem):
-            groups[spoken[0]].append((stem, spoken[1], thing))
+    spoken = [(*words, stem, thing) for stem, thing in found if (words := split_word(stem))]
+    members = Counter(word for word, *_ in spoken)
     named: dict[str, T] = {}
-    for word, members in groups.items():
-        for stem, year, thing in members:
-            name = word + year if len(members) > 1 else word
-            if name in named:
-                raise UserError(
-                    f"{stem}: several files speak of the split {name}; name one of them as the data set instead"
-                )
-            named[name] = thing
-    return {name: named[name] for name in sorted(named, key=_rank)}
-
-
-def _rank(name: str) -> tuple[int, str]:
-    return (_ORDER.index(name) if name in _ORDER else len(_ORDER), name)
+    for word, year, stem, thing in spoken:
+        name = word + year if members[word] > 1 else word
+        if name in named:
+            problem = f"several files speak of the split {name}; name one of them as the data set instead"
+            raise UserError(f"{stem}: {problem}")
+        named[name] = thing
+    return {n: named[n] for n in sorted(named, key=lambda n: (_ORDER.index(n) if n in _ORDER else len(_ORDER), n))}
 
 
 def resolve_split(asked: str, available: Iterable[str], root: Path) -> tuple[str, ...]:
@@ -62,8 +52,7 @@ def resolve_split(asked: str, available: Iterable[str], root: Path) -> tuple[str
     """
     names = tuple(available)
     chosen: list[str] = []
-    for word in asked.split("+"):
-        word = word.strip()
+    for word in map(str.strip, asked.split("+")):
         spellings = (word, *next((same for same in _SAME if word in same), ()))
         name = next((spelling for spelling in spellings if spelling in names), None)
         if name is None:
@@ -84,12 +73,6 @@ def disjoint_splits(available: Iterable[str]) -> tuple[str, ...]:
 
 
 def standard_name(split: str) -> str | None:
-    """Returns the name that all tools know: valid and validation -> val, training -> train, with their year if any.
-
-    It returns None for a name that does not speak of a split.
-    """
-    spoken = split_word(split)
-    if spoken is None:
-        return None
-    word, year = spoken
-    return next((same[0] for same in _SAME if word in same), word) + year
+    """Returns the name that all tools know, with its year (validation -> val); None if it speaks of no split."""
+    word, year = split_word(split) or ("", "")
+    return next((same[0] for same in _SAME if word in same), word) + year or None

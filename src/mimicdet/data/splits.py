@@ -1,19 +1,15 @@
-"""The splits of a data set, whatever its format: the one way in for training, evaluation and `check`."""
+"""Finds and reads the splits of a data set in any format: the one way in for training, evaluation and `check`."""
 
-from __future__ import annotations
-
-import dataclasses
-import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from mimicdet.data.categories import compare_categories
 from mimicdet.data.clean import clean
-from mimicdet.data.dataset import DetectionDataset
+from mimicdet.data.dataset import DetectionDataset, compare_categories
 from mimicdet.data.decode import inspect_images
 from mimicdet.data.faults import FaultKind, FaultLog
 from mimicdet.data.formats import coco, voc, yolo
-from mimicdet.data.raw import RawSplit, SplitSources
+from mimicdet.data.raw import SplitSources
 from mimicdet.data.split_names import resolve_split
 from mimicdet.errors import UserError
 
@@ -22,8 +18,6 @@ LAYOUTS = (
     "or one JSON file), YOLO (data.yaml with names and the splits' image folders), or PASCAL VOC (Annotations/*.xml "
     "with JPEGImages/, or train/*.xml beside the images)"
 )
-
-_FINDERS = {"coco": coco.find, "yolo": yolo.find, "voc": voc.find}
 
 
 def find_splits(path: str | Path) -> SplitSources:
@@ -35,17 +29,16 @@ def find_splits(path: str | Path) -> SplitSources:
     path = Path(path).expanduser()
     if not path.exists():
         raise UserError(f"{path}: there is no such file or folder; give the data set's folder")
-    found = {name: splits for name, finder in _FINDERS.items() if (splits := finder(path))}
+    finders = {"coco": coco.find, "yolo": yolo.find, "voc": voc.find}
+    found = {name: splits for name, find in finders.items() if (splits := find(path))}
     if not found:
         raise UserError(f"{path}: holds no data set in a known layout; looked for {LAYOUTS}")
     if len(found) > 1:
         examples = " or ".join(str(next(iter(splits.values())).annotations) for splits in found.values())
-        raise UserError(
-            f"{path}: holds annotations in several formats ({', '.join(found)}); keep one of them, or name the file "
-            f"that counts instead of the folder: {examples}"
-        )
-    name, splits = next(iter(found.items()))
-    return SplitSources(path, name, splits)
+        problem = f"holds annotations in several formats ({', '.join(found)})"
+        way_out = f"keep one of them, or name the file that counts instead of the folder: {examples}"
+        raise UserError(f"{path}: {problem}; {way_out}")
+    return SplitSources(path, *found.popitem())
 
 
 def available_splits(path: str | Path) -> tuple[str, ...]:
@@ -72,28 +65,22 @@ def load_dataset(
         UserError: the first fault that makes the data unfit for training.
     """
     sources = find_splits(path)
+    how = {"voc_one_based": voc_one_based, "decode": False, "progress": False}
     parts = []
     for name in resolve_split(split, sources.splits, sources.root):
-        dataset, log = read_split(sources, name, max_faulty_boxes=max_faulty_boxes, voc_one_based=voc_one_based)
+        dataset, log = read_split(sources, name, max_faulty_boxes=max_faulty_boxes, **how)
         raise_errors(log, sources.root)
         assert dataset is not None
         parts.append(dataset)
-    return pool(parts, sources)
+    return _pool(parts, sources)
 
 
 def read_split(
-    sources: SplitSources,
-    split: str,
-    *,
-    max_faulty_boxes: float,
-    voc_one_based: bool,
-    decode: bool = False,
-    progress: bool = False,
+    sources: SplitSources, split: str, *, max_faulty_boxes: float, voc_one_based: bool, decode: bool, progress: bool
 ) -> tuple[DetectionDataset | None, FaultLog]:
     """Reads one split, clean, and everything that is wrong with it.
 
     Args:
-        sources, split: where it lies, and its name there.
         max_faulty_boxes, voc_one_based: see `load_dataset`.
         decode: read the images' pixels too, not only their headers.
         progress: show a bar on a terminal.
@@ -103,10 +90,12 @@ def read_split(
     """
     if not 0 <= max_faulty_boxes <= 1:
         raise UserError(f"max_faulty_boxes is a share from 0 to 1, not {max_faulty_boxes}")
-    log = FaultLog()
-    source = sources.splits[split]
+    log, source = FaultLog(), sources.splits[split]
     try:
-        raw = _read_raw(sources, split, log, voc_one_based)
+        if sources.format == "voc":
+            raw = voc.read(sources, split, log, one_based=voc_one_based)
+        else:
+            raw = (coco if sources.format == "coco" else yolo).read(source, log)
     except UserError as error:
         log.add_error(FaultKind.BROKEN_FILE, error)
         return None, log
@@ -116,20 +105,10 @@ def read_split(
     return clean(raw, found, log, max_faulty_boxes=max_faulty_boxes), log
 
 
-def _read_raw(sources: SplitSources, split: str, log: FaultLog, voc_one_based: bool) -> RawSplit:
-    if sources.format == "coco":
-        return coco.read(sources.splits[split], log)
-    if sources.format == "yolo":
-        return yolo.read(sources.splits[split], log)
-    return voc.read(sources, split, log, one_based=voc_one_based)
-
-
 def raise_errors(log: FaultLog, root: Path) -> None:
     """Raises the log's first error as a UserError, which also says how many more there are."""
-    first = log.first_error()
-    if first is not None:
-        more = log.count_errors() - 1
-        rest = f" (and {more} more: `mimicdet check {root}` lists them)" if more else ""
+    if (first := log.first_error()) is not None:
+        rest = f" (and {more} more: `mimicdet check {root}` lists them)" if (more := log.count_errors() - 1) else ""
         raise UserError(first.sentence() + rest)
 
 
@@ -147,12 +126,12 @@ def compare_splits(parts: Sequence[DetectionDataset], sources: SplitSources, log
         compare_categories(parts[0].categories, part.categories, first, file, log)
 
 
-def pool(parts: Sequence[DetectionDataset], sources: SplitSources) -> DetectionDataset:
+def _pool(parts: Sequence[DetectionDataset], sources: SplitSources) -> DetectionDataset:
     """Joins several splits, whose categories must agree; image ids are numbered 1, 2, ... if they clash."""
     if len(parts) == 1:
         return parts[0]
     require_same_categories(parts, sources)
-    images = tuple(itertools.chain.from_iterable(part.images for part in parts))
+    images = tuple(image for part in parts for image in part.images)
     if len({image.id for image in images}) < len(images):
-        images = tuple(dataclasses.replace(image, id=i) for i, image in enumerate(images, start=1))
-    return dataclasses.replace(parts[0], split="+".join(part.split for part in parts), images=images)
+        images = tuple(replace(image, id=i) for i, image in enumerate(images, start=1))
+    return replace(parts[0], split="+".join(part.split for part in parts), images=images)

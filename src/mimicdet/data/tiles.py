@@ -1,9 +1,7 @@
-"""Large images cut into overlapping tiles, and the detections of the tiles put together again.
+"""Cuts large images into overlapping tiles, and puts the detections of the tiles together again.
 
 T tiles of an image, N detections.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Sequence
@@ -17,6 +15,8 @@ from mimicdet.ops.boxes import intersection_over_first
 
 Window = tuple[int, int, int, int]
 """x1, y1, x2, y2 in whole pixels of the image."""
+Found = tuple[Tensor, Tensor, Tensor]
+"""Boxes (N, 4), scores (N,) and class indices (N,)."""
 
 _BORDER = 0.01
 """A box that ends within this share of the tile's side (2 pixels at least) of a cut counts as cut by it."""
@@ -31,24 +31,21 @@ _ROWS = 512
 class Tiles(NamedTuple):
     """Says how images are cut into tiles."""
 
-    side: int
-    """Pixels, from 1 up."""
-    overlap: float = 0.25
-    """Share of the side that neighbours have in common at least, 0 to below 1."""
+    side: int  # pixels, from 1 up
+    overlap: float = 0.25  # share of the side that neighbours have in common at least, 0 to below 1
 
     def windows(self, height: int, width: int) -> list[Window]:
-        """The tiles of an image, as :func:`tile_windows` gives them."""
+        """Returns the tiles of an image, as :func:`tile_windows` gives them."""
         return tile_windows(height, width, self.side, self.overlap)
 
 
 def tile_windows(height: int, width: int, tile: int, overlap: float = 0.25) -> list[Window]:
-    """Returns squares that cover an image, row by row.
+    """Returns squares that cover an image of that height and width, row by row.
 
     All have the full side, unless the image is smaller, and neighbours lie evenly spaced: nothing sticks out, and no
     narrow strip is left over.
 
     Args:
-        height, width: of the image.
         tile: side in pixels, from 1 up.
         overlap: share of the side that neighbours have in common at least, 0 to below 1. An object up to that size
             lies whole in at least one tile.
@@ -56,11 +53,8 @@ def tile_windows(height: int, width: int, tile: int, overlap: float = 0.25) -> l
     if tile < 1 or not 0 <= overlap < 1:
         raise ValueError(f"tile must be at least 1 and overlap in 0..1, not {tile} and {overlap}")
     stride = max(1, math.floor(tile * (1 - overlap)))
-    return [
-        (x, y, min(x + tile, width), min(y + tile, height))
-        for y in _starts(height, tile, stride)
-        for x in _starts(width, tile, stride)
-    ]
+    rows, columns = _starts(height, tile, stride), _starts(width, tile, stride)
+    return [(x, y, min(x + tile, width), min(y + tile, height)) for y in rows for x in columns]
 
 
 def _starts(length: int, tile: int, stride: int) -> list[int]:
@@ -71,13 +65,8 @@ def _starts(length: int, tile: int, stride: int) -> list[int]:
 
 
 def merge_tile_detections(
-    parts: Sequence[tuple[Tensor, Tensor, Tensor]],
-    windows: Sequence[Window],
-    height: int,
-    width: int,
-    *,
-    nms_iou: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+    parts: Sequence[Found], windows: Sequence[Window], height: int, width: int, *, nms_iou: float
+) -> Found:
     """Puts the detections of an image's tiles together to those of the image.
 
     An object that a tile's edge cuts is found twice: in part there, and whole in the neighbour. Suppression by IoU
@@ -85,13 +74,13 @@ def merge_tile_detections(
     larger box of the same class from another tile, with a score not much lower. Then class-wise NMS, as always.
 
     Args:
-        parts: T times boxes (N, 4) in pixels of the tile, scores (N,), and class indices (N,).
+        parts: the detections of T tiles, in pixels of the tile.
         windows: T tiles, as ``tile_windows`` gives them.
         height, width: of the image.
         nms_iou: of two boxes of a class that overlap more than this, the lower score goes.
 
     Returns:
-        Boxes in pixels of the image, scores and class indices, best score first.
+        The detections in pixels of the image, best score first.
     """
     device, dtype = parts[0][0].device, parts[0][0].dtype
     tiles = torch.tensor(windows, dtype=dtype, device=device)
@@ -117,10 +106,8 @@ def _covered_parts(
     area = (boxes[:, 2:] - boxes[:, :2]).prod(1)  # (N,)
     covered = torch.zeros_like(cut)
     for rows in cut.nonzero().flatten().split(_ROWS):
-        inside = intersection_over_first(boxes[rows], boxes) >= _COVERED  # (rows, N)
-        larger = area > area[rows, None]  # (rows, N), as the three below
-        same_class = labels == labels[rows, None]
-        elsewhere = tile != tile[rows, None]
-        trusted = scores >= _SCORE_RATIO * scores[rows, None]
+        inside = intersection_over_first(boxes[rows], boxes) >= _COVERED  # (rows, N), as all below
+        larger, trusted = area > area[rows, None], scores >= _SCORE_RATIO * scores[rows, None]
+        same_class, elsewhere = labels == labels[rows, None], tile != tile[rows, None]
         covered[rows] = (inside & larger & same_class & elsewhere & trusted).any(1)
     return covered

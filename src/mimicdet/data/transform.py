@@ -4,8 +4,6 @@ Everything stays uint8 and is resized once, by antialiased bilinear interpolatio
 ratio of the new to the old size of each axis. h w are an image's rows and columns, M its objects.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -88,7 +86,10 @@ class Plan:
         down, right = (int(u * (room + 1)) for u, room in ((y, canvas_h - new_h), (x, canvas_w - new_w)))
         window = _to_tensor(image)[:, top : top + crop_h, left : left + crop_w]  # (3, crop_h, crop_w)
         pixels = _resize(window, new_h, new_w)  # (3, new_h, new_w)
-        pixels = self._vary_colors(pixels)
+        if self.colors != (1, 1, 1):
+            brightness, contrast, saturation = self.colors
+            pixels = F.adjust_contrast(F.adjust_brightness(pixels, brightness), contrast)
+            pixels = F.adjust_saturation(pixels, saturation)
         if (new_h, new_w) != (canvas_h, canvas_w):
             canvas = pixels.new_zeros(3, canvas_h, canvas_w)
             canvas[:, down : down + new_h, right : right + new_w] = pixels
@@ -113,22 +114,12 @@ class Plan:
             pixels = torch.rot90(pixels, 1, (1, 2)).contiguous()
             across, along = corners[..., 0], corners[..., 1]
             corners = np.stack((along, canvas_w - across[:, ::-1]), -1)
-        return (
-            pixels,
-            torch.from_numpy(corners.reshape(-1, 4).astype(np.float32)),
-            torch.from_numpy(np.asarray(labels, np.int64)[kept]),
-            torch.from_numpy(np.asarray(crowd, np.bool_)[kept]),
-        )
-
-    def _vary_colors(self, pixels: Tensor) -> Tensor:
-        if self.colors == (1, 1, 1):
-            return pixels
-        brightness, contrast, saturation = self.colors
-        pixels = F.adjust_brightness(pixels, brightness)
-        pixels = F.adjust_contrast(pixels, contrast)
-        return F.adjust_saturation(pixels, saturation)
+        boxes = corners.reshape(-1, 4).astype(np.float32)  # (M', 4)
+        labels, crowd = np.asarray(labels, np.int64)[kept], np.asarray(crowd, np.bool_)[kept]  # (M',)
+        return pixels, torch.from_numpy(boxes), torch.from_numpy(labels), torch.from_numpy(crowd)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
 class TrainTransform:
     """Draws a random size, zoom, colours and flips for one image and its boxes.
 
@@ -145,31 +136,20 @@ class TrainTransform:
     is left, or a side under ``MIN_SIDE`` pixels, are dropped.
     """
 
-    def __init__(
-        self,
-        *,
-        shorter_side: Sequence[int],
-        shorter_side_sampling: str,
-        longer_side: int,
-        scale_jitter: tuple[float, float],
-        horizontal_flip: float,
-        vertical_flip: float,
-        quarter_turn: float,
-        color_jitter: float,
-    ) -> None:
-        if shorter_side_sampling not in ("choice", "range"):
-            raise ValueError(f'shorter_side_sampling must be "choice" or "range", not {shorter_side_sampling!r}')
-        if not shorter_side or not 0 < scale_jitter[0] <= scale_jitter[1]:
+    shorter_side: Sequence[int]
+    shorter_side_sampling: str  # "choice" or "range"
+    longer_side: int
+    scale_jitter: tuple[float, float]
+    horizontal_flip: float
+    vertical_flip: float
+    quarter_turn: float
+    color_jitter: float
+
+    def __post_init__(self) -> None:
+        if self.shorter_side_sampling not in ("choice", "range"):
+            raise ValueError(f'shorter_side_sampling must be "choice" or "range", not {self.shorter_side_sampling!r}')
+        if not self.shorter_side or not 0 < self.scale_jitter[0] <= self.scale_jitter[1]:
             raise ValueError("shorter_side needs a size, and scale_jitter two positive factors, smaller first")
-        if shorter_side_sampling == "range":
-            shorter_side = range(min(shorter_side), max(shorter_side) + 1)
-        self.shorter_sides = shorter_side
-        self.longer_side = longer_side
-        self.scale_jitter = scale_jitter
-        self.horizontal_flip = horizontal_flip
-        self.vertical_flip = vertical_flip
-        self.quarter_turn = quarter_turn
-        self.color_jitter = color_jitter
 
     def plan(self, size: tuple[int, int], generator: torch.Generator) -> Plan:
         """Draws what is to be done with an image of that height and width.
@@ -177,23 +157,13 @@ class TrainTransform:
         All randomness comes from ``generator``, by the same number of draws whatever the settings are.
         """
         draws = torch.rand(10, generator=generator, dtype=torch.float64).tolist()
-        shorter_side = self.shorter_sides[int(draws[0] * len(self.shorter_sides))]
+        sides = self.shorter_side
+        if self.shorter_side_sampling == "range":
+            sides = range(min(sides), max(sides) + 1)
+        shorter_side = sides[int(draws[0] * len(sides))]
         low, high = self.scale_jitter
         brightness, contrast, saturation = (1 + self.color_jitter * (2 * u - 1) for u in draws[4:7])
-        return Plan(
-            size=size,
-            canvas=resized_size(*size, shorter_side=shorter_side, longer_side=self.longer_side),
-            zoom=low * (high / low) ** draws[1],
-            place=(draws[2], draws[3]),
-            colors=(brightness, contrast, saturation),
-            mirrored=draws[7] < self.horizontal_flip,
-            upside_down=draws[8] < self.vertical_flip,
-            turned=draws[9] < self.quarter_turn,
-        )
-
-    def __call__(
-        self, image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, crowd: np.ndarray, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Transforms an image that is at hand and its objects: see :meth:`Plan.apply`."""
-        height, width = image.shape[:2]
-        return self.plan((height, width), generator).apply(image, boxes, labels, crowd)
+        canvas = resized_size(*size, shorter_side=shorter_side, longer_side=self.longer_side)
+        zoom, place, colors = low * (high / low) ** draws[1], (draws[2], draws[3]), (brightness, contrast, saturation)
+        mirrored, upside_down = draws[7] < self.horizontal_flip, draws[8] < self.vertical_flip
+        return Plan(size, canvas, zoom, place, colors, mirrored, upside_down, turned=draws[9] < self.quarter_turn)

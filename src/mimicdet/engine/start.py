@@ -12,7 +12,7 @@ from torch import nn
 
 from mimicdet.config import Settings
 from mimicdet.data.dataset import DetectionDataset
-from mimicdet.data.loader import TrainLoader
+from mimicdet.data.loader import TrainData, TrainLoader
 from mimicdet.data.order import rank_indices
 from mimicdet.data.transform import TrainTransform
 from mimicdet.engine.checkpoint import (
@@ -139,13 +139,10 @@ def start_run(
             clip=settings.optim.clip_grad_norm, count_positives=task.count_positives,
         ),
         loader=TrainLoader(
-            train_data,
-            transform,
-            seed=settings.train.seed,
+            TrainData(train_data, transform, settings.train.seed, reduce_jpeg=settings.data.reduce_jpeg),
             workers=settings.data.workers,
             pin_memory=accelerator.device.type == "cuda",
             divisor=task.detector.divisor,
-            reduce_jpeg=settings.data.reduce_jpeg,
         ),
         log=RunLog(
             accelerator=accelerator, settings=settings, folder=folder, state=state, steps_per_epoch=steps_per_epoch

@@ -1,1 +1,1 @@
-"""Models as one file for other runtimes: ONNX, OpenVINO, torch.export; each compared with eager before it is kept."""
+"""Writes models as one file for other runtimes, ONNX, OpenVINO and torch.export, compared with eager beforehand."""

@@ -54,8 +54,7 @@ class OnnxDetector:
             raise UnusableFileError(f"{file}: there is no such file; name one that `mimicdet export` wrote")
         self._describe(Path(f"{file}.json"))
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3  # errors only
+        options.intra_op_num_threads, options.log_severity_level = threads, 3  # errors only
         try:
             self.session = onnxruntime.InferenceSession(str(file), options, providers=list(providers))
         except Exception as error:  # onnxruntime has many
@@ -71,9 +70,8 @@ class OnnxDetector:
             self.ids = np.array([category["id"] for category in about["categories"]])
             self.names = [category["name"] for category in about["categories"]]
         except FileNotFoundError as error:
-            raise UnusableFileError(
-                f"{beside}: there is no such file, which `mimicdet export` writes; keep the two together"
-            ) from error
+            problem = "there is no such file, which `mimicdet export` writes; keep the two together"
+            raise UnusableFileError(f"{beside}: {problem}") from error
         except (OSError, ValueError, KeyError, TypeError) as error:
             why = f"it lacks {error}" if isinstance(error, KeyError) else _reason(error)
             raise UnusableFileError(f"{beside} is damaged ({why}); export the model again") from error
@@ -95,20 +93,17 @@ class OnnxDetector:
         height, width = pixels.shape[:2]
         found = []
         for left_right, top_bottom in VIEWS[self.inference["flips"]]:
-            view = pixels[:: -1 if top_bottom else 1, :: -1 if left_right else 1]
-            boxes, scores, classes = self._look(view)
+            boxes, scores, classes = self._look(pixels[:: -1 if top_bottom else 1, :: -1 if left_right else 1])
             x1, y1, x2, y2 = boxes.T
-            if left_right:
-                x1, x2 = width - x2, width - x1
-            if top_bottom:
-                y1, y2 = height - y2, height - y1
+            x1, x2 = (width - x2, width - x1) if left_right else (x1, x2)
+            y1, y2 = (height - y2, height - y1) if top_bottom else (y1, y2)
             found.append((np.stack([x1, y1, x2, y2], axis=1), scores, classes))
         boxes, scores, classes = (np.concatenate(parts) for parts in zip(*found, strict=True))
         if len(found) > 1:
             kept = self._suppress(boxes, scores, classes)
             boxes, scores, classes = boxes[kept], scores[kept], classes[kept]
-        names = [self.names[k] for k in classes]
-        return {"boxes": boxes, "scores": scores, "labels": self.ids[classes], "names": names}
+        labels, names = self.ids[classes], [self.names[k] for k in classes]
+        return {"boxes": boxes, "scores": scores, "labels": labels, "names": names}
 
     def _look(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns boxes (N, 4) in pixels of the image, scores and class indices (N,), of one view."""
@@ -117,14 +112,13 @@ class OnnxDetector:
         boxes, scores = (output[0] for output in outputs[:2])  # (R, 4); (R,) with suppression, else (R, K)
         if self.has_suppression:
             classes = outputs[2][0]
-            found = classes >= 0
-            boxes, scores, classes = boxes[found], scores[found], classes[found]
+            kept = np.flatnonzero(classes >= 0).tolist()
         else:
             has_area = (boxes[:, 2:] > boxes[:, :2]).all(1)
             row, classes = np.nonzero((scores > self.inference["score_threshold"]) & has_area[:, None])
             boxes, scores = boxes[row], scores[row, classes]
             kept = self._suppress(boxes, scores, classes)
-            boxes, scores, classes = boxes[kept], scores[kept], classes[kept]
+        boxes, scores, classes = boxes[kept], scores[kept], classes[kept]
         height, width = pixels.shape[:2]
         limit = np.array([width, height, width, height])
         return np.clip(boxes.astype(np.float64) * (limit / sizes[0, [1, 0, 1, 0]]), 0, limit), scores, classes
@@ -160,22 +154,17 @@ def _pixels(image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
             raise ValueError(f"an array must be (h, w, 3) uint8, not {image.shape} {image.dtype}")
         return image
     if isinstance(image, Image.Image):
-        return _upright(image)
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     try:
         with Image.open(image) as opened:
-            return _upright(opened)
+            return _pixels(opened)
     except Exception as error:  # whatever a damaged file provokes in Pillow
         raise UnusableFileError(f"{image} cannot be read ({_reason(error)}); name a photograph") from error
 
 
-def _upright(image: Image.Image) -> np.ndarray:
-    return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-
-
 def _reason(error: Exception) -> str:
     """Returns one line that says what went wrong."""
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return str(text).splitlines()[0]
+    return str(getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
 
 
 def _iou(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
@@ -191,20 +180,15 @@ def main(arguments: list[str]) -> int:
         print(__doc__)
         return 2
     try:
-        return run(arguments)
+        detector = OnnxDetector(arguments[0])
+        for file in arguments[1:]:
+            found = detector(file)
+            boxes, scores = found["boxes"].round(2).tolist(), found["scores"].round(4).tolist()
+            labels, names = found["labels"].tolist(), found["names"]
+            print(json.dumps({"file": file, "boxes": boxes, "scores": scores, "labels": labels, "names": names}))
     except UnusableFileError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-
-
-def run(arguments: list[str]) -> int:
-    """Prints what is found in each photograph; the model comes first."""
-    detector = OnnxDetector(arguments[0])
-    for file in arguments[1:]:
-        found = detector(file)
-        boxes, scores = found["boxes"].round(2).tolist(), found["scores"].round(4).tolist()
-        labels, names = found["labels"].tolist(), found["names"]
-        print(json.dumps({"file": file, "boxes": boxes, "scores": scores, "labels": labels, "names": names}))
     return 0
 
 

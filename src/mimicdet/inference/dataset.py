@@ -18,7 +18,7 @@ from tqdm import tqdm
 from mimicdet.config import InferenceSettings
 from mimicdet.data.batch import Batch
 from mimicdet.data.dataset import DetectionDataset, ImageRecord
-from mimicdet.data.loader import eval_loader
+from mimicdet.data.loader import EvalLoader
 from mimicdet.data.tiles import Tiles, merge_tile_detections
 from mimicdet.errors import UserError
 from mimicdet.inference.coco_metrics import COCO_LIMITS, Metrics, coco_metrics
@@ -98,7 +98,7 @@ def detect_dataset(
         UserError: an image cannot be read, or the batch does not fit into memory; on every process alike.
     """
     rank, world_size = _rank_and_world_size()
-    loader = eval_loader(
+    loader = EvalLoader(
         dataset,
         shorter_side=inference.shorter_side,
         longer_side=inference.longer_side,

@@ -22,7 +22,7 @@ from mimicdet.data.dataset import Category
 from mimicdet.data.tiles import merge_tile_detections, tile_windows
 from mimicdet.data.transform import resize_for_inference
 from mimicdet.errors import UserError
-from mimicdet.export.description import SUFFIXES
+from mimicdet.export.exported_file import SUFFIXES
 from mimicdet.inference.decode import Detections
 from mimicdet.inference.detect import to_original_pixels
 from mimicdet.inference.folded import FoldedModel, move_to

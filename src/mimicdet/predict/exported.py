@@ -12,9 +12,8 @@ from torch import Tensor
 from mimicdet.config import InferenceSettings
 from mimicdet.data.batch import Batch
 from mimicdet.errors import UserError
-from mimicdet.export.description import ExportDescription, read_export_description
+from mimicdet.export.exported_file import ExportDescription, Run, load, read_export_description
 from mimicdet.export.network import NO_LABEL
-from mimicdet.export.runtimes import Run, load
 from mimicdet.inference.decode import Detections, detections_of_image
 from mimicdet.inference.detect import memory_errors_explained
 from mimicdet.inference.flips import detect_in_views

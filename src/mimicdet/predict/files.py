@@ -18,8 +18,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from mimicdet.data.categories import match_classes
-from mimicdet.data.dataset import Category, DetectionDataset, ImageRecord
+from mimicdet.data.dataset import Category, DetectionDataset, ImageRecord, match_classes
 from mimicdet.data.decode import IMAGE_SUFFIXES, list_images, read_image
 from mimicdet.errors import UserError
 from mimicdet.files import make_folder, replace_file

@@ -1,5 +1,6 @@
-"""Readers of COCO JSON, PASCAL VOC XML and YOLO txt + YAML.
+"""Reads and writes COCO JSON, PASCAL VOC XML and YOLO txt + YAML.
 
-Each has `find`, which says where a folder's splits lie, and `read`, which collects raw records and logs faulty ones.
-`mimicdet.data.splits` tells the formats apart and is the way in; `mimicdet.data.write` has the writers.
+Each module has `find`, which says where a folder's splits lie, `read`, which collects raw records and logs faulty ones,
+`write`, which writes the annotations of all splits into a folder, and `IMAGES`, where the images of a split lie in it.
+The ways in are `mimicdet.data.splits`, which tells the formats apart, and `mimicdet.data.convert`.
 """

@@ -1,4 +1,4 @@
-"""COCO: one JSON file a split, with `images`, `annotations` and `categories`.
+"""Reads and writes COCO: one JSON file a split, with `images`, `annotations` and `categories`.
 
 Layouts found in a folder DIR (a path to one JSON file works as well):
 
@@ -12,21 +12,20 @@ Read from a record: `id`, `file_name`, `width`, `height`; `image_id`, `category_
 ordered by id.
 """
 
-from __future__ import annotations
-
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mimicdet.data.dataset import Category
+from mimicdet.data.dataset import Category, DetectionDataset
 from mimicdet.data.decode import find_image
 from mimicdet.data.faults import FaultKind, FaultLog
 from mimicdet.data.raw import RawImage, RawSplit, Source, clean_name, read_text
 from mimicdet.data.split_names import name_splits, split_word
 from mimicdet.errors import UserError
 
+IMAGES = "{split}"
 _NUMBERS = frozenset((int, float))  # by exact type: JSON's true is a bool, and no number
 
 
@@ -34,13 +33,13 @@ def find(path: Path) -> dict[str, Source] | None:
     """Returns the COCO splits at a path, or None if it does not look like COCO. It looks at names only."""
     if path.is_file():
         return _sources(path.parent, _single(path)) if path.suffix.lower() == ".json" else None
-    top = _json_files(path)
-    inner = _json_files(path / "annotations")
+    top, inner = _json_files(path), _json_files(path / "annotations")
     for files in (top, inner):
         if named := name_splits((file.stem, file) for file in files):
             return _sources(path, named)
-    beside = {folder.name: _json_files(folder) for folder in _folders(path) if split_word(folder.name)}
-    if named := name_splits((name, files[0]) for name, files in beside.items() if len(files) == 1):
+    folders = sorted(folder for folder in path.iterdir() if folder.is_dir() and split_word(folder.name))
+    beside = [(folder.name, _json_files(folder)) for folder in folders]
+    if named := name_splits((name, files[0]) for name, files in beside if len(files) == 1):
         return _sources(path, named)
     for files in (top, inner):
         if len(files) == 1:
@@ -54,10 +53,7 @@ def _single(file: Path) -> dict[str, Path]:
 
 
 def _sources(root: Path, files: dict[str, Path]) -> dict[str, Source]:
-    return {
-        split: Source("coco", root, split, annotations=file, images=_image_folders(file, split))
-        for split, file in files.items()
-    }
+    return {split: Source("coco", root, split, file, _image_folders(file, split)) for split, file in files.items()}
 
 
 def _image_folders(file: Path, split: str) -> tuple[Path, ...]:
@@ -65,22 +61,17 @@ def _image_folders(file: Path, split: str) -> tuple[Path, ...]:
     home = file.parent
     homes = (home, home.parent) if home.name.lower() == "annotations" else (home,)
     names = dict.fromkeys((file.stem.removeprefix("instances_"), file.stem, split))
-    folders: list[Path] = []
-    for base in homes:
-        for name in names:
-            folders += [base / name / "images", base / name, base / "images" / name]
-        folders += [base / "images", base]
-    return tuple(folder for folder in dict.fromkeys(folders) if folder.is_dir())
+    places = [place for name in names for place in (f"{name}/images", name, f"images/{name}")] + ["images", "."]
+    folders = dict.fromkeys(base / place for base in homes for place in places)
+    return tuple(folder for folder in folders if folder.is_dir())
 
 
 def read(source: Source, log: FaultLog) -> RawSplit:
     """Reads the split's records. Faulty ones go into ``log``; UserError when the file as a whole cannot be read."""
-    file = source.annotations
-    document = _load(file)
-    raw = RawSplit(source, _categories(file, document["categories"]))
-    labels = {category.id: label for label, category in enumerate(raw.categories)}
+    document = _load(source.annotations)
+    raw = RawSplit(source, _categories(source.annotations, document["categories"]))
     rows = _read_images(raw, document["images"], log)
-    _read_annotations(raw, document["annotations"], rows, labels, log)
+    _read_annotations(raw, document["annotations"], rows, log)
     return raw
 
 
@@ -88,19 +79,16 @@ def _load(file: Path) -> dict[str, Any]:
     try:
         document = json.loads(read_text(file))
     except json.JSONDecodeError as error:
-        raise UserError(
-            f"{file}: is not valid JSON ({error.msg}, line {error.lineno} column {error.colno}); "
-            "write it again, or restore a complete copy"
-        ) from None
+        problem = f"is not valid JSON ({error.msg}, line {error.lineno} column {error.colno})"
+        raise UserError(f"{file}: {problem}; write it again, or restore a complete copy") from None
     except ValueError as error:  # a whole number with thousands of digits
         raise UserError(f"{file}: is not usable JSON ({error}); correct it") from None
     except RecursionError:
         raise UserError(f"{file}: is nested too deeply to be COCO JSON; check that it is the right file") from None
     if isinstance(document, list):
-        raise UserError(
-            f"{file}: holds a list, not COCO ground truth (images, annotations, categories); detection results "
-            "cannot stand in for annotations, give the annotation file"
-        )
+        problem = "holds a list, not COCO ground truth (images, annotations, categories)"
+        way_out = "detection results cannot stand in for annotations, give the annotation file"
+        raise UserError(f"{file}: {problem}; {way_out}")
     for key in ("images", "annotations", "categories"):
         if not isinstance(document, dict) or not isinstance(document.get(key), list):
             raise UserError(f"{file}: has no list {key!r}, which COCO annotations need; add it, or give the right file")
@@ -131,10 +119,9 @@ def _read_images(raw: RawSplit, entries: list[Any], log: FaultLog) -> dict[int, 
     rows: dict[int, int | None] = {}
     names: dict[str, int] = {}
     for position, entry in enumerate(entries):
-        item = f"images[{position}]"
         number = _integer(entry.get("id")) if isinstance(entry, dict) else None
         if number is None:
-            log.add(FaultKind.BROKEN_RECORD, file, item, "needs a whole number `id`; add one")
+            log.add(FaultKind.BROKEN_RECORD, file, f"images[{position}]", "needs a whole number `id`; add one")
             continue
         item = f"image {number}"
         if number in rows:
@@ -153,8 +140,8 @@ def _read_images(raw: RawSplit, entries: list[Any], log: FaultLog) -> dict[int, 
             continue
         found = find_image(name, folders)
         if found is None:
-            where = ", ".join(map(str, folders))
-            problem = f"there is no such file in {where}; put it there, correct `file_name`, or remove the image"
+            problem = f"there is no such file in {', '.join(map(str, folders))}; "
+            problem += "put it there, correct `file_name`, or remove the image"
             log.add(FaultKind.MISSING_IMAGE, file, item, problem)
             continue
         if name in names:
@@ -166,11 +153,9 @@ def _read_images(raw: RawSplit, entries: list[Any], log: FaultLog) -> dict[int, 
     return rows
 
 
-def _read_annotations(
-    raw: RawSplit, entries: list[Any], rows: dict[int, int | None], labels: dict[int, int], log: FaultLog
-) -> None:
-    file = raw.source.annotations
-    seen: set[Any] = set()
+def _read_annotations(raw: RawSplit, entries: list[Any], rows: dict[int, int | None], log: FaultLog) -> None:
+    file, seen = raw.source.annotations, set[Any]()
+    labels = {category.id: label for label, category in enumerate(raw.categories)}
     for position, entry in enumerate(entries):
         item = f"annotations[{position}]"
         if not isinstance(entry, dict):
@@ -193,7 +178,8 @@ def _read_annotations(
             problem = f"image_id {image_id} is not among `images`; correct it, or remove the annotation"
             log.add(FaultKind.UNKNOWN_IMAGE, file, item, problem)
         elif category_id not in labels:
-            problem = f"category_id {category_id} is not among the categories ({_listing(labels)})"
+            known = ", ".join(map(str, list(labels)[:10])) + (", ..." if len(labels) > 10 else "")
+            problem = f"category_id {category_id} is not among the categories ({known})"
             log.add(FaultKind.UNKNOWN_CATEGORY, file, item, f"{problem}; correct it, or add the category")
         elif box is None:
             problem = "needs a `bbox` of four numbers [x, y, width, height]; correct it, or remove the annotation"
@@ -236,14 +222,12 @@ def _integer(value: Any) -> int | None:
     return int(value) if isinstance(value, float) and value.is_integer() else None
 
 
-def _listing(values: Iterable[int]) -> str:
-    numbers = list(values)
-    return ", ".join(map(str, numbers[:10])) + (", ..." if len(numbers) > 10 else "")
-
-
 def _json_files(folder: Path) -> list[Path]:
     return sorted(f for f in folder.glob("*.json") if f.is_file() and f.name[0] != ".") if folder.is_dir() else []
 
 
-def _folders(path: Path) -> list[Path]:
-    return sorted(folder for folder in path.iterdir() if folder.is_dir())
+def write(out: Path, datasets: Mapping[str, DetectionDataset]) -> None:
+    """Writes ``out/train.json`` and so on; category and image ids, areas and crowd are kept."""
+    for split, dataset in datasets.items():
+        text = json.dumps(dataset.to_coco(), ensure_ascii=False, allow_nan=False)
+        (out / f"{split}.json").write_text(text + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""PASCAL VOC: one XML file an image.
+"""Reads and writes PASCAL VOC: one XML file an image.
 
 Layouts found in a folder DIR:
 
@@ -22,26 +22,24 @@ Rules:
 XML is parsed by defusedxml, which refuses entity declarations.
 """
 
-from __future__ import annotations
-
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from xml.etree.ElementTree import ParseError
+from xml.etree import ElementTree
 
 import defusedxml.ElementTree
-from defusedxml import DefusedXmlException
 
-from mimicdet.data.categories import did_you_mean
-from mimicdet.data.dataset import Category
+from mimicdet.data.dataset import Category, DetectionDataset, ImageRecord, did_you_mean
 from mimicdet.data.decode import IMAGE_SUFFIXES, find_image
 from mimicdet.data.faults import FaultKind, FaultLog
 from mimicdet.data.raw import RawImage, RawSplit, Source, SplitSources, clean_name, first_repeated, read_text
 from mimicdet.data.split_names import name_splits, split_word
 from mimicdet.errors import UserError
 
+IMAGES = "JPEGImages"
 CLASS_FILES = ("classes.txt", "labels.txt")
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 def find(path: Path) -> dict[str, Source] | None:
@@ -51,24 +49,14 @@ def find(path: Path) -> dict[str, Source] | None:
     if inner := _annotation_folder(path):
         images = _image_folders(path, inner)
         lists = sorted((path / "ImageSets" / "Main").glob("*.txt"))
-        named = name_splits((file.stem, file) for file in lists)
+        named: dict[str, Path | None] = {**name_splits((file.stem, file) for file in lists)}
         if not named:
-            named = {"train": lists[0]} if len(lists) == 1 else {file.stem: file for file in lists}
-        if named:
-            return {name: Source("voc", path, name, inner, images, file) for name, file in named.items()}
-        return {"train": Source("voc", path, "train", inner, images)}
-    beside: list[tuple[str, tuple[Path, Path]]] = []
-    for folder in sorted(path.iterdir()):
-        if folder.is_dir() and split_word(folder.name):
-            inner = _annotation_folder(folder) or (folder if _has_xml(folder) else None)
-            if inner:
-                beside.append((folder.name, (folder, inner)))
-    if beside:
-        return {
-            name: Source("voc", path, name, inner, _image_folders(folder, inner))
-            for name, (folder, inner) in name_splits(beside).items()
-        }
-    return {"train": Source("voc", path, "train", path, _image_folders(path, path))} if _has_xml(path) else None
+            named = {"train": lists[0] if lists else None} if len(lists) < 2 else {file.stem: file for file in lists}
+        return {name: Source("voc", path, name, inner, images, file) for name, file in named.items()}
+    folders = (folder for folder in sorted(path.iterdir()) if folder.is_dir() and split_word(folder.name))
+    found = [(f.name, (f, inner)) for f in folders if (inner := _annotation_folder(f) or (f if _has_xml(f) else None))]
+    beside = name_splits(found) if found else {"train": (path, path)} if _has_xml(path) else {}
+    return {n: Source("voc", path, n, inner, _image_folders(f, inner)) for n, (f, inner) in beside.items()} or None
 
 
 def _annotation_folder(path: Path) -> Path | None:
@@ -102,9 +90,9 @@ def read(sources: SplitSources, split: str, log: FaultLog, *, one_based: bool) -
         name = (root.findtext("filename") or "").strip()
         image = (find_image(name, source.images) if name else None) or by_stem.get(file.stem)
         if image is None:
-            problem = f"its image ({name or file.stem}) is in none of "
-            problem += ", ".join(map(str, source.images)) + "; put it there, correct <filename>, or remove the file"
-            log.add(FaultKind.MISSING_IMAGE, file, "", problem)
+            problem = f"its image ({name or file.stem}) is in none of {', '.join(map(str, source.images))}"
+            way_out = "put it there, correct <filename>, or remove the file"
+            log.add(FaultKind.MISSING_IMAGE, file, "", f"{problem}; {way_out}")
             continue
         if image in owners:
             problem = f"{owners[image]} describes the same image {image.name}"
@@ -124,7 +112,7 @@ def read(sources: SplitSources, split: str, log: FaultLog, *, one_based: bool) -
 def _read_object(raw: RawSplit, element: Any, item: str, origin: str, one_based: bool, log: FaultLog) -> None:
     """Appends an object of the last image, if it is whole; ``origin`` is where the classes come from."""
     file, name = raw.images[-1].annotations, _object_name(element)
-    corners = [_number(element, f"bndbox/{tag}") for tag in ("xmin", "ymin", "xmax", "ymax")]
+    corners = [_number(element, f"bndbox/{tag}") for tag in _CORNERS]
     difficult = (element.findtext("difficult") or "0").strip()
     if not name or None in corners or difficult not in ("0", "1"):
         problem = "needs a <name>, a <bndbox> of numbers xmin, ymin, xmax, ymax, and <difficult> 0, 1 or none"
@@ -151,12 +139,11 @@ def _categories(sources: SplitSources) -> tuple[tuple[Category, ...], str]:
                 raise UserError(f"{file}: class {twice!r} is listed twice; list each once")
             if not names:
                 raise UserError(f"{file}: lists no classes; write one a line, or remove the file")
-            return _numbered(names), str(file)
+            return tuple(Category(number, name) for number, name in enumerate(names, start=1)), str(file)
     words = {split: (split_word(split) or ("",))[0] for split in sources.splits}
     wanted = next((w for w in (("train", "training"), ("trainval",)) if set(w) & set(words.values())), None)
     chosen = [split for split, word in words.items() if wanted is None or word in wanted]
-    used: set[str] = set()
-    parsed = 0
+    used, parsed = set[str](), 0
     for file in (file for split in chosen for file in _xml_files(sources.splits[split], FaultLog())):
         try:
             used.update(_object_name(element) for element in _parse(file).findall("object"))
@@ -165,15 +152,10 @@ def _categories(sources: SplitSources) -> tuple[tuple[Category, ...], str]:
             continue  # reported when the split itself is read
     used.discard("")
     if parsed and not used:  # no file at all, or only broken ones, are faults of the split itself
-        raise UserError(
-            f"{sources.splits[chosen[0]].annotations}: no object has a name, so the classes are unknown; list them in "
-            f"{sources.root / CLASS_FILES[0]}"
-        )
-    return _numbered(sorted(used)), "split " + ", ".join(chosen)
-
-
-def _numbered(names: list[str]) -> tuple[Category, ...]:
-    return tuple(Category(number, name) for number, name in enumerate(names, start=1))
+        problem = f"no object has a name, so the classes are unknown; list them in {sources.root / CLASS_FILES[0]}"
+        raise UserError(f"{sources.splits[chosen[0]].annotations}: {problem}")
+    categories = tuple(Category(number, name) for number, name in enumerate(sorted(used), start=1))
+    return categories, "split " + ", ".join(chosen)
 
 
 def _xml_files(source: Source, log: FaultLog) -> Iterator[Path]:
@@ -183,8 +165,7 @@ def _xml_files(source: Source, log: FaultLog) -> Iterator[Path]:
         return
     seen: set[str] = set()
     for number, line in enumerate(read_text(source.listing).splitlines(), start=1):
-        entry = line.strip()
-        if not entry:
+        if not (entry := line.strip()):
             continue
         # Lists of one class end in -1, 0 or 1; some tools list the image's file name.
         spellings = (entry, os.path.splitext(entry)[0], entry.split()[0])
@@ -204,19 +185,18 @@ def _parse(file: Path) -> Any:
     """Returns the <annotation> element of an XML file."""
     try:
         root = defusedxml.ElementTree.parse(file).getroot()
-    except DefusedXmlException:
-        raise UserError(
-            f"{file}: declares XML entities, which can be used for attacks and are refused; remove the declarations"
-        ) from None
-    except ParseError as error:
-        raise UserError(f"{file}: is not valid XML ({error}); correct it, or restore a complete copy") from None
+        if root is not None and root.tag == "annotation":
+            return root
+        problem = "is not a PASCAL VOC annotation (its root is not <annotation>); remove it from here"
+    except defusedxml.DefusedXmlException:
+        problem = "declares XML entities, which can be used for attacks and are refused; remove the declarations"
+    except ElementTree.ParseError as error:
+        problem = f"is not valid XML ({error}); correct it, or restore a complete copy"
     except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror}); check its permissions") from None
+        problem = f"cannot be read ({error.strerror}); check its permissions"
     except (LookupError, ValueError) as error:  # unknown or wrong encodings
-        raise UserError(f"{file}: is not readable XML ({error}); save it as UTF-8") from None
-    if root is None or root.tag != "annotation":
-        raise UserError(f"{file}: is not a PASCAL VOC annotation (its root is not <annotation>); remove it from here")
-    return root
+        problem = f"is not readable XML ({error}); save it as UTF-8"
+    raise UserError(f"{file}: {problem}")
 
 
 def _recorded_size(root: Any) -> tuple[int, int] | None:
@@ -245,3 +225,38 @@ def _images_by_stem(folders: tuple[Path, ...]) -> dict[str, Path]:
             if suffix.lower() in IMAGE_SUFFIXES:
                 found.setdefault(stem, folder / name)
     return found
+
+
+def write(out: Path, datasets: Mapping[str, DetectionDataset]) -> None:
+    """Writes ``out/Annotations/*.xml``, ``out/ImageSets/Main/train.txt`` and so on, and ``out/classes.txt``.
+
+    Coordinates count pixels from 0, and crowd is marked as difficult.
+    """
+    annotations, lists = out / "Annotations", out / "ImageSets" / "Main"
+    annotations.mkdir()
+    lists.mkdir(parents=True)
+    for split, dataset in datasets.items():
+        for record in dataset.images:
+            _tree(record, dataset.class_names).write(annotations / f"{record.file.stem}.xml", encoding="utf-8")
+        stems = "".join(f"{record.file.stem}\n" for record in dataset.images)
+        (lists / f"{split}.txt").write_text(stems, encoding="utf-8")
+    names = next(iter(datasets.values())).class_names
+    (out / "classes.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+
+
+def _tree(record: ImageRecord, names: tuple[str, ...]) -> ElementTree.ElementTree:
+    root = ElementTree.Element("annotation")
+
+    def put(parent: ElementTree.Element, **texts: object) -> None:
+        for tag, text in texts.items():
+            ElementTree.SubElement(parent, tag).text = str(text)
+
+    put(root, folder=IMAGES, filename=record.file)
+    put(ElementTree.SubElement(root, "size"), width=record.width, height=record.height, depth=3)
+    for box, label, crowd, _ in record.objects():
+        element = ElementTree.SubElement(root, "object")
+        put(element, name=names[label], difficult=int(crowd))
+        corners = [int(value) if value.is_integer() else value for value in box]  # many readers know whole numbers only
+        put(ElementTree.SubElement(element, "bndbox"), **dict(zip(_CORNERS, corners, strict=True)))
+    ElementTree.indent(root)
+    return ElementTree.ElementTree(root)

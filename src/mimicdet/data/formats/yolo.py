@@ -1,4 +1,4 @@
-"""YOLO: one text file an image, `class cx cy w h` a line as fractions of the image's sides, and one YAML file.
+"""Reads and writes YOLO: a text file an image, `class cx cy w h` a line as fractions of its sides, and one YAML file.
 
 Layouts found in a folder DIR (a path to the YAML file works as well): DIR/data.yaml, or the only *.yaml with
 `names` and splits. `names` is a list, or a mapping from 0..K-1; class ids are 0..K-1 in that order. `train`, `val`,
@@ -10,30 +10,28 @@ named `images` becomes `labels`. Failing that, they are beside the image. An ima
 objects. A line of more numbers, `class x1 y1 x2 y2 x3 y3 ...`, is a polygon; its bounding box is used.
 """
 
-from __future__ import annotations
-
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from mimicdet.data.dataset import Category
+from mimicdet.data.dataset import Category, DetectionDataset, ImageRecord
 from mimicdet.data.decode import list_images
 from mimicdet.data.faults import FaultKind, FaultLog
 from mimicdet.data.raw import RawImage, RawSplit, Source, clean_name, first_repeated, read_text
 from mimicdet.data.split_names import name_splits
 from mimicdet.errors import UserError
 
+IMAGES = "images/{split}"
+
 
 def find(path: Path) -> dict[str, Source] | None:
     """Returns the YOLO splits at a path, or None if it does not look like YOLO. It reads the YAML file only."""
     if path.is_file():
-        if path.suffix.lower() not in (".yaml", ".yml"):
-            return None
-        return _sources(path, _load(path))
+        return _sources(path, _load(path)) if path.suffix.lower() in (".yaml", ".yml") else None
     files = sorted(file for pattern in ("*.yaml", "*.yml") for file in path.glob(pattern) if file.is_file())
     files = [file for file in files if file.stem == "data"] or files
     candidates = [(file, _load(file)) for file in files if "names" in read_text(file)]
@@ -53,9 +51,8 @@ def _load(file: Path) -> dict[Any, Any]:
         problem = getattr(error, "problem", None) or "it cannot be parsed"
         raise UserError(f"{file}: is not valid YAML ({problem}{where}); correct it") from None
     except RecursionError:
-        raise UserError(
-            f"{file}: is nested too deeply to describe a data set; check that it is the right file"
-        ) from None
+        problem = "is nested too deeply to describe a data set; check that it is the right file"
+        raise UserError(f"{file}: {problem}") from None
     return document if isinstance(document, dict) else {}
 
 
@@ -67,8 +64,7 @@ def _sources(file: Path, document: dict[Any, Any]) -> dict[str, Source]:
     splits = _splits(document)
     if "names" not in document or not splits:
         raise UserError(f"{file}: does not describe a YOLO data set; it needs `names` and at least `train` or `val`")
-    home = file.parent
-    path = document.get("path")
+    home, path = file.parent, document.get("path")
     root = Path(os.path.normpath(home / str(path))) if path is not None else home
     root = root if root.is_dir() else home
     sources = {}
@@ -83,8 +79,7 @@ def _sources(file: Path, document: dict[Any, Any]) -> dict[str, Source]:
 
 def _resolve(entry: str, bases: tuple[Path, ...]) -> Path:
     """Returns an entry's path; where it exists nowhere, the path it should have had."""
-    # Roboflow writes ../train/images for the train/images beside its data.yaml.
-    spellings = (entry, entry.removeprefix("../"))
+    spellings = (entry, entry.removeprefix("../"))  # Roboflow's ../train/images lies beside its data.yaml
     paths = [Path(os.path.normpath(base / spelling)) for spelling in spellings for base in bases]
     return next((path for path in paths if path.exists()), paths[0])
 
@@ -92,8 +87,7 @@ def _resolve(entry: str, bases: tuple[Path, ...]) -> Path:
 def read(source: Source, log: FaultLog) -> RawSplit:
     """Reads the split's records. Faulty ones go into ``log``; UserError when names or the splits' folders are wrong."""
     raw = RawSplit(source, _categories(source.annotations), fractions=True)
-    labelled = 0
-    seen: set[Path] = set()
+    labelled, seen = 0, set[Path]()
     folders: dict[Path, set[str]] = {}  # label folders apart from the images', and the label files expected in them
     for image, listing, item in _image_files(source, log):
         if image in seen:
@@ -148,12 +142,10 @@ def _image_files(source: Source, log: FaultLog) -> Iterator[tuple[Path, Path, st
     """Yields the split's images, each with the folder or list it comes from and the item there."""
     for entry in source.images:
         if entry.is_dir():
-            for image in list_images(entry):
-                yield image, entry, ""
+            yield from ((image, entry, "") for image in list_images(entry))
         elif entry.is_file() and entry.suffix.lower() == ".txt":
             for number, line in enumerate(read_text(entry).splitlines(), start=1):
-                name = line.strip()
-                if not name:
+                if not (name := line.strip()):
                     continue
                 paths = [Path(os.path.normpath(base / name)) for base in (entry.parent, source.root)]
                 image = next((path for path in paths if path.is_file()), paths[0])
@@ -163,20 +155,16 @@ def _image_files(source: Source, log: FaultLog) -> Iterator[tuple[Path, Path, st
                     problem = f"there is no image {image}; restore it, or remove the line"
                     log.add(FaultKind.MISSING_IMAGE, entry, f"line {number}", problem)
         else:
-            raise UserError(
-                f"{source.annotations}: `{source.split}` names {entry}, which is no folder and no .txt list of images; "
-                "correct it, or the `path` above it"
-            )
+            problem = f"`{source.split}` names {entry}, which is no folder and no .txt list of images"
+            raise UserError(f"{source.annotations}: {problem}; correct it, or the `path` above it")
 
 
 def _label_file(image: Path, root: Path) -> Path:
     """Returns the file where the image's labels belong. Folders above the data set's root are not looked at."""
     parts = list(image.parts)
     above = len(root.parts) if image.is_relative_to(root) else 0
-    for i in reversed(range(above, len(parts) - 1)):
-        if parts[i] == "images":
-            parts[i] = "labels"
-            break
+    if last := [i for i in range(above, len(parts) - 1) if parts[i] == "images"]:
+        parts[last[-1]] = "labels"
     return Path(*parts).with_suffix(".txt")
 
 
@@ -204,20 +192,40 @@ def _read_labels(raw: RawSplit, file: Path, log: FaultLog) -> None:
             problem = f"class {first:g} is not one of 0..{classes - 1}, which {raw.source.annotations} names"
             log.add(FaultKind.UNKNOWN_CATEGORY, file, item, f"{problem}; correct it, or add its name there")
         else:
-            if len(values) == 4:
-                box = _corners(*values)
-            else:
-                box = _bounds(values)
+            if len(values) > 4:
                 log.add(FaultKind.POLYGON, file, item, "is a polygon, of which the bounding box is used")
-            raw.add(len(raw.images) - 1, box, int(first), item)
+            raw.add(len(raw.images) - 1, _corners(values), int(first), item)
 
 
-def _corners(cx: float, cy: float, width: float, height: float) -> tuple[float, float, float, float]:
-    return cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2
-
-
-def _bounds(values: list[float]) -> tuple[float, float, float, float]:
+def _corners(values: list[float]) -> tuple[float, float, float, float]:
+    """Returns x1 y1 x2 y2 of a box cx cy w h, or of a polygon of more numbers."""
+    if len(values) == 4:
+        cx, cy, width, height = values
+        return cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2
     if not all(map(math.isfinite, values)):
         return math.nan, math.nan, math.nan, math.nan
     xs, ys = values[0::2], values[1::2]
     return min(xs), min(ys), max(xs), max(ys)
+
+
+def write(out: Path, datasets: Mapping[str, DetectionDataset]) -> None:
+    """Writes ``out/labels/train/*.txt`` and so on, and ``out/data.yaml``; boxes are fractions of the image's sides."""
+    for split, dataset in datasets.items():
+        folder = out / "labels" / split
+        folder.mkdir(parents=True)
+        for record in dataset.images:
+            (folder / f"{record.file.stem}.txt").write_text(_lines(record), encoding="utf-8")
+    names = next(iter(datasets.values())).class_names
+    document = {split: IMAGES.format(split=split) for split in datasets} | {"names": dict(enumerate(names))}
+    (out / "data.yaml").write_text(yaml.safe_dump(document, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def _lines(record: ImageRecord) -> str:
+    """Returns a line for each object but crowd, which has no place in YOLO."""
+    height, width = record.size
+    rows = [
+        (label, (x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height)
+        for (x1, y1, x2, y2), label, crowd, _ in record.objects()
+        if not crowd
+    ]
+    return "".join(" ".join(map(str, row)) + "\n" for row in rows)

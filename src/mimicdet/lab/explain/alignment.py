@@ -15,8 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mimicdet.data.batch import pad_to_batch
-from mimicdet.data.categories import match_classes
-from mimicdet.data.dataset import DetectionDataset, ImageRecord
+from mimicdet.data.dataset import DetectionDataset, ImageRecord, match_classes
 from mimicdet.data.decode import read_image
 from mimicdet.data.transform import resize_for_inference
 from mimicdet.errors import UserError

@@ -18,8 +18,7 @@ from torch import Tensor
 
 from mimicdet.config import InferenceSettings
 from mimicdet.data.batch import Batch
-from mimicdet.data.categories import match_classes
-from mimicdet.data.dataset import Category, DetectionDataset
+from mimicdet.data.dataset import Category, DetectionDataset, match_classes
 from mimicdet.files import make_folder, replace_file
 from mimicdet.inference.coco_metrics import Metrics, coco_metrics
 from mimicdet.inference.dataset import FunctionRunner, detect_dataset, evaluation_mode

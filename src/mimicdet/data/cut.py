@@ -5,8 +5,6 @@ Prediction needs nothing cut on disk: see the ``tile`` option of ``mimicdet.pred
 M objects of an image.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,13 +15,29 @@ from tqdm import tqdm
 
 from mimicdet.data.dataset import DetectionDataset, ImageRecord
 from mimicdet.data.decode import read_image
+from mimicdet.data.formats import coco
 from mimicdet.data.tiles import Window, tile_windows
-from mimicdet.data.write import coco
 from mimicdet.errors import UserError
 from mimicdet.files import new_folder
 
 VISIBLE = 0.5
 """An object counts in every tile that shows at least this share of it."""
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Counts the objects of a split that cutting damages, crowd apart."""
+
+    before: int
+    lost: int = 0  # no tile shows VISIBLE of them: they are nowhere more than crowd
+    in_parts: int = 0  # some tile shows VISIBLE of them, none the whole: they shrink to what is seen
+
+    def sentence(self) -> str:
+        """Returns the numbers and the way out as a sentence."""
+        lost = f"{self.lost} are lost, since no tile shows half of them" if self.lost else ""
+        in_parts = f"{self.in_parts} are cut in every tile and shrink to a part" if self.in_parts else ""
+        numbers = ", and ".join(filter(None, (lost, in_parts)))
+        return f"of {self.before} objects {numbers}; a larger --tile or --overlap keeps more"
 
 
 @dataclass(frozen=True)
@@ -45,27 +59,6 @@ class Cut:
         return lines
 
 
-@dataclass(frozen=True)
-class Damage:
-    """Counts the objects of a split that cutting damages, crowd apart."""
-
-    before: int
-    lost: int = 0  # no tile shows VISIBLE of them: they are nowhere more than crowd
-    in_parts: int = 0  # some tile shows VISIBLE of them, none the whole: they shrink to what is seen
-
-    def __add__(self, other: Damage) -> Damage:
-        return Damage(self.before + other.before, self.lost + other.lost, self.in_parts + other.in_parts)
-
-    def sentence(self) -> str:
-        """Returns the numbers and the way out as a sentence."""
-        found = [
-            f"{self.lost} are lost, since no tile shows half of them" if self.lost else "",
-            f"{self.in_parts} are cut in every tile and shrink to a part" if self.in_parts else "",
-        ]
-        numbers = ", and ".join(filter(None, found))
-        return f"of {self.before} objects {numbers}; a larger --tile or --overlap keeps more"
-
-
 def cut_datasets(
     datasets: Mapping[str, DetectionDataset],
     out: str | Path,
@@ -84,7 +77,6 @@ def cut_datasets(
         overlap: share of the side that neighbours have in common at least, 0 to below 1.
         hold_back: so many pixels at the end of the longer side of each image of the split ``train`` make a split
             ``val`` instead, which shares no pixel with the rest; for when there are no other images to validate on.
-        progress: show a bar.
 
     An object that is cut by a tile's edge shrinks to its visible part where that is at least half of it (``VISIBLE``);
     a smaller rest is marked as crowd, which training and evaluation pass over. Tiles are 8-bit RGB PNG files.
@@ -102,32 +94,22 @@ def cut_datasets(
         raise UserError(f"the strip held back must be a number of pixels from 0 up, not {hold_back}")
     if hold_back and ("val" in datasets or "train" not in datasets):
         raise UserError("a strip of train is held back as val only where there is a split train and no split val")
-    windows = {
-        split: [tile_windows(*record.size, tile, overlap) for record in dataset.images]
-        for split, dataset in datasets.items()
-    }
+    windows = {s: [tile_windows(*record.size, tile, overlap) for record in d.images] for s, d in datasets.items()}
     sources = dict(datasets)
     if hold_back:
         parts = [_divided(record, tile, overlap, hold_back) for record in datasets["train"].images]
         windows |= {"train": [part[0] for part in parts], "val": [part[1] for part in parts]}
         sources["val"] = replace(datasets["train"], split="val")
     damage = {split: _damage(dataset, windows[split]) for split, dataset in sources.items()}
-    whole = sum(damage.values(), Damage(0))
-    if whole.before and whole.lost == whole.before:
-        raise UserError(
-            f"{out} is not written: tiles of {tile} pixels show half of none of the {whole.before} objects, so that "
-            "nothing would be left to train on; give a larger --tile or --overlap"
-        )
-    written: dict[str, DetectionDataset] = {}
+    before, lost = sum(found.before for found in damage.values()), sum(found.lost for found in damage.values())
+    if before and lost == before:
+        problem = f"tiles of {tile} pixels show half of none of the {before} objects, so that nothing would be left"
+        raise UserError(f"{out} is not written: {problem} to train on; give a larger --tile or --overlap")
     with new_folder(out) as folder:
-        for split, dataset in sources.items():
-            written[split] = _write_split(folder, split, dataset, windows[split], progress=progress)
-    return Cut(
-        out=out,
-        tiles={split: len(dataset) for split, dataset in written.items()},
-        objects={split: sum(int((~r.crowd).sum()) for r in dataset.images) for split, dataset in written.items()},
-        damage={split: found for split, found in damage.items() if found.lost or found.in_parts},
-    )
+        written = {split: _write_split(folder, split, d, windows[split], progress) for split, d in sources.items()}
+    tiles = {split: len(dataset) for split, dataset in written.items()}
+    objects = {split: sum(int((~r.crowd).sum()) for r in dataset.images) for split, dataset in written.items()}
+    return Cut(out, tiles, objects, {split: found for split, found in damage.items() if found.lost or found.in_parts})
 
 
 def _divided(record: ImageRecord, tile: int, overlap: float, hold_back: int) -> tuple[list[Window], list[Window]]:
@@ -135,17 +117,14 @@ def _divided(record: ImageRecord, tile: int, overlap: float, hold_back: int) -> 
     height, width = record.size
     kept = max(height, width) - hold_back
     if kept < 1:
-        raise UserError(
-            f"{record.file}: has {width} x {height} pixels, of which {hold_back} cannot be held back; hold back fewer"
-        )
+        problem = f"has {width} x {height} pixels, of which {hold_back} cannot be held back; hold back fewer"
+        raise UserError(f"{record.file}: {problem}")
     if width > height:
-        rest, strip, shift = (height, kept), (height, hold_back), (kept, 0)
+        rest, strip, (dx, dy) = (height, kept), (height, hold_back), (kept, 0)
     else:
-        rest, strip, shift = (kept, width), (hold_back, width), (0, kept)
-    dx, dy = shift
-    return tile_windows(*rest, tile, overlap), [
-        (x1 + dx, y1 + dy, x2 + dx, y2 + dy) for x1, y1, x2, y2 in tile_windows(*strip, tile, overlap)
-    ]
+        rest, strip, (dx, dy) = (kept, width), (hold_back, width), (0, kept)
+    windows = tile_windows(*strip, tile, overlap)  # in pixels of the strip
+    return tile_windows(*rest, tile, overlap), [(x1 + dx, y1 + dy, x2 + dx, y2 + dy) for x1, y1, x2, y2 in windows]
 
 
 def _damage(dataset: DetectionDataset, windows: list[list[Window]]) -> Damage:
@@ -153,17 +132,17 @@ def _damage(dataset: DetectionDataset, windows: list[list[Window]]) -> Damage:
 
     Of an image of which a strip is held back, the objects count that lie in the windows' part for the most part.
     """
-    total = Damage(0)
+    before, lost, in_parts = 0, 0, 0
     for record, places in zip(dataset.images, windows, strict=True):
         corners = np.array(places)
         there = _visible(record, (*corners[:, :2].min(axis=0), *corners[:, 2:].max(axis=0)))
         best = np.max([_visible(record, window) for window in places], axis=0)  # (M,)
         counts = ~record.crowd & (there >= VISIBLE)
-        lost = counts & (best < VISIBLE)
+        before += int(counts.sum())
+        lost += int((counts & (best < VISIBLE)).sum())
         # Not those that the strip's edge cuts: no other tile would change that
-        in_parts = counts & ~lost & (best < there)
-        total += Damage(int(counts.sum()), int(lost.sum()), int(in_parts.sum()))
-    return total
+        in_parts += int((counts & (best >= VISIBLE) & (best < there)).sum())
+    return Damage(before, lost, in_parts)
 
 
 def _visible(record: ImageRecord, window: Window) -> np.ndarray:
@@ -178,37 +157,27 @@ def _clipped(record: ImageRecord, window: Window) -> np.ndarray:
 
 
 def _write_split(
-    folder: Path, split: str, dataset: DetectionDataset, windows: list[list[Window]], *, progress: bool
+    folder: Path, split: str, dataset: DetectionDataset, windows: list[list[Window]], progress: bool
 ) -> DetectionDataset:
     (folder / split).mkdir()
     tiles: list[ImageRecord] = []
-    pairs = zip(dataset.images, windows, strict=True)
-    for number, (record, places) in enumerate(
-        tqdm(pairs, total=len(dataset), desc=f"cut {split}", unit="image", disable=not progress, leave=False)
-    ):
+    images = tqdm(dataset.images, desc=f"cut {split}", unit="image", disable=not progress, leave=False)
+    for number, (record, places) in enumerate(zip(images, windows, strict=True)):
         pixels = read_image(record.file)
-        for window in places:
-            x1, y1, x2, y2 = window
+        for x1, y1, x2, y2 in places:
             name = f"{number:05}-{record.file.stem}-x{x1}-y{y1}.png"  # the number: files of different folders
             Image.fromarray(pixels[y1:y2, x1:x2]).save(folder / split / name, compress_level=1)
-            tiles.append(_cropped(record, window, image_id=len(tiles) + 1, file=Path(name)))
+            tiles.append(_cropped(record, (x1, y1, x2, y2), len(tiles) + 1, Path(name)))
     result = replace(dataset, root=folder, split=split, format="coco", images=tuple(tiles))
     coco.write(folder, {split: result})
     return result
 
 
-def _cropped(record: ImageRecord, window: Window, *, image_id: int, file: Path) -> ImageRecord:
+def _cropped(record: ImageRecord, window: Window, image_id: int, file: Path) -> ImageRecord:
     """Returns the part of an image and its M objects that lies in a window, in the window's pixels."""
     x1, y1, x2, y2 = window
     visible = _visible(record, window)  # (M,)
     inside = visible > 0
-    return ImageRecord(
-        id=image_id,
-        file=file,
-        height=y2 - y1,
-        width=x2 - x1,
-        boxes=_clipped(record, window)[inside] - [x1, y1, x1, y1],
-        labels=record.labels[inside],
-        crowd=record.crowd[inside] | (visible[inside] < VISIBLE),
-        areas=record.areas[inside] * visible[inside],
-    )
+    boxes, labels = _clipped(record, window)[inside] - [x1, y1, x1, y1], record.labels[inside]
+    crowd, areas = record.crowd[inside] | (visible[inside] < VISIBLE), record.areas[inside] * visible[inside]
+    return ImageRecord(image_id, file, y2 - y1, x2 - x1, boxes, labels, crowd, areas)

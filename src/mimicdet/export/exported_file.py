@@ -1,0 +1,153 @@
+"""Describes an exported file, and loads it into its runtime.
+
+The description is JSON for programs, ``model.onnx`` -> ``model.onnx.json``, and holds all that turns a photograph into
+the file's inputs and its outputs into detections of that photograph. Loaded, a file is a function of numpy arrays.
+"""
+
+import json
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from mimicdet.data.dataset import Category
+from mimicdet.errors import UserError
+from mimicdet.export.network import INPUTS
+from mimicdet.files import replace_file
+
+FORMAT_VERSION = 1
+
+Format = Literal["onnx", "openvino", "torch"]
+Outputs = Literal["detections", "raw"]
+Precision = Literal["float32", "fp16", "int8"]
+
+Run = Callable[[np.ndarray, np.ndarray], list[np.ndarray]]
+"""Images (B, 3, H, W) uint8 and sizes (B, 2) int64 -> the file's outputs."""
+
+SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
+
+
+@dataclass(frozen=True)
+class ExportDescription:
+    """Describes one exported file."""
+
+    format: Format
+    outputs: Outputs
+    precision: Precision
+    divisor: int
+    inference: dict[str, Any]
+    """The fields of ``mimicdet.config.InferenceSettings``; for ``detections`` the thresholds are fixed in the file."""
+    categories: tuple[Category, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns all that turns a photograph into the file's inputs, and its outputs into detections."""
+        boxes = "float32 (batch, rows, 4), x1 y1 x2 y2 in pixels of the resized image"
+        outputs = {"boxes": boxes, "scores": "float32 (batch, rows, classes), before suppression"}
+        if self.outputs == "detections":
+            outputs["scores"] = "float32 (batch, rows), 0 in rows without a detection"
+            outputs["labels"] = "int64 (batch, rows), index into categories, -1 in rows without a detection"
+        shorter, longer = self.inference["shorter_side"], self.inference["longer_side"]
+        rounding = "scale = min(shorter / min(h, w), longer / max(h, w)); side = int(side * scale + 0.5)"
+        resize = {"shorter_side": shorter, "longer_side_at_most": longer}
+        resize |= {"interpolation": "bilinear, antialiased (Pillow's BILINEAR)", "rounding": rounding}
+        preprocessing = {
+            "upright": "turned as the EXIF orientation says",
+            "resize": resize,
+            "pad": {"multiple_of": self.divisor, "where": "right and below", "value": 0},
+            "normalise": "inside the model",
+        }
+        images = "uint8 (batch, 3, height, width), red green blue, 0..255"
+        sizes = "int64 (batch, 2), height and width of each resized image before padding"
+        about = {"format_version": FORMAT_VERSION, **asdict(self), "preprocessing": preprocessing}
+        return about | {"input_names": {INPUTS[0]: images, INPUTS[1]: sizes}, "output_names": outputs}
+
+    def write(self, file: Path) -> None:
+        """Writes the description beside the exported ``file``."""
+        replace_file(description_file(file), json.dumps(self.to_json(), indent=2, ensure_ascii=False).encode())
+
+
+def description_file(file: Path) -> Path:
+    """Returns the file that describes an exported ``file``."""
+    return file.with_name(file.name + ".json")
+
+
+def read_export_description(file: Path) -> ExportDescription:
+    """Reads the description beside an exported file; UserError if it is missing, broken or of a newer version."""
+    beside = description_file(file)
+    if not beside.is_file():
+        problem = f"there is no {beside.name} beside it, which `mimicdet export` writes"
+        raise UserError(f"{file}: {problem}; keep the two together")
+    try:
+        raw = json.loads(beside.read_text(encoding="utf-8"))
+        if (version := int(raw["format_version"])) > FORMAT_VERSION:
+            raise UserError(f"{beside} has format version {version}, newer than {FORMAT_VERSION}; update mimicdet")
+        return ExportDescription(
+            format=_one_of(raw["format"], SUFFIXES),
+            outputs=_one_of(raw["outputs"], ("detections", "raw")),
+            precision=_one_of(raw["precision"], ("float32", "fp16", "int8")),
+            divisor=int(raw["divisor"]),
+            inference=dict(raw["inference"]),
+            categories=tuple(Category(id=int(c["id"]), name=str(c["name"])) for c in raw["categories"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{beside} is broken ({type(error).__name__}: {error}); export the model again") from error
+
+
+def _one_of(value: Any, known: Sequence[str] | dict[Format, str]) -> Any:
+    if value not in known:
+        raise ValueError(f"{value!r} is none of {', '.join(known)}")
+    return value
+
+
+def load(file: Path, format: Format, *, threads: int | None = None) -> Run:
+    """Loads the exported ``file``, to run on the CPU with so many ``threads`` (None: as many as PyTorch uses).
+
+    Raises:
+        UserError: the runtime is not installed, or cannot read the file.
+    """
+    loaders = {"onnx": _load_onnx, "openvino": _load_openvino, "torch": _load_torch}
+    try:
+        return loaders[format](file, threads or torch.get_num_threads())
+    except ImportError as error:
+        raise UserError(f"{file}: {error.name} is needed to run it: pip install {error.name}") from error
+    except UserError:
+        raise
+    except Exception as error:  # each runtime has its own
+        raise UserError(f"{file} cannot be loaded ({str(error).splitlines()[0]}); export the model again") from error
+
+
+def _load_onnx(file: Path, threads: int) -> Run:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 3  # errors only
+    session = onnxruntime.InferenceSession(os.fspath(file), options, providers=["CPUExecutionProvider"])
+    return lambda images, sizes: session.run(None, {INPUTS[0]: images, INPUTS[1]: sizes})
+
+
+def _load_openvino(file: Path, threads: int) -> Run:
+    import openvino
+
+    options = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino.Core().compile_model(file, "CPU", options)
+    return lambda images, sizes: [output.copy() for output in compiled([images, sizes]).values()]
+
+
+def _load_torch(file: Path, threads: int) -> Run:
+    import torchvision  # noqa: F401  registers the operators that the file may call
+
+    # Export guards against sides of one cell on the coarsest level, though what it traced holds for them too
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        network = torch.export.load(os.fspath(file)).module(check_guards=False)
+
+    @torch.inference_mode()
+    def run(images: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
+        return [output.numpy() for output in network(torch.from_numpy(images), torch.from_numpy(sizes))]
+
+    return run
