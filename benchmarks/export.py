@@ -28,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mimicdet.data.dataset import Category
 from mimicdet.data.decode import read_image
 from mimicdet.export.description import SUFFIXES
-from mimicdet.export.export import export_model
+from mimicdet.export.export import export_detector
 from mimicdet.export.runtimes import load
 from mimicdet.inference.decode import decode
 from mimicdet.inference.detect import sizes_or_none
@@ -138,7 +138,7 @@ def _export(model: Any, file: Path, format: str) -> None:
     categories = [Category(k + 1, str(k)) for k in range(model.num_classes)]
     raw = file.with_name("raw" + file.name)
     for outputs, path in (("raw", raw), ("detections", file)):
-        differences = export_model(
+        differences = export_detector(
             model, path, format=format, outputs=outputs, inference=inference, categories=categories,  # type: ignore[arg-type]
             photographs=[portrait],
         )  # fmt: skip

@@ -129,6 +129,23 @@ class LoadedModel:
 def load_model(folder: str | Path, device: torch.device | str = "cpu") -> LoadedModel:
     """Reads a folder that :func:`mimicdet.weights.folder.save_model` wrote, or torchvision's weights.
 
+    ```python
+    import torch
+    from mimicdet import load_model
+
+    loaded = load_model("runs/cells/model")
+    with torch.inference_mode():
+        found = loaded.model(torch.zeros(1, 3, 128, 128, dtype=torch.uint8))
+    print(found.boxes.shape, found.scores.shape, loaded.inference.score_threshold)
+    ```
+
+    Args:
+        folder: such as ``model`` in a run folder; or a .pth or .safetensors file of torchvision's.
+        device: such as ``cpu`` or ``cuda:1``.
+
+    Returns:
+        The network, how it was built, how it detects, and its classes.
+
     Raises:
         UserError: no model folder, or one that is broken, of another family or of a newer version; a file that holds
             no detector (see ``mimicdet.weights.torchvision``).

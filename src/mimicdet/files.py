@@ -73,6 +73,18 @@ def defined(content: Any) -> Any:
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
+def require_writable(file: Path) -> None:
+    """Raises UserError unless ``file`` could be written now, with folders that are not there yet; makes nothing."""
+    if file.is_dir():
+        raise UserError(f"{file} is a folder; name a file to write")
+    folder = next((parent for parent in file.parents if os.path.exists(parent)), file.parent)
+    try:
+        with tempfile.TemporaryFile(dir=folder):  # asking for permissions does not tell of read-only disks
+            pass
+    except OSError as error:
+        raise UserError(f"{file} cannot be written ({folder}: {error.strerror}); choose another folder") from error
+
+
 def require_empty(folder: Path) -> None:
     """Raises UserError where there is a file already, or a folder with something in it."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

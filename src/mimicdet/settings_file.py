@@ -259,15 +259,39 @@ def _require_meaning(name: str, value: Any, family: str, fields: Mapping[str, Fi
         raise UserError(f"task '{value}' {_TASKS[value]}, not model.family '{family}'; use task 'detect' ({source})")
 
 
-def load_settings(*, preset: str | None = None, config: Path | None = None, overrides: Layer | None = None) -> Settings:
-    """Settings of a preset, changed by a YAML file, changed by the command line."""
+def load_settings(
+    preset: str | None = None,
+    changes: Mapping[str, Any] | None = None,
+    *,
+    config: str | Path | None = None,
+    source: str = "among the changes",
+) -> Settings:
+    """Returns the settings of a preset, changed by a YAML file, changed by what is given by dotted names.
+
+    ```python
+    from mimicdet import load_settings
+
+    settings = load_settings("small", {"train.epochs": 3, "optim.lr": 0.02})
+    print(settings.train.epochs, settings.model.backbone)
+    again = load_settings(config="runs/cells/settings.yaml")
+    ```
+
+    Args:
+        preset: the name of one that comes with mimicdet (``mimicdet presets``); without it all have their defaults.
+        changes: values by the names on the page of settings, such as ``optim.lr``.
+        config: a YAML file of settings, all or some, such as a run's settings.yaml.
+        source: what messages say of where the changes stand.
+
+    Raises:
+        UserError: a name or value that is none, a file that cannot be read, settings that do not go together.
+    """
     layers = []
     if preset is not None:
         layers.append(read_layer(preset_file(preset)))
     if config is not None:
-        layers.append(read_layer(config))
-    if overrides is not None:
-        layers.append(overrides)
+        layers.append(read_layer(Path(config)))
+    if changes:
+        layers.append(Layer(source, {str(name): value for name, value in changes.items()}))
     return resolve(layers)
 
 

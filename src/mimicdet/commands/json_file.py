@@ -6,9 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mimicdet.commands.output_file import require_writable
 from mimicdet.errors import UserError
-from mimicdet.files import replace_file
+from mimicdet.files import replace_file, require_writable
 
 
 def require_own_file(file: Path | None, *inputs: Path) -> None:

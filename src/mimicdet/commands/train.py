@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 from mimicdet.commands.data_options import DataOptions
 from mimicdet.commands.parser import COMMAND_LINE, DOCUMENTED, Argument, SettingsOptions
 from mimicdet.config import Settings
-from mimicdet.settings_file import Layer, load_settings
+from mimicdet.settings_file import load_settings
 
 if TYPE_CHECKING:
     from mimicdet.data.dataset import DetectionDataset
@@ -45,7 +45,7 @@ def asked_settings(options: Mapping[str, Any]) -> Settings:
     changes = dict(options.get("changes", {}))
     if teachers := options.get("teacher"):
         changes["distill.teachers"] = list(teachers)
-    return load_settings(preset=preset, config=config, overrides=Layer(COMMAND_LINE, changes))
+    return load_settings(preset, changes, config=config, source=COMMAND_LINE)
 
 
 @dataclass(frozen=True, kw_only=True, config=DOCUMENTED)
@@ -87,12 +87,13 @@ class Train:
         return asked_settings(vars(self))
 
     def run(self) -> int:
+        from mimicdet.data.split_names import validation_split
         from mimicdet.data.splits import available_splits, load_dataset
         from mimicdet.engine.run_folder import RunFolder
 
         settings = self.settings  # what is wrong with them is said before the data are looked at
         main_process = int(os.environ.get("RANK", "0")) == 0  # as torchrun sets it
-        val = self.val or next((s for s in available_splits(self.data) if s in ("val", "valid", "validation")), None)
+        val = self.val or validation_split(available_splits(self.data))
         if main_process:
             RunFolder(self.out).require_fit(resume=self.resume, overwrite=self.overwrite)
             self._check(val)

@@ -34,7 +34,7 @@ RUNNER = Path(__file__).with_name("run_onnx.py")
 """The program that runs ONNX files without torch; it is laid beside them."""
 
 
-def export_model(
+def export_detector(
     model: DetectionModel,
     file: Path,
     *,
