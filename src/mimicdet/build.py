@@ -6,12 +6,19 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pydantic import ValidationError
 
-from mimicdet.config import SETTINGS_OF, FasterRcnnSettings, InferenceSettings, MimicDetSettings, TrunkSettings
+from mimicdet.config import (
+    SETTINGS_OF,
+    DenseSettings,
+    FasterRcnnSettings,
+    InferenceSettings,
+    MimicDetSettings,
+    TrunkSettings,
+)
 from mimicdet.config.trunk import BranchSettings
 from mimicdet.data.dataset import Category
 from mimicdet.errors import UserError
@@ -53,23 +60,29 @@ def _faster_rcnn(settings: FasterRcnnSettings.Model, trunk: Trunk, num_classes: 
     return faster_rcnn(trunk=trunk, num_classes=num_classes, features=settings.head_features)
 
 
-DETECTORS: dict[str, Callable[[Any, Trunk, int], DetectionModel]] = {
-    "mimicdet": _mimicdet,
-    "retinanet": retinanet.build,
-    "fcos": fcos.build,
-    "atss": atss.build_atss,
-    "gfl": atss.build_gfl,
-    "faster_rcnn": _faster_rcnn,
-}
-"""Builds a detector of each family around a trunk."""
+class Family(NamedTuple):
+    """Says how a family's detectors are built around a trunk, and how the dense ones learn."""
 
-LEARNING: dict[str, Callable[[Any], Learning]] = {
-    "retinanet": retinanet.learning,
-    "fcos": fcos.learning,
-    "atss": atss.atss_learning,
-    "gfl": atss.gfl_learning,
+    build: Callable[[Any, Trunk, int], DetectionModel]
+    learning: Callable[[Any], Learning] | None = None  # None where a task of its own says so
+
+
+FAMILIES = {
+    "mimicdet": Family(_mimicdet),
+    "retinanet": Family(retinanet.build, retinanet.learning),
+    "fcos": Family(fcos.build, fcos.learning),
+    "atss": Family(atss.build_atss, atss.atss_learning),
+    "gfl": Family(atss.build_gfl, atss.gfl_learning),
+    "faster_rcnn": Family(_faster_rcnn),
 }
-"""Says how the detectors of each one-stage family learn."""
+"""By the name that ``model.family`` has. A new family of dense detectors is one line here."""
+
+
+def learning_of(settings: DenseSettings) -> Learning:
+    """Returns how a dense detector learns: its assignment, its losses and their weights."""
+    learning = FAMILIES[settings.model.family].learning
+    assert learning is not None
+    return learning(settings.one_stage)
 
 
 def build_model(
@@ -89,7 +102,7 @@ def build_model(
     """
     finest = settings.levels[0] if finest_level is None else min(finest_level, settings.levels[0])
     trunk = build_trunk(settings, settings.levels, finest_level=finest, pretrained=pretrained)
-    detector = DETECTORS[settings.family](settings, trunk, num_classes)
+    detector = FAMILIES[settings.family].build(settings, trunk, num_classes)
     if isinstance(detector, OneStage) and isinstance(settings, BranchSettings) and settings.head_init == "he":
         branches = detector.head.branches()
         for convs in (branches.class_convs, branches.box_convs):

@@ -8,7 +8,14 @@ own with the settings that it reads, so none can be given that would go unread. 
 
 from mimicdet.config.distill import DistillSettings
 from mimicdet.config.mimicdet import AssignSettings, LossSettings, MimicDetSettings, MimicSettings, TeacherSettings
-from mimicdet.config.rivals import AtssSettings, FasterRcnnSettings, FcosSettings, GflSettings, RetinaNetSettings
+from mimicdet.config.rivals import (
+    AtssSettings,
+    DenseSettings,
+    FasterRcnnSettings,
+    FcosSettings,
+    GflSettings,
+    RetinaNetSettings,
+)
 from mimicdet.config.run import DataSettings, InferenceSettings, OptimSettings, TrainSettings
 from mimicdet.config.settings import SETTINGS_OF, Settings, fields_of, settings_from
 from mimicdet.config.trunk import TrunkSettings
@@ -18,6 +25,7 @@ __all__ = [
     "AssignSettings",
     "AtssSettings",
     "DataSettings",
+    "DenseSettings",
     "DistillSettings",
     "FasterRcnnSettings",
     "FcosSettings",

@@ -6,7 +6,7 @@ losses' weights, which the presets give.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -33,6 +33,7 @@ Candidates = Annotated[
 class DenseSettings(Section):
     """Holds what runs of the dense rivals have in common; each gives ``model`` and ``one_stage`` of its own."""
 
+    Model: ClassVar[type[TrunkSettings]]
     task: Literal["detect", "distill"] = "detect"
     """The task `detect` trains the detector alone; `distill` also lets it learn from frozen teachers."""
     model: TrunkSettings

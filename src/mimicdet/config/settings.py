@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from mimicdet.config import rivals
 from mimicdet.config.mimicdet import MimicDetSettings
+from mimicdet.config.rivals import DenseSettings, FasterRcnnSettings
 
-Settings = (
-    MimicDetSettings
-    | rivals.RetinaNetSettings
-    | rivals.FcosSettings
-    | rivals.AtssSettings
-    | rivals.GflSettings
-    | rivals.FasterRcnnSettings
-)
-"""Everything a run depends on, apart from the data. A new family of detectors is one more line here."""
+Settings = MimicDetSettings | DenseSettings | FasterRcnnSettings
+"""Everything a run depends on, apart from the data."""
 
-SETTINGS_OF: dict[str, type[Settings]] = {cls.model_fields["model"].default.family: cls for cls in get_args(Settings)}
-"""The class of settings of each family, by the name that ``model.family`` has."""
+_CLASSES: tuple[type[Settings], ...] = (MimicDetSettings, *DenseSettings.__subclasses__(), FasterRcnnSettings)
+
+SETTINGS_OF = {cls.model_fields["model"].default.family: cls for cls in _CLASSES}
+"""The class of settings of each family, by the name that ``model.family`` has. Every class of a dense family is one."""
 
 
 def settings_from(values: Mapping[str, Any]) -> Settings:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mimicdet.build import LEARNING, build_model, build_trunk
+from mimicdet.build import build_model, build_trunk, learning_of
 from mimicdet.config import FasterRcnnSettings, MimicDetSettings, Settings
 from mimicdet.models.detector import DetectionModel
 from mimicdet.models.faster_rcnn import FasterRcnn
@@ -60,7 +60,7 @@ def _task_alone(settings: Settings, detector: DetectionModel) -> Task:
         return DetectTask(detector=detector, assign=settings.assign, loss=settings.loss)
     if not isinstance(settings, FasterRcnnSettings):
         assert isinstance(detector, OneStage)
-        return OneStageTask(detector=detector, learning=LEARNING[settings.model.family](settings.one_stage))
+        return OneStageTask(detector=detector, learning=learning_of(settings))
     assert isinstance(detector, FasterRcnn)
     return FasterRcnnTask(detector=detector)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from torch import Tensor
 
 from mimicdet.assign_dense import match_objects
-from mimicdet.build import LEARNING, LoadedModel, load_model
-from mimicdet.config import SETTINGS_OF, AssignSettings, DistillSettings
+from mimicdet.build import LoadedModel, learning_of, load_model
+from mimicdet.config import AssignSettings, DenseSettings, DistillSettings, settings_from
 from mimicdet.data.batch import Batch
 from mimicdet.errors import UserError
 from mimicdet.models.detector import DetectionModel
@@ -114,8 +114,9 @@ def _assignment(teacher: DenseTeacher, family: str) -> Assignment | None:
     if teacher.scale != 1:
         return None  # on a scaled input a static rule would speak of another canvas
     assert isinstance(model, OneStage)
-    published = SETTINGS_OF[family].model_fields["one_stage"].default
-    match, anchors = LEARNING[family](published).recipe.match, model.anchors
+    published = settings_from({"model": {"family": family}})
+    assert isinstance(published, DenseSettings)
+    match, anchors = learning_of(published).recipe.match, model.anchors
 
     def rule(batch: Batch, shapes: Sequence[tuple[int, int]], canvas: tuple[int, int]) -> Tensor:
         places = anchors(shapes, canvas)
