@@ -11,15 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from pydantic import ValidationError
 
-from mimicdet.config import (
-    SETTINGS_OF,
-    DenseSettings,
-    FasterRcnnSettings,
-    InferenceSettings,
-    MimicDetSettings,
-    TrunkSettings,
-)
-from mimicdet.config.trunk import BranchSettings
+from mimicdet.config import SETTINGS_OF, FasterRcnnSettings, InferenceSettings, MimicDetSettings, TrunkSettings
+from mimicdet.config.rivals import BranchSettings, DenseSettings
 from mimicdet.data.dataset import Category
 from mimicdet.errors import UserError
 from mimicdet.families import atss, fcos, retinanet

@@ -1,7 +1,5 @@
 """Settings of what a student takes over from frozen teachers."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 from pydantic import model_validator

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mimicdet.assign_dense import LEFT_OUT, Match, by_statistics
-from mimicdet.config import AtssSettings, GflSettings
+from mimicdet.config.rivals import AtssSettings, GflSettings
 from mimicdet.families.shared_head import SharedHead
 from mimicdet.losses.one_stage import distribution_losses, overlap_losses, quality_focal_losses
 from mimicdet.losses.recipe import (

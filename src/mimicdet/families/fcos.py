@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSRegressionHead
 
 from mimicdet.assign_dense import Match, by_center
-from mimicdet.config import FcosSettings
+from mimicdet.config.rivals import FcosSettings
 from mimicdet.losses.one_stage import overlap_losses
 from mimicdet.losses.recipe import Learning, LossSum, PositiveAnchors, Sums, centerness_at, focal_sum, predicted_boxes
 from mimicdet.models.anchors import square_anchors

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.retinanet import RetinaNetClassificationHead, RetinaNetRegressionHead
 
 from mimicdet.assign_dense import Match, by_overlap
-from mimicdet.config import RetinaNetSettings
+from mimicdet.config.rivals import RetinaNetSettings
 from mimicdet.losses.recipe import Learning, LossSum, PositiveAnchors, Sums, focal_sum
 from mimicdet.models.anchors import Anchors, base_boxes
 from mimicdet.models.box_decoders import RAW, from_deltas
