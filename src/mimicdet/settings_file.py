@@ -1,18 +1,17 @@
-"""From preset, YAML file and command line to ``Settings``, and back to one complete YAML file.
+"""Makes ``Settings`` of preset, YAML file and command line, and one complete YAML file of them.
 
 Later layers win, key by key: defaults < preset < ``--config`` file < ``--section.key value``. The last one that names
 ``model.family`` decides which settings there are. Every error is a ``UserError`` of one sentence that names the layer,
 the key and what to write instead.
 """
 
-from __future__ import annotations
-
 import difflib
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, get_args
 
@@ -22,16 +21,16 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from mimicdet.config import SETTINGS_OF, Settings, fields_of, settings_from
-from mimicdet.errors import UserError
+from mimicdet.errors import UserError, nearest
 
 PRESET_FOLDER = Path(__file__).parent / "presets"
 
 
 @dataclass(frozen=True)
 class Layer:
-    """Settings from one place.
+    """Holds settings from one place: ``values`` maps dotted keys (``optim.lr``) to plain values.
 
-    ``source`` says where, in a sentence: "in my.yaml". ``values`` maps dotted keys (``optim.lr``) to plain values.
+    ``source`` says where they are from, in a sentence: "in my.yaml".
     """
 
     source: str
@@ -46,24 +45,21 @@ for _class in SETTINGS_OF.values():
 SECTIONS = tuple(dict.fromkeys(name.rpartition(".")[0] for name in FIELDS if "." in name))
 
 
-# ---------------------------------------------------------------------------------------------- presets
-
-
 def preset_names() -> tuple[str, ...]:
-    """Names of the presets that come with the package, sorted."""
+    """Returns the names of the presets that come with the package, sorted."""
     return tuple(sorted(path.stem for path in PRESET_FOLDER.glob("*.yaml")))
 
 
 def preset_file(name: str, source: str = "") -> Path:
-    """The YAML file of a preset; ``UserError`` with the nearest name if there is none called so.
+    """Returns the YAML file of a preset; UserError with the nearest name if there is none called so.
 
     Args:
         source: where it is named, in a sentence: "in my_study.yaml"; by default on the command line.
     """
     names = preset_names()
     if name not in names:
-        near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
-        hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(names)}"
+        near = nearest(name, names, cutoff=0.4)
+        hint = f"did you mean '{near}'?" if near else f"there are {', '.join(names)}"
         is_path = name.endswith((".yaml", ".yml"))
         path_hint = " (a file of your own goes with --config)" if is_path and not source else ""
         raise UserError(f"there is no preset '{name}'{path_hint}{source and ' ' + source}; {hint}")
@@ -71,20 +67,13 @@ def preset_file(name: str, source: str = "") -> Path:
 
 
 def preset_header(name: str) -> list[str]:
-    """The comment lines at the top of a preset, without ``#``: summary, command, cost, expected metric."""
-    lines: list[str] = []
-    for line in preset_file(name).read_text(encoding="utf-8").splitlines():
-        if not line.startswith("#"):
-            break
-        lines.append(line[1:].removeprefix(" "))
-    return lines
-
-
-# ------------------------------------------------------------------------------------------------- YAML
+    """Returns the comment lines at the top of a preset, without ``#``: summary, command, cost, expected metric."""
+    lines = preset_file(name).read_text(encoding="utf-8").splitlines()
+    return [line[1:].removeprefix(" ") for line in takewhile(lambda line: line.startswith("#"), lines)]
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2 scalars: PyYAML's YAML 1.1 reads ``1e-3`` as text and ``precision: no`` as False.
+    """Reads YAML 1.2 scalars: PyYAML's YAML 1.1 reads ``1e-3`` as text and ``precision: no`` as False.
 
     A key given twice is an error instead of a silent overwrite; aliases, which settings don't need, are refused.
     """
@@ -93,21 +82,17 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            raise yaml.MarkedYAMLError(
-                problem="aliases (*name) have no place in settings", problem_mark=self.peek_event().start_mark
-            )
+            where = self.peek_event().start_mark
+            raise yaml.MarkedYAMLError(problem="aliases (*name) have no place in settings", problem_mark=where)
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
-            problem = None
             if not isinstance(key, yaml.ScalarNode):
-                problem = "a key must be a plain word"
-            elif key.value in seen:
-                problem = f"key '{key.value}' is given twice"
-            if problem:
-                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+                raise yaml.MarkedYAMLError(problem="a key must be a plain word", problem_mark=key.start_mark)
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"key '{key.value}' is given twice", problem_mark=key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
@@ -123,7 +108,7 @@ for _tag, _pattern, _first in (
 
 
 def parse_yaml(text: str, source: str) -> Any:
-    """Plain values from YAML text; ``UserError`` naming ``source`` and the line where it is broken."""
+    """Returns plain values from YAML text; UserError naming ``source`` and the line where it is broken."""
     try:
         return yaml.load(text, Loader=_Loader)  # a SafeLoader: builds plain values only
     except yaml.MarkedYAMLError as error:
@@ -135,7 +120,7 @@ def parse_yaml(text: str, source: str) -> Any:
 
 
 def read_layer(path: Path) -> Layer:
-    """One YAML file of settings, checked for unknown keys."""
+    """Reads one YAML file of settings, checked for unknown keys."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -147,12 +132,9 @@ def read_layer(path: Path) -> Layer:
 
 def _layer(text: str, name: str) -> Layer:
     content = parse_yaml(text, name)
-    if content is None:
-        content = {}
-    if not isinstance(content, dict):
+    if not isinstance(content, dict | None):
         raise UserError(f"{name} holds no settings: it should be 'section:' lines with 'key: value' below them")
-    source = f"in {name}"
-    return Layer(source, dict(_flatten(content, source)))
+    return Layer(f"in {name}", dict(_flatten(content or {}, f"in {name}")))
 
 
 def _flatten(content: dict[Any, Any], source: str) -> Iterator[tuple[str, Any]]:
@@ -173,29 +155,20 @@ def _flatten(content: dict[Any, Any], source: str) -> Iterator[tuple[str, Any]]:
             yield str(name), value
 
 
-# ---------------------------------------------------------------------------------------- unknown keys
-
-
 def check_key(name: str, source: str) -> None:
-    """``UserError`` naming the nearest setting, unless ``name`` is one."""
+    """Raises UserError naming the nearest setting, unless ``name`` is one."""
     if name not in FIELDS:
         raise UserError(f"unknown setting '{name}' {source}; {suggestion(name)}")
 
 
-def suggestion(name: str, also: Sequence[str] = ()) -> str:
-    """``did you mean 'optim.lr'?`` for the setting (or name in ``also``) nearest to a misspelt one."""
-    near = nearest(name, [*FIELDS, *also])
-    return f"did you mean '{near}'?" if near else "`mimicdet train --help` lists them all"
-
-
-def nearest(wrong: str, names: Sequence[str]) -> str | None:
-    """The name that a misspelt one is like, if any is."""
-    near = max(names, key=lambda candidate: _likeness(wrong, candidate))
-    return near if _likeness(wrong, near) >= 0.65 else None
+def suggestion(name: str) -> str:
+    """Asks ``did you mean 'optim.lr'?`` for the setting most like a misspelt one."""
+    near = max(FIELDS, key=lambda candidate: _likeness(name, candidate))
+    return f"did you mean '{near}'?" if _likeness(name, near) >= 0.65 else "`mimicdet train --help` lists them all"
 
 
 def _likeness(wrong: str, right: str) -> float:
-    """Likeness of two dotted names; the last part alone counts too, and so does an abbreviation (lr)."""
+    """Returns the likeness of two dotted names; the last part alone counts too, and so does an abbreviation (lr)."""
     wrong_section, _, wrong_leaf = wrong.lower().replace("-", "_").rpartition(".")
     right_section, _, right_leaf = right.rpartition(".")
     leaf = difflib.SequenceMatcher(None, wrong_leaf, right_leaf).ratio()
@@ -211,25 +184,19 @@ def _initials(name: str) -> str:
     return "".join(word[0] for word in words if word) if len(words) > 1 else ""
 
 
-# ------------------------------------------------------------------------------------- layers -> Settings
-
-
 def resolve(layers: Iterable[Layer]) -> Settings:
-    """Settings from layers, of which a later one wins over an earlier one, key by key."""
+    """Makes settings of layers, of which a later one wins over an earlier one, key by key."""
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     for layer in layers:
         for name, value in layer.values.items():
             check_key(name, layer.source)
-            values[name] = value
-            sources[name] = layer.source
+            values[name], sources[name] = value, layer.source
     family = values.get("model.family", next(iter(SETTINGS_OF)))
     if not isinstance(family, str) or family not in SETTINGS_OF:
         *others, last = (f"'{name}'" for name in SETTINGS_OF)
-        raise UserError(
-            f"setting 'model.family' {sources['model.family']} is {shown(family)}; "
-            f"it should be {', '.join(others)} or {last}"
-        )
+        given = f"setting 'model.family' {sources['model.family']} is {shown(family)}"
+        raise UserError(f"{given}; it should be {', '.join(others)} or {last}")
     fields = fields_of(SETTINGS_OF[family])
     nested: dict[str, Any] = {}
     for name, value in values.items():
@@ -245,11 +212,11 @@ def resolve(layers: Iterable[Layer]) -> Settings:
 
 
 _TASKS = {"mimic": "trains MimicDet's two heads", "distill": "teaches one-stage detectors"}
-"""What the tasks do that some families have not."""
+"""Says what the tasks do that some families have not."""
 
 
 def _require_meaning(name: str, value: Any, family: str, fields: Mapping[str, FieldInfo], source: str) -> None:
-    """``UserError`` where another family has this setting, or this task, and this one has not."""
+    """Raises UserError where another family has this setting, or this task, and this one has not."""
     if name not in fields:
         raise UserError(
             f"{name} has no meaning for model.family '{family}'; leave it out, or take a preset of that family "
@@ -285,47 +252,40 @@ def load_settings(
     Raises:
         UserError: a name or value that is none, a file that cannot be read, settings that do not go together.
     """
-    layers = []
-    if preset is not None:
-        layers.append(read_layer(preset_file(preset)))
-    if config is not None:
-        layers.append(read_layer(Path(config)))
-    if changes:
-        layers.append(Layer(source, {str(name): value for name, value in changes.items()}))
-    return resolve(layers)
+    files = [*([] if preset is None else [preset_file(preset)]), *([] if config is None else [Path(config)])]
+    given = Layer(source, {str(name): value for name, value in (changes or {}).items()})
+    return resolve([*map(read_layer, files), given])
 
 
 def dump_settings(settings: Settings) -> str:
-    """All settings as YAML that ``--config`` reads back to the same settings."""
-    content = json.loads(settings.model_dump_json())
-    text: str = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, allow_unicode=True)
-    return text
+    """Returns all settings as YAML that ``--config`` reads back to the same settings."""
+    content = settings.model_dump(mode="json")
+    return str(yaml.safe_dump(content, sort_keys=False, default_flow_style=None, allow_unicode=True))
 
 
 def parse_settings(text: str, name: str) -> Settings:
-    """What :func:`dump_settings` wrote, perhaps in an older version: settings that are new since have their defaults.
+    """Reads what :func:`dump_settings` wrote, perhaps in an older version: new settings have their defaults.
 
-    Args:
-        name: what messages call the text.
+    Messages call the text ``name``.
     """
     return resolve([_layer(text, name)])
 
 
 def _is_finite(value: Any) -> bool:
     if isinstance(value, list):
-        return all(_is_finite(item) for item in value)
+        return all(map(_is_finite, value))
     return not isinstance(value, float) or math.isfinite(value)
 
 
 def shown(value: Any) -> str:
-    """A value of a YAML file as messages have it."""
+    """Returns a value of a YAML file as messages have it."""
     return "empty" if value is None else json.dumps(value, default=str)
 
 
 def _explain(
     error: ValidationError, values: Mapping[str, Any], sources: Mapping[str, str], fields: Mapping[str, FieldInfo]
 ) -> str:
-    """The first of pydantic's findings as one sentence."""
+    """Words the first of pydantic's findings as one sentence."""
     first = error.errors(include_url=False)[0]
     path = [str(part) for part in first["loc"]]
     name = next((".".join(path[:n]) for n in (1, 2) if ".".join(path[:n]) in fields), None)
@@ -343,7 +303,7 @@ def _explain(
 
 
 def expectation(finding: ErrorDetails, *, of_item: bool) -> str:
-    """What pydantic found that a value should be; ``of_item``: of an item in a list, which is named."""
+    """Says what pydantic found that a value should be; ``of_item``: of an item in a list, which is named."""
     subject = shown(finding["input"]) + " in it" if of_item else "it"
     message = finding["msg"].replace("Input should", f"{subject} should").replace("valid array", "list")
     return message.replace("Value error,", subject)

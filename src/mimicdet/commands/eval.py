@@ -1,6 +1,4 @@
-"""``mimicdet eval``."""
-
-from __future__ import annotations
+"""Has the command ``mimicdet eval``."""
 
 import sys
 from dataclasses import field
@@ -9,9 +7,10 @@ from typing import Annotated
 
 from pydantic.dataclasses import dataclass
 
-from mimicdet.commands.data_options import DataOptions
-from mimicdet.commands.inference_options import InferenceOptions, with_options
+from mimicdet.commands.options import DataOptions, InferenceOptions, with_options
 from mimicdet.commands.parser import DOCUMENTED, Argument
+from mimicdet.errors import UserError
+from mimicdet.files import require_own_file, write_json
 
 EXAMPLES = """\
 mimicdet eval runs/cells/model --data cells                       COCO's 12 numbers and AP of each class
@@ -49,9 +48,6 @@ class Eval(DataOptions):
     inference: InferenceOptions = field(default_factory=dict)
 
     def run(self) -> int:
-        from mimicdet.commands.json_file import require_own_file, write_json
-        from mimicdet.errors import UserError
-
         if self.limit is not None and self.limit <= 10:
             raise UserError(f"mimicdet eval: --limit must be more than 10, not {self.limit}")
         require_own_file(self.json, self.data, self.model)

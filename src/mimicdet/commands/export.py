@@ -1,4 +1,4 @@
-"""``mimicdet export``."""
+"""Has the command ``mimicdet export``."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic.dataclasses import dataclass
 
-from mimicdet.commands.data_options import DataOptions
-from mimicdet.commands.inference_options import InferenceOptions, with_options
+from mimicdet.commands.options import DataOptions, InferenceOptions, with_options
 from mimicdet.commands.parser import DOCUMENTED, Argument
+from mimicdet.errors import UserError
 
 if TYPE_CHECKING:
     from mimicdet.data.dataset import DetectionDataset
@@ -54,14 +54,13 @@ class Export(DataOptions):
     inference: InferenceOptions = field(default_factory=dict)
 
     def run(self) -> int:
-        from mimicdet.errors import UserError
-
         if self.precision != "float32":
             if self.format != "onnx":
                 raise UserError(f"--precision {self.precision} needs --format onnx, not {self.format}")
             if self.data is None:
                 raise UserError(f"--precision {self.precision} needs --data, to measure what it costs")
-        measured_on, calibration = self._split("val"), self._split("train") if self.precision == "int8" else None
+        measured_on = None if self.data is None else self.load(self.data, "val")
+        calibration = self.load(self.data, "train") if self.data and self.precision == "int8" else None
         from mimicdet.api import export_model
         from mimicdet.build import load_model
         from mimicdet.data.categories import match_classes
@@ -96,12 +95,8 @@ class Export(DataOptions):
         print(f"\n{file} takes {INPUT_HELP}; {file.name}.json says how images are prepared")
         return 0
 
-    def _split(self, name: str) -> DetectionDataset | None:
-        """Of the data set, where one is given."""
-        return None if self.data is None else self.load(self.data, name)
-
     def _measure(self, file: Path, dataset: DetectionDataset) -> None:
-        """AP of the model and of the file on the data's validation split, which has the model's classes."""
+        """Prints the AP of the model and of the file on the data's validation split, which has the model's classes."""
         from mimicdet.inference.dataset import evaluate_runner
         from mimicdet.predict import Detector
         from mimicdet.report.table import metrics_table
