@@ -9,11 +9,11 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import yaml
 from pydantic import ValidationError
@@ -131,28 +131,23 @@ def read_layer(path: Path) -> Layer:
 
 
 def _layer(text: str, name: str) -> Layer:
-    content = parse_yaml(text, name)
+    content, source = parse_yaml(text, name), f"in {name}"
     if not isinstance(content, dict | None):
         raise UserError(f"{name} holds no settings: it should be 'section:' lines with 'key: value' below them")
-    return Layer(f"in {name}", dict(_flatten(content or {}, f"in {name}")))
-
-
-def _flatten(content: dict[Any, Any], source: str) -> Iterator[tuple[str, Any]]:
-    for name, value in content.items():
-        if name in SECTIONS:
-            if value is None:  # all keys of the section commented out
-                continue
-            if not isinstance(value, dict):
-                raise UserError(f"'{name}' {source} is a section: write 'key: value' lines below it")
-            for key, leaf in value.items():
-                check_key(f"{name}.{key}", source)
-                yield f"{name}.{key}", leaf
-        elif name in FIELDS and "." in name:
-            section, _, key = name.rpartition(".")
-            raise UserError(f"'{name}' {source} should be nested: '{section}:' and '{key}: ...' below it")
-        else:
-            check_key(str(name), source)
-            yield str(name), value
+    values: dict[str, Any] = {}
+    for key, value in (content or {}).items():
+        leaves = {str(key): value}
+        if key in SECTIONS:
+            if not isinstance(value, dict | None):  # None: all keys of the section are commented out
+                raise UserError(f"'{key}' {source} is a section: write 'key: value' lines below it")
+            leaves = {f"{key}.{leaf}": setting for leaf, setting in (value or {}).items()}
+        elif key in FIELDS and "." in key:
+            section, _, leaf = key.rpartition(".")
+            raise UserError(f"'{key}' {source} should be nested: '{section}:' and '{leaf}: ...' below it")
+        for setting in leaves:
+            check_key(setting, source)
+        values |= leaves
+    return Layer(source, values)
 
 
 def check_key(name: str, source: str) -> None:
@@ -184,46 +179,44 @@ def _initials(name: str) -> str:
     return "".join(word[0] for word in words if word) if len(words) > 1 else ""
 
 
+class _Given(NamedTuple):
+    value: Any
+    source: str
+
+
 def resolve(layers: Iterable[Layer]) -> Settings:
     """Makes settings of layers, of which a later one wins over an earlier one, key by key."""
-    values: dict[str, Any] = {}
-    sources: dict[str, str] = {}
+    given: dict[str, _Given] = {}
     for layer in layers:
         for name, value in layer.values.items():
             check_key(name, layer.source)
-            values[name], sources[name] = value, layer.source
-    family = values.get("model.family", next(iter(SETTINGS_OF)))
+            given[name] = _Given(value, layer.source)
+    family, source = given.get("model.family", (next(iter(SETTINGS_OF)), ""))
     if not isinstance(family, str) or family not in SETTINGS_OF:
         *others, last = (f"'{name}'" for name in SETTINGS_OF)
-        given = f"setting 'model.family' {sources['model.family']} is {shown(family)}"
-        raise UserError(f"{given}; it should be {', '.join(others)} or {last}")
+        should = f"it should be {', '.join(others)} or {last}"
+        raise UserError(f"setting 'model.family' {source} is {shown(family)}; {should}")
     fields = fields_of(SETTINGS_OF[family])
     nested: dict[str, Any] = {}
-    for name, value in values.items():
-        _require_meaning(name, value, family, fields, sources[name])
+    for name, (value, source) in given.items():
+        if name not in fields:
+            way_out = "leave it out, or take a preset of that family (mimicdet presets)"
+            raise UserError(f"{name} has no meaning for model.family '{family}'; {way_out} ({source})")
+        if name == "task" and value in [*_TASKS] and value not in get_args(fields[name].annotation):
+            does = f"task '{value}' {_TASKS[value]}, not model.family '{family}'"
+            raise UserError(f"{does}; use task 'detect' ({source})")
         if not _is_finite(value):
-            raise UserError(f"setting '{name}' {sources[name]} is {shown(value)}; it should be a finite number")
+            raise UserError(f"setting '{name}' {source} is {shown(value)}; it should be a finite number")
         section, _, key = name.rpartition(".")
         (nested.setdefault(section, {}) if section else nested)[key] = value
     try:
         return settings_from(nested)
     except ValidationError as error:
-        raise UserError(_explain(error, values, sources, fields)) from None
+        raise UserError(_explain(error, given, fields)) from None
 
 
 _TASKS = {"mimic": "trains MimicDet's two heads", "distill": "teaches one-stage detectors"}
-"""Says what the tasks do that some families have not."""
-
-
-def _require_meaning(name: str, value: Any, family: str, fields: Mapping[str, FieldInfo], source: str) -> None:
-    """Raises UserError where another family has this setting, or this task, and this one has not."""
-    if name not in fields:
-        raise UserError(
-            f"{name} has no meaning for model.family '{family}'; leave it out, or take a preset of that family "
-            f"(mimicdet presets) ({source})"
-        )
-    if name == "task" and value in [*_TASKS] and value not in get_args(fields[name].annotation):
-        raise UserError(f"task '{value}' {_TASKS[value]}, not model.family '{family}'; use task 'detect' ({source})")
+"""Some families have not these tasks, which do this."""
 
 
 def load_settings(
@@ -282,24 +275,22 @@ def shown(value: Any) -> str:
     return "empty" if value is None else json.dumps(value, default=str)
 
 
-def _explain(
-    error: ValidationError, values: Mapping[str, Any], sources: Mapping[str, str], fields: Mapping[str, FieldInfo]
-) -> str:
+def _explain(error: ValidationError, given: Mapping[str, _Given], fields: Mapping[str, FieldInfo]) -> str:
     """Words the first of pydantic's findings as one sentence."""
     first = error.errors(include_url=False)[0]
     path = [str(part) for part in first["loc"]]
     name = next((".".join(path[:n]) for n in (1, 2) if ".".join(path[:n]) in fields), None)
     if name is None:  # several keys that do not go together; the model's own message names them
         message = first["msg"].removeprefix("Value error, ")
-        concerned = [key for key in values if key in message] or [
-            key for key in values if path and key.startswith(path[0] + ".") and key.rpartition(".")[2] in message
+        concerned = [key for key in given if key in message] or [
+            key for key in given if path and key.startswith(path[0] + ".") and key.rpartition(".")[2] in message
         ]
-        where = " and ".join(dict.fromkeys(sources[key] for key in concerned))
+        where = " and ".join(dict.fromkeys(given[key].source for key in concerned))
         return f"{message} ({where})" if where else message
     expected = expectation(first, of_item=len(path) > name.count(".") + 1)
     if first["type"] in ("missing", "too_long", "too_short"):
         expected = f"it should be a list of {len(fields[name].default)} values"
-    return f"setting '{name}' {sources[name]} is {shown(values[name])}; {expected}"
+    return f"setting '{name}' {given[name].source} is {shown(given[name].value)}; {expected}"
 
 
 def expectation(finding: ErrorDetails, *, of_item: bool) -> str:

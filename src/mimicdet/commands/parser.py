@@ -36,10 +36,8 @@ HELP = ("-h", "--help")
 class Argument:
     """Says in a field's ``Annotated`` how its value is given.
 
-    Args:
-        metavar: what the help calls the value; "": a name for its type.
-        positional: it has no name on the command line.
-        repeated: it may be given several times with a value each, instead of once with several.
+    The help calls the value ``metavar``, or by its type for "". A ``positional`` one has no name on the command line. A
+    ``repeated`` one may be given several times with a value each, instead of once with several.
     """
 
     metavar: str = ""
@@ -111,18 +109,19 @@ class Option:
 
 def options_of(command: Any) -> list[Option]:
     """Returns every option of a command, settings included; inherited ones come last."""
-    fields: dict[str, FieldInfo] = command.__pydantic_fields__
+    fields, settings = command.__pydantic_fields__, _settings_of(command)
     options: list[Option] = []
     for name, info in sorted(fields.items(), key=lambda field: field[0] not in command.__annotations__):
-        if (settings := _settings_in(info)) is not None:
-            options += [Option(key, FIELDS[key]) for key in FIELDS if key.startswith(settings.prefix)]
+        if name in settings:
+            options += [Option(key, FIELDS[key]) for key in FIELDS if key.startswith(settings[name].prefix)]
         else:
             options.append(Option(name, info, next((m for m in info.metadata if isinstance(m, Argument)), Argument())))
     return options
 
 
-def _settings_in(info: FieldInfo) -> SettingsOptions | None:
-    return next((mark for mark in info.metadata if isinstance(mark, SettingsOptions)), None)
+def _settings_of(command: Any) -> dict[str, SettingsOptions]:
+    fields = command.__pydantic_fields__.items()
+    return {name: mark for name, info in fields for mark in info.metadata if isinstance(mark, SettingsOptions)}
 
 
 def parse_as(command: Any, program: str, words: Sequence[str]) -> Any:
@@ -135,11 +134,10 @@ def parse_as(command: Any, program: str, words: Sequence[str]) -> Any:
     line = _Line(program, options_of(command))
     given = line.read([word for word in words if word not in HELP])
     values = {name: value for name, value in given.items() if name in command.__pydantic_fields__}
-    for name, info in command.__pydantic_fields__.items():
-        if (taken := _settings_in(info)) is not None:
-            values[name] = {k: v for k, v in given.items() if k in FIELDS and k.startswith(taken.prefix)}
-            if taken.resolve is None:  # what is wrong is said now, not when a model is loaded
-                resolve([Layer(COMMAND_LINE, values[name])])
+    for name, taken in _settings_of(command).items():
+        values[name] = {key: v for key, v in given.items() if key in FIELDS and key.startswith(taken.prefix)}
+        if taken.resolve is None:  # what is wrong is said now, not when a model is loaded
+            resolve([Layer(COMMAND_LINE, values[name])])
     if any(word in HELP for word in words):
         print(_help(command, program, values))
         raise SystemExit(0)
@@ -152,9 +150,7 @@ def parse_as(command: Any, program: str, words: Sequence[str]) -> Any:
 def add_option(parser: Any, option: Option, more: str = "", *, completing: bool = False) -> None:
     """Adds an option to a parser, or a group of one.
 
-    Args:
-        more: what its help says after its description.
-        completing: say too what a shell may complete; messages about it are ours.
+    Its help says ``more`` after its description. ``completing``: a shell is told too what it may complete.
     """
     told = " ".join(f"{option.info.description or ''} {more}".split()).replace("%", "%%")
     if option.argument is not None and option.kind is bool:
@@ -191,9 +187,8 @@ class _Line:
 
     def read(self, words: Sequence[str]) -> dict[str, Any]:
         """Returns the values that are given, by the name of the option or setting."""
-        parser = argparse.ArgumentParser(
-            add_help=False, allow_abbrev=False, exit_on_error=False, argument_default=argparse.SUPPRESS
-        )
+        quiet: dict[str, Any] = {"add_help": False, "allow_abbrev": False, "exit_on_error": False}
+        parser = argparse.ArgumentParser(argument_default=argparse.SUPPRESS, **quiet)
         for option in self.options.values():
             add_option(parser, option)
         try:
@@ -296,7 +291,7 @@ def _help(command: Any, program: str, values: Mapping[str, Any]) -> str:
     for option in options:
         told = "(required)" if option.info.is_required() else _default(option.info.default)
         add_option(positional if option.is_positional else general, option, told)
-    for taken in filter(None, map(_settings_in, command.__pydantic_fields__.values())):
+    for taken in _settings_of(command).values():
         settings = taken.resolve(values) if taken.resolve is not None else None
         fields = FIELDS if settings is None else fields_of(type(settings))
         names = [name for name in fields if name.startswith(taken.prefix)]
