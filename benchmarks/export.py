@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mimicdet.data.dataset import Category
 from mimicdet.data.decode import read_image
-from mimicdet.export.export import export_model
+from mimicdet.export.export import export_detector
 from mimicdet.export.exported_file import SUFFIXES, load
 from mimicdet.inference.decode import decode
 from mimicdet.inference.detect import sizes_or_none
@@ -137,7 +137,7 @@ def _export(model: Any, file: Path, format: str) -> None:
     categories = [Category(k + 1, str(k)) for k in range(model.num_classes)]
     raw = file.with_name("raw" + file.name)
     for outputs, path in (("raw", raw), ("detections", file)):
-        differences = export_model(
+        differences = export_detector(
             model, path, format=format, outputs=outputs, inference=inference, categories=categories,  # type: ignore[arg-type]
             photographs=[portrait],
         )  # fmt: skip

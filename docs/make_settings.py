@@ -1,7 +1,5 @@
 """Writes docs/settings.md, every setting with its meaning, from the code: python docs/make_settings.py"""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -17,7 +15,7 @@ PRESETS = ("paper_r50_1x", "small")
 
 
 def page() -> str:
-    """The page as Markdown."""
+    """Returns the page as Markdown."""
     return "\n".join(_lines())
 
 
@@ -48,7 +46,7 @@ def _lines() -> Iterator[str]:
 
 
 def _variants(name: str) -> list[tuple[FieldInfo, list[str]]]:
-    """A setting as families have it, which differ in what it means or takes, and each time those families."""
+    """Returns a setting as families have it, which differ in what it means or takes, and each time those families."""
     found: dict[tuple[str, ...], tuple[FieldInfo, list[str]]] = {}
     for family, cls in SETTINGS_OF.items():
         if (info := fields_of(cls).get(name)) is not None:
@@ -74,7 +72,7 @@ def _text(value: Any) -> str:
 
 
 def _values(name: str, info: FieldInfo) -> str:
-    """What a setting takes, in words: its type and its limits."""
+    """Says what a setting takes: its type and its limits."""
     if name == "model.family":
         return ", ".join(f"`{family}`" for family in SETTINGS_OF)
     kind = info.annotation
@@ -85,11 +83,9 @@ def _values(name: str, info: FieldInfo) -> str:
     if choices := [choice for choice in get_args(kind) if isinstance(choice, str | int)]:
         return prefix + ", ".join(f"`{choice}`" for choice in choices)
     names = {int: "whole number", float: "number", str: "text", bool: "`true`, `false`"}
-    limits = []
-    for limit in info.metadata:
-        for attribute, sign in (("gt", ">"), ("ge", "≥"), ("lt", "<"), ("le", "≤")):
-            if (bound := getattr(limit, attribute, None)) is not None:
-                limits.append(f"{sign} {bound}")
+    signs = (("gt", ">"), ("ge", "≥"), ("lt", "<"), ("le", "≤"))
+    bounds = [(sign, getattr(limit, attribute, None)) for limit in info.metadata for attribute, sign in signs]
+    limits = [f"{sign} {bound}" for sign, bound in bounds if bound is not None]
     return prefix + " ".join([names.get(kind, "number" if prefix else str(kind)), ", ".join(limits)]).strip()
 
 

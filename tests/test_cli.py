@@ -12,7 +12,7 @@ import pytest
 
 from mimicdet import cli
 from mimicdet.cli import COMMANDS, guarded, main
-from mimicdet.commands.inference_options import with_options
+from mimicdet.commands.options import with_options
 from mimicdet.commands.parser import options_of
 from mimicdet.config import InferenceSettings, fields_of
 from mimicdet.errors import UserError

@@ -15,7 +15,7 @@ from mimicdet.config import Settings
 from mimicdet.data.splits import load_dataset
 from mimicdet.engine.train import train
 from mimicdet.errors import UserError
-from mimicdet.settings_file import Layer, load_settings
+from mimicdet.settings_file import load_settings
 from mimicdet.weights.pypi import packaged_weights
 
 REPOSITORY = Path(__file__).parent.parent
@@ -32,7 +32,7 @@ def lite0() -> str:
 
 
 def small(changes: dict[str, Any]) -> Settings:
-    return load_settings(preset="small", overrides=Layer("in the test", {"train.pictures": 0, **changes}))
+    return load_settings("small", {"train.pictures": 0, **changes})
 
 
 def test_eight_images_are_fitted(lite0: str, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_nothing_given_is_the_defaults() -> None:
 def test_later_layers_win_key_by_key(tmp_path: Path) -> None:
     config = write(tmp_path, "optim:\n  lr: 0.5\n  momentum: 0.5\ntrain:\n  epochs: 5\n")
     overrides = asked("--optim.lr", "0.25")
-    settings = load_settings(preset="paper_r50_2x", config=config, overrides=overrides)
+    settings = load_settings(preset="paper_r50_2x", config=config, changes=overrides.values, source=overrides.source)
     assert settings.optim.lr == 0.25  # the command line over the file
     assert settings.optim.momentum == 0.5  # the file over the preset
     assert settings.train.epochs == 5
@@ -77,7 +77,7 @@ def test_an_empty_file_and_an_empty_section_change_nothing(tmp_path: Path) -> No
 @pytest.mark.parametrize("name", [None, *preset_names()])
 def test_resolved_settings_load_again(name: str | None, tmp_path: Path) -> None:
     overrides = asked("--data.shorter_side", "640", "800", "--train.trackers", "tensorboard")
-    settings = load_settings(preset=name, overrides=overrides)
+    settings = load_settings(preset=name, changes=overrides.values, source=overrides.source)
     file = write(tmp_path, dump_settings(settings))
     assert load_settings(config=file) == settings
     assert list(read_layer(file).values) == list(
@@ -232,7 +232,7 @@ def test_the_layer_that_set_the_value_is_named(tmp_path: Path) -> None:
     config = write(tmp_path, "optim:\n  lr: 0.5\n")
     overrides = asked("--optim.lr", "abc")
     with pytest.raises(UserError, match=r"'optim.lr' on the command line is \"abc\""):
-        load_settings(config=config, overrides=overrides)
+        load_settings(config=config, changes=overrides.values, source=overrides.source)
 
 
 # --------------------------------------------------------------------------------------- command line

@@ -4,20 +4,20 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pydantic import ValidationError
 
-from mimicdet.config import SETTINGS_OF, InferenceSettings, MimicDetSettings, TrunkSettings
-from mimicdet.config.trunk import BranchSettings
+from mimicdet.config import SETTINGS_OF, FasterRcnnSettings, InferenceSettings, MimicDetSettings, TrunkSettings
+from mimicdet.config.rivals import BranchSettings, DenseSettings
 from mimicdet.data.dataset import Category
 from mimicdet.errors import UserError
 from mimicdet.families import atss, fcos, retinanet
 from mimicdet.losses.one_stage import Learning
 from mimicdet.models.backbone import build_backbone
 from mimicdet.models.detector import DetectionModel, Trunk
-from mimicdet.models.faster_rcnn import faster_rcnn
+from mimicdet.models.faster_rcnn import FasterRcnn, faster_rcnn
 from mimicdet.models.mimicdet import MimicDet, Refinement
 from mimicdet.models.one_stage import OneStage
 from mimicdet.models.pyramid import COARSEST_BACKBONE_LEVEL, Pyramid, he_init
@@ -44,23 +44,33 @@ def _mimicdet(settings: MimicDetSettings.Model, trunk: Trunk, num_classes: int) 
     return MimicDet(trunk=trunk, refinement=refinement, s_head=s_head)
 
 
-DETECTORS: dict[str, Callable[[Any, Trunk, int], DetectionModel]] = {
-    "mimicdet": _mimicdet,
-    "retinanet": retinanet.build,
-    "fcos": fcos.build,
-    "atss": atss.build_atss,
-    "gfl": atss.build_gfl,
-    "faster_rcnn": lambda s, trunk, k: faster_rcnn(trunk=trunk, num_classes=k, features=s.head_features),
-}
-"""Builds a detector of each family around a trunk."""
+def _faster_rcnn(settings: FasterRcnnSettings.Model, trunk: Trunk, num_classes: int) -> FasterRcnn:
+    return faster_rcnn(trunk=trunk, num_classes=num_classes, features=settings.head_features)
 
-LEARNING: dict[str, Callable[[Any], Learning]] = {
-    "retinanet": retinanet.learning,
-    "fcos": fcos.learning,
-    "atss": atss.atss_learning,
-    "gfl": atss.gfl_learning,
+
+class Family(NamedTuple):
+    """Says how a family's detectors are built around a trunk, and how the dense ones learn."""
+
+    build: Callable[[Any, Trunk, int], DetectionModel]
+    learning: Callable[[Any], Learning] | None = None  # None where a task of its own says so
+
+
+FAMILIES = {
+    "mimicdet": Family(_mimicdet),
+    "retinanet": Family(retinanet.build, retinanet.learning),
+    "fcos": Family(fcos.build, fcos.learning),
+    "atss": Family(atss.build_atss, atss.atss_learning),
+    "gfl": Family(atss.build_gfl, atss.gfl_learning),
+    "faster_rcnn": Family(_faster_rcnn),
 }
-"""Says how the detectors of each one-stage family learn."""
+"""By the name that ``model.family`` has. A new family of dense detectors is one line here."""
+
+
+def learning_of(settings: DenseSettings) -> Learning:
+    """Returns how a dense detector learns: its assignment, its losses and their weights."""
+    learning = FAMILIES[settings.model.family].learning
+    assert learning is not None
+    return learning(settings.one_stage)
 
 
 def build_model(
@@ -80,7 +90,7 @@ def build_model(
     """
     finest = settings.levels[0] if finest_level is None else min(finest_level, settings.levels[0])
     trunk = build_trunk(settings, settings.levels, finest_level=finest, pretrained=pretrained)
-    detector = DETECTORS[settings.family](settings, trunk, num_classes)
+    detector = FAMILIES[settings.family].build(settings, trunk, num_classes)
     if isinstance(detector, OneStage) and isinstance(settings, BranchSettings) and settings.head_init == "he":
         for convs in detector.head.branches()[:2]:
             he_init(convs)
@@ -118,6 +128,23 @@ class LoadedModel:
 
 def load_model(folder: str | Path, device: torch.device | str = "cpu") -> LoadedModel:
     """Reads a folder that :func:`mimicdet.weights.folder.save_model` wrote, or torchvision's weights.
+
+    ```python
+    import torch
+    from mimicdet import load_model
+
+    loaded = load_model("runs/cells/model")
+    with torch.inference_mode():
+        found = loaded.model(torch.zeros(1, 3, 128, 128, dtype=torch.uint8))
+    print(found.boxes.shape, found.scores.shape, loaded.inference.score_threshold)
+    ```
+
+    Args:
+        folder: such as ``model`` in a run folder; or a .pth or .safetensors file of torchvision's.
+        device: such as ``cpu`` or ``cuda:1``.
+
+    Returns:
+        The network, how it was built, how it detects, and its classes.
 
     Raises:
         UserError: no model folder, or one that is broken, of another family or of a newer version; a file that holds

@@ -1,12 +1,8 @@
-"""The command line: ``mimicdet COMMAND ...``. Each command is a file in ``mimicdet/commands``.
+"""Reads the command line, ``mimicdet COMMAND ...``. Each command is a file in ``mimicdet/commands``.
 
 Nothing heavy is imported before a command runs, so help and typing errors answer at once.
 """
 
-from __future__ import annotations
-
-import difflib
-import errno
 import importlib
 import os
 import sys
@@ -14,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mimicdet.errors import UserError
+from mimicdet.errors import UserError, nearest
 
 COMMANDS = {  # the first sentence of each one's own help: nothing is imported to list them
     "check": "Reads a data set as training does and lists every fault by kind, with counts and examples.",
@@ -61,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def guarded(work: Callable[[], int]) -> int:
-    """What ``work`` returns; 2 for anything the user can mend, told in one sentence; 130 when interrupted."""
+    """Returns what ``work`` returns; 2 for anything the user can mend, told in one sentence; 130 when interrupted."""
     try:
         return work()
     except UserError as error:
@@ -72,8 +68,11 @@ def guarded(work: Callable[[], int]) -> int:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (else Python complains at exit that it cannot flush)
         return 0
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return _complain(f"the disk is full ({error.filename or 'while writing'}): free some space and try again")
+        from mimicdet.files import DISK_FULL, why_not_written
+
+        if error.errno in DISK_FULL:
+            where = error.filename or "while writing"
+            return _complain(f"{why_not_written(error)} ({where}): free some space and try again")
         if error.filename is None:
             raise
         return _complain(f"{error.filename}: {error.strerror}; correct the path or its permissions")
@@ -95,8 +94,8 @@ def _dispatch(arguments: list[str]) -> int:
     if name == "--print-completion":
         return _print_completion(rest)
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(COMMANDS)}"
+        near = nearest(name, COMMANDS)
+        hint = f"did you mean '{near}'?" if near else f"there are {', '.join(COMMANDS)}"
         raise UserError(f"unknown command '{name}'; {hint}")
     exit_code: int = parse(name, rest).run()
     return exit_code
@@ -144,7 +143,3 @@ def _complain(sentence: str) -> int:
         time.sleep(2)
     print(f"error: {sentence}", file=sys.stderr)
     return 2
-
-
-if __name__ == "__main__":
-    sys.exit(main())

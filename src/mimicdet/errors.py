@@ -1,7 +1,5 @@
 """The one exception for things the user can mend, and the nearest name for what is misspelt."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable
 

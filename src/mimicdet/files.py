@@ -1,4 +1,4 @@
-"""Writing files and folders so that nothing is ever half-written."""
+"""Writes files and folders so that nothing is ever half-written, and says before the work what could not be."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from mimicdet.errors import UserError
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def make_folder(folder: Path) -> None:
@@ -52,6 +54,11 @@ def replace_file(file: Path, content: bytes) -> None:
                 os.unlink(temporary)
 
 
+def why_not_written(error: OSError) -> str:
+    """Returns what stopped a write: that the disk is full, or else the system's own words."""
+    return "the disk is full" if error.errno in DISK_FULL else error.strerror or str(error)
+
+
 def write_json(file: Path, content: Any) -> None:
     """Writes ``content`` as JSON, whole or not at all, making folders as needed.
 
@@ -71,6 +78,28 @@ def defined(content: Any) -> Any:
     if isinstance(content, list | tuple):
         return [defined(value) for value in content]
     return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def require_writable(file: Path) -> None:
+    """Raises UserError unless ``file`` could be written now, with folders that are not there yet; makes nothing."""
+    if file.is_dir():
+        raise UserError(f"{file} is a folder; name a file to write")
+    folder = next((parent for parent in file.parents if os.path.exists(parent)), file.parent)
+    try:
+        with tempfile.TemporaryFile(dir=folder):  # asking for permissions does not tell of read-only disks
+            pass
+    except OSError as error:
+        raise UserError(f"{file} cannot be written ({folder}: {error.strerror}); choose another folder") from error
+
+
+def require_own_file(file: Path | None, *inputs: Path) -> None:
+    """Raises UserError where ``--json`` names what cannot be written, or a file that is one of the inputs or in one."""
+    if file is None:
+        return
+    require_writable(file)
+    for path in inputs:
+        if file.exists() and file.resolve().is_relative_to(path.resolve()):
+            raise UserError(f"{file} belongs to {path}, which is read; --json would overwrite it: name another file")
 
 
 def require_empty(folder: Path) -> None:
@@ -95,8 +124,8 @@ def new_folder(out: Path) -> Iterator[Path]:
             out.rmdir()  # it is empty
         os.replace(partial, out)
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise UserError(f"{out}: the disk is full; free some space and try again") from error
+        if error.errno in DISK_FULL:
+            raise UserError(f"{out}: {why_not_written(error)}; free some space and try again") from error
         raise UserError(f"{error.filename or out}: {error.strerror or error}; check paths and permissions") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

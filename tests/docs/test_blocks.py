@@ -21,23 +21,10 @@ import mimicdet
 from mimicdet.cli import main
 from mimicdet.settings_file import load_settings
 from tests.docs.pages import PAGES, ROOT, Block, blocks, commands
-from tests.docs.workspace import HEADS, SIZE, make_workspace
+from tests.docs.workspace import HEADS, SIZE
 
 WHYS = ("minutes", "hours", "installs", "needs COCO", "needs a GPU", "needs 8 GPUs")
 """Reasons for a block not to be run; each mark begins with one."""
-
-
-@pytest.fixture(scope="session")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_workspace(tmp_path_factory.mktemp("workspace"))
-
-
-@pytest.fixture
-def workspace(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy, which is the current folder."""
-    folder = shutil.copytree(prepared, tmp_path / "work", symlinks=True)
-    monkeypatch.chdir(folder)
-    return folder
 
 
 def run_all(found: list[Block]) -> None:

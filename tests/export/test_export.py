@@ -23,7 +23,7 @@ from mimicdet.build import load_model
 from mimicdet.cli import main
 from mimicdet.data.decode import read_image
 from mimicdet.errors import UserError
-from mimicdet.export.export import compare, export_model
+from mimicdet.export.export import compare, export_detector
 from mimicdet.export.exported_file import load
 from mimicdet.export.network import RawNetwork
 from mimicdet.export.write import PACKAGES
@@ -150,7 +150,7 @@ def test_a_file_that_differs_is_not_written(
     monkeypatch.setattr("mimicdet.export.export.load", load_another)
     monkeypatch.setattr("mimicdet.export.export.write_torch", write_again)
     with pytest.raises(UserError, match=r"model.pt2 is not written: on 1 image\(s\) of 320 x 448 pixels"):
-        export_model(
+        export_detector(
             loaded.model, file, format="torch", outputs="raw", inference=loaded.inference.model_dump(mode="json"),
             categories=loaded.categories, photographs=[read_image(photographs[0])],
         )  # fmt: skip
@@ -247,7 +247,7 @@ def test_all_that_is_wrong_is_said_before_the_work(
     model_folder: Path, words: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("mimicdet.export.export.export_model", lambda *_, **__: pytest.fail("it was exported"))
+    monkeypatch.setattr("mimicdet.api.export_detector", lambda *_, **__: pytest.fail("it was exported"))
     monkeypatch.chdir(tmp_path)
     for name in ("folder.onnx", "locked"):
         Path(name).mkdir()

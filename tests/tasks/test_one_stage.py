@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.models.detection.fcos import FCOSHead
 from torchvision.models.detection.retinanet import RetinaNetHead
 
-from mimicdet.build import LEARNING
+from mimicdet.build import learning_of
 from mimicdet.config import SETTINGS_OF, settings_from
 from mimicdet.data.batch import Batch, collate
 from mimicdet.losses.one_stage import centerness
@@ -112,7 +112,7 @@ def test_atss_and_gfl_weigh_boxes() -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_weights_multiply_the_parts(family: str) -> None:
     batch = tiny_batch()
-    names = LEARNING[family](SETTINGS_OF[family]().one_stage).weights
+    names = learning_of(SETTINGS_OF[family]()).weights
     weights = {name: 0.5 + i for i, name in enumerate(names)}
     found = make(family, **weights)(batch)
     expected = sum(weight * found[name] for name, weight in weights.items())

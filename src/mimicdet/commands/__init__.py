@@ -1,1 +1,1 @@
-"""One file a command: a dataclass of its options, and `run`."""
+"""Has one file a command: a dataclass of its options, and `run`."""

@@ -1,14 +1,13 @@
-"""``mimicdet check``."""
-
-from __future__ import annotations
+"""Has the command ``mimicdet check``."""
 
 from pathlib import Path
 from typing import Annotated
 
 from pydantic.dataclasses import dataclass
 
-from mimicdet.commands.data_options import DataOptions
+from mimicdet.commands.options import DataOptions
 from mimicdet.commands.parser import DOCUMENTED, Argument
+from mimicdet.files import require_own_file, write_json
 
 EXAMPLES = """\
 mimicdet check cells                        all splits of the folder `cells`: COCO, VOC or YOLO, told by looking
@@ -34,17 +33,8 @@ class Check(DataOptions):
     """Every image is decoded, which finds truncated ones."""
 
     def run(self) -> int:
-        from mimicdet.commands.json_file import require_own_file, write_json
-        from mimicdet.data.check import check_dataset
-
         require_own_file(self.json, self.data)
-        report = check_dataset(
-            self.data,
-            splits=self.split or None,
-            max_faulty_boxes=self.max_faulty_boxes,
-            voc_one_based=self.voc_one_based,
-            verify_images=self.images,
-        )
+        report = self.check(self.data, self.split or None, images=self.images)
         if self.json is not None:
             write_json(self.json, report.to_json())
         print("\n".join(report.lines()))

@@ -1,13 +1,11 @@
-"""``mimicdet convert``."""
-
-from __future__ import annotations
+"""Has the command ``mimicdet convert``."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic.dataclasses import dataclass
 
-from mimicdet.commands.data_options import DataOptions
+from mimicdet.commands.options import DataOptions
 from mimicdet.commands.parser import DOCUMENTED, Argument
 
 EXAMPLES = """\
@@ -30,12 +28,7 @@ class Convert(DataOptions):
     def run(self) -> int:
         from mimicdet.data.convert import convert_dataset
 
-        conversion = convert_dataset(
-            self.data,
-            self.out,
-            to=self.to,
-            max_faulty_boxes=self.max_faulty_boxes,
-            voc_one_based=self.voc_one_based,
-        )
+        faulty, one_based = self.max_faulty_boxes, self.voc_one_based
+        conversion = convert_dataset(self.data, self.out, self.to, max_faulty_boxes=faulty, voc_one_based=one_based)
         print("\n".join(conversion.lines()))
         return 0

@@ -1,6 +1,4 @@
-"""``mimicdet cut``."""
-
-from __future__ import annotations
+"""Has the command ``mimicdet cut``."""
 
 import sys
 from pathlib import Path
@@ -8,7 +6,7 @@ from typing import Annotated
 
 from pydantic.dataclasses import dataclass
 
-from mimicdet.commands.data_options import DataOptions
+from mimicdet.commands.options import DataOptions
 from mimicdet.commands.parser import DOCUMENTED, Argument
 
 EXAMPLES = """\
@@ -40,13 +38,9 @@ class Cut(DataOptions):
         from mimicdet.data.splits import available_splits
 
         datasets = {split: self.load(self.data, split) for split in available_splits(self.data)}
+        shown = sys.stderr.isatty()
         cut = cut_datasets(
-            datasets,
-            self.out,
-            tile=self.tile,
-            overlap=self.overlap,
-            hold_back=self.hold_back,
-            progress=sys.stderr.isatty(),
+            datasets, self.out, tile=self.tile, overlap=self.overlap, hold_back=self.hold_back, progress=shown
         )
         print("\n".join(cut.lines()))
         return 0

@@ -1,6 +1,4 @@
-"""``mimicdet eval``."""
-
-from __future__ import annotations
+"""Has the command ``mimicdet eval``."""
 
 import sys
 from dataclasses import field
@@ -9,9 +7,10 @@ from typing import Annotated
 
 from pydantic.dataclasses import dataclass
 
-from mimicdet.commands.data_options import DataOptions
-from mimicdet.commands.inference_options import InferenceOptions, with_options
+from mimicdet.commands.options import DataOptions, InferenceOptions, with_options
 from mimicdet.commands.parser import DOCUMENTED, Argument
+from mimicdet.errors import UserError
+from mimicdet.files import require_own_file, write_json
 
 EXAMPLES = """\
 mimicdet eval runs/cells/model --data cells                       COCO's 12 numbers and AP of each class
@@ -49,39 +48,37 @@ class Eval(DataOptions):
     inference: InferenceOptions = field(default_factory=dict)
 
     def run(self) -> int:
-        from mimicdet.commands.json_file import require_own_file, write_json
-        from mimicdet.data.dataset import match_classes
-        from mimicdet.errors import UserError
-
         if self.limit is not None and self.limit <= 10:
             raise UserError(f"mimicdet eval: --limit must be more than 10, not {self.limit}")
         require_own_file(self.json, self.data, self.model)
         dataset = self.load(self.data, self.split)
         # torch and all: not before the data are found to be good
-        from mimicdet.data.tiles import Tiles
+        from mimicdet.api import evaluate
         from mimicdet.inference.coco_metrics import COCO_LIMITS
-        from mimicdet.inference.dataset import evaluate_runner
         from mimicdet.predict import Detector
         from mimicdet.report.table import class_table, metrics_table
 
         detector = Detector.from_pretrained(self.model, self.device)
         given = self.inference if self.limit is None else {"inference.max_detections": self.limit} | self.inference
-        detector.inference = with_options(detector.inference, given, self.model)
-        dataset = match_classes(dataset, detector.categories)
-        tiles = None if self.tile is None else Tiles(self.tile, self.overlap)
-        limits = (*COCO_LIMITS[:2], self.limit or COCO_LIMITS[2])
-        metrics = evaluate_runner(
-            detector.runner, dataset, detector.inference, tiles=tiles, progress=sys.stderr.isatty(), limits=limits
+        metrics = evaluate(
+            detector,
+            dataset,
+            tile=self.tile,
+            overlap=self.overlap,
+            limit=self.limit,
+            inference=with_options(detector.inference, given, self.model),
+            progress=sys.stderr.isatty(),
         )
+        counted = self.limit or COCO_LIMITS[2]
         result = metrics.to_json()
         if self.json is not None:
-            about = {"model": str(self.model), "data": str(self.data), "split": dataset.split, "limit": limits[2]}
+            about = {"model": str(self.model), "data": str(self.data), "split": dataset.split, "limit": counted}
             write_json(self.json, {**result, **about})
         print(f"{self.model} on '{dataset.split}' of {self.data}: {metrics.images} images, {metrics.objects} objects\n")
         print(metrics_table({"all classes": result}))
         print()
         print(class_table(result))
         most = max((int((~record.crowd).sum()) for record in dataset.images), default=0)
-        if most > limits[2]:
-            print(f"\nnote: an image has {most} objects, and {limits[2]} detections count: --limit sets another number")
+        if most > counted:
+            print(f"\nnote: an image has {most} objects, and {counted} detections count: --limit sets another number")
         return 0

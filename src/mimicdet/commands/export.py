@@ -1,4 +1,4 @@
-"""``mimicdet export``."""
+"""Has the command ``mimicdet export``."""
 
 from __future__ import annotations
 
@@ -9,21 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic.dataclasses import dataclass
 
-from mimicdet.commands.data_options import DataOptions
-from mimicdet.commands.inference_options import InferenceOptions, with_options
+from mimicdet.commands.options import DataOptions, InferenceOptions, with_options
 from mimicdet.commands.parser import DOCUMENTED, Argument
+from mimicdet.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    import numpy as np
-    from torch import Tensor
-
-    from mimicdet.config import InferenceSettings
     from mimicdet.data.dataset import DetectionDataset
 
 MOST_PHOTOGRAPHS = 16
-CALIBRATION_IMAGES = 64
 INPUT_HELP = "images (batch, 3, height, width) uint8 and their sizes (batch, 2)"
 
 EXAMPLES = """\
@@ -61,48 +54,37 @@ class Export(DataOptions):
     inference: InferenceOptions = field(default_factory=dict)
 
     def run(self) -> int:
-        from mimicdet.commands.output_file import require_writable
-        from mimicdet.errors import UserError
-        from mimicdet.export.exported_file import SUFFIXES
-        from mimicdet.export.write import require
-
-        file = self.out or self.model.parent / (self.model.name + SUFFIXES[self.format])
-        if file.suffix != SUFFIXES[self.format]:
-            raise UserError(f"{file}: the name of a file in {self.format} form must end with {SUFFIXES[self.format]}")
-        if not file.parent.is_dir():
-            raise UserError(f"{file.parent}: there is no such folder; make it first")
         if self.precision != "float32":
             if self.format != "onnx":
                 raise UserError(f"--precision {self.precision} needs --format onnx, not {self.format}")
             if self.data is None:
                 raise UserError(f"--precision {self.precision} needs --data, to measure what it costs")
-        require_writable(file)
-        require(self.format)
-        measured_on = self._split("val")
+        measured_on = None if self.data is None else self.load(self.data, "val")
+        calibration = self.load(self.data, "train") if self.data and self.precision == "int8" else None
+        from mimicdet.api import export_model
         from mimicdet.build import load_model
         from mimicdet.data.dataset import match_classes
         from mimicdet.engine.stop import stop_on_signals
-        from mimicdet.export.export import export_model
-        from mimicdet.models.faster_rcnn import FasterRcnn
+        from mimicdet.export.exported_file import SUFFIXES
+        from mimicdet.predict.files import find_images
         from mimicdet.report.table import table
 
+        file = self.out or self.model.parent / (self.model.name + SUFFIXES[self.format])
         loaded = load_model(self.model)
-        if isinstance(loaded.model, FasterRcnn):
-            raise UserError(f"{self.model} is a Faster R-CNN, which has no exported form; export a one-stage detector")
-        inference = with_options(loaded.inference, self.inference, self.model)
-        # At positions in any case: the detections are the same, and the dense form is what is slow
-        inference = inference.model_copy(update={"dense": False})
         if measured_on is not None:
             measured_on = match_classes(measured_on, loaded.categories)
-        calibration = self._calibration(inference, loaded.model.divisor) if self.precision == "int8" else None
-        photographs = self._photographs()
         print(f"exporting {self.model} to {file}", flush=True)
         with stop_on_signals() as stop, stop.at_once():  # SIGTERM too shall leave no temporary folder
             differences = export_model(
-                loaded.model, file, format=self.format, outputs=self.outputs,
-                inference=inference.model_dump(mode="json"), categories=loaded.categories, photographs=photographs,
-                precision=self.precision, calibration=calibration,
-            )  # fmt: skip
+                self.model,
+                file,
+                format=self.format,
+                outputs=self.outputs,
+                precision=self.precision,
+                photographs=find_images(self.images)[:MOST_PHOTOGRAPHS] if self.images else (),
+                calibration=calibration,
+                inference=with_options(loaded.inference, self.inference, self.model),
+            )
         rows = [
             [f"{d.batch} x {d.height} x {d.width}", str(d.rows), str(d.unmatched), f"{d.boxes:.2g}", f"{d.scores:.2g}"]
             for d in differences
@@ -113,45 +95,8 @@ class Export(DataOptions):
         print(f"\n{file} takes {INPUT_HELP}; {file.name}.json says how images are prepared")
         return 0
 
-    def _split(self, name: str) -> DetectionDataset | None:
-        """Of the data set, where one is given."""
-
-        if self.data is None:
-            return None
-        return self.load(self.data, name)
-
-    def _photographs(self) -> Sequence[np.ndarray]:
-        from mimicdet.data.decode import read_image
-        from mimicdet.predict.files import find_images
-
-        if self.images:
-            return [read_image(file) for file in find_images(self.images)[:MOST_PHOTOGRAPHS]]
-        from matplotlib import cbook
-
-        return [read_image(Path(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)))]
-
-    def _calibration(self, inference: InferenceSettings, divisor: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Training images one by one, resized as for prediction."""
-        from mimicdet.data.batch import pad_to_batch
-        from mimicdet.data.decode import read_image
-        from mimicdet.data.transform import resize_for_inference
-
-        dataset = self._split("train")
-        assert dataset is not None
-        images = dataset.images
-        step = -(-len(images) // CALIBRATION_IMAGES)
-
-        def batches() -> Iterator[tuple[Tensor, Tensor]]:
-            for record in images[::step]:
-                pixels = read_image(record.file)
-                image = resize_for_inference(pixels, inference.shorter_side, inference.longer_side)
-                batch = pad_to_batch([image], divisor)
-                yield batch.images, batch.sizes
-
-        return batches()
-
     def _measure(self, file: Path, dataset: DetectionDataset) -> None:
-        """AP of the model and of the file on the data's validation split, which has the model's classes."""
+        """Prints the AP of the model and of the file on the data's validation split, which has the model's classes."""
         from mimicdet.inference.dataset import evaluate_runner
         from mimicdet.predict import Detector
         from mimicdet.report.table import metrics_table

@@ -1,14 +1,11 @@
-"""From the words of a command line to a command, by argparse; what is wrong is told in sentences of our own.
+"""Makes a command of the words of a command line, by argparse; says what is wrong in sentences of its own.
 
 A command is a dataclass of pydantic's: its fields are the options, the docstring below a field is its help. Settings
 come from their own classes (``mimicdet.config``) and are given as ``--section.key value``. argparse words no message:
 what it could complain of is found before it, or known by the option that it concerns.
 """
 
-from __future__ import annotations
-
 import argparse
-import difflib
 import inspect
 import shutil
 import sys
@@ -23,14 +20,14 @@ from pydantic import ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
 from mimicdet.config import SETTINGS_OF, Settings, fields_of
-from mimicdet.errors import UserError
+from mimicdet.errors import UserError, nearest
 from mimicdet.settings_file import FIELDS, SECTIONS, Layer, expectation, parse_yaml, resolve, shown, suggestion
 
 COMMAND_LINE = "on the command line"
-"""How messages name where a setting comes from."""
+"""Messages say so where a setting was given."""
 
 DOCUMENTED = ConfigDict(use_attribute_docstrings=True)
-"""The ``config`` of a command's dataclass: the docstring below a field is its help."""
+"""A command's dataclass has this ``config``: the docstring below a field is its help."""
 
 HELP = ("-h", "--help")
 
@@ -39,10 +36,8 @@ HELP = ("-h", "--help")
 class Argument:
     """Says in a field's ``Annotated`` how its value is given.
 
-    Args:
-        metavar: what the help calls the value; "": a name for its type.
-        positional: it has no name on the command line.
-        repeated: it may be given several times with a value each, instead of once with several.
+    The help calls the value ``metavar``, or by its type for "". A ``positional`` one has no name on the command line. A
+    ``repeated`` one may be given several times with a value each, instead of once with several.
     """
 
     metavar: str = ""
@@ -67,7 +62,7 @@ class SettingsOptions:
 
 @dataclass(frozen=True)
 class Option:
-    """One option of a command line; ``argument`` is None for a setting, whose words are read as YAML reads values."""
+    """Describes an option of a command line; ``argument`` is None for a setting, whose words are read as YAML's."""
 
     name: str
     info: FieldInfo
@@ -75,7 +70,7 @@ class Option:
 
     @property
     def kind(self) -> Any:
-        """Its type, without None."""
+        """The option has this type, None left out."""
         arms = get_args(self.info.annotation)
         return arms[0] if type(None) in arms else self.info.annotation
 
@@ -85,7 +80,7 @@ class Option:
 
     @property
     def item(self) -> Any:
-        """The type of one word."""
+        """One word of it has this type."""
         return get_args(self.kind)[0] if self.is_list else self.kind
 
     @property
@@ -108,24 +103,25 @@ class Option:
 
     @property
     def called(self) -> str:
-        """How usage and messages call it."""
+        """Usage and messages call it so."""
         return self.metavar if self.is_positional else f"--{self.name}"
 
 
 def options_of(command: Any) -> list[Option]:
-    """Every option of a command, settings included; inherited ones come last."""
-    fields: dict[str, FieldInfo] = command.__pydantic_fields__
+    """Returns every option of a command, settings included; inherited ones come last."""
+    fields, settings = command.__pydantic_fields__, _settings_of(command)
     options: list[Option] = []
     for name, info in sorted(fields.items(), key=lambda field: field[0] not in command.__annotations__):
-        if (settings := _settings_in(info)) is not None:
-            options += [Option(key, FIELDS[key]) for key in FIELDS if key.startswith(settings.prefix)]
+        if name in settings:
+            options += [Option(key, FIELDS[key]) for key in FIELDS if key.startswith(settings[name].prefix)]
         else:
             options.append(Option(name, info, next((m for m in info.metadata if isinstance(m, Argument)), Argument())))
     return options
 
 
-def _settings_in(info: FieldInfo) -> SettingsOptions | None:
-    return next((mark for mark in info.metadata if isinstance(mark, SettingsOptions)), None)
+def _settings_of(command: Any) -> dict[str, SettingsOptions]:
+    fields = command.__pydantic_fields__.items()
+    return {name: mark for name, info in fields for mark in info.metadata if isinstance(mark, SettingsOptions)}
 
 
 def parse_as(command: Any, program: str, words: Sequence[str]) -> Any:
@@ -138,11 +134,10 @@ def parse_as(command: Any, program: str, words: Sequence[str]) -> Any:
     line = _Line(program, options_of(command))
     given = line.read([word for word in words if word not in HELP])
     values = {name: value for name, value in given.items() if name in command.__pydantic_fields__}
-    for name, info in command.__pydantic_fields__.items():
-        if (taken := _settings_in(info)) is not None:
-            values[name] = {k: v for k, v in given.items() if k in FIELDS and k.startswith(taken.prefix)}
-            if taken.resolve is None:  # what is wrong is said now, not when a model is loaded
-                resolve([Layer(COMMAND_LINE, values[name])])
+    for name, taken in _settings_of(command).items():
+        values[name] = {key: v for key, v in given.items() if key in FIELDS and key.startswith(taken.prefix)}
+        if taken.resolve is None:  # what is wrong is said now, not when a model is loaded
+            resolve([Layer(COMMAND_LINE, values[name])])
     if any(word in HELP for word in words):
         print(_help(command, program, values))
         raise SystemExit(0)
@@ -155,9 +150,7 @@ def parse_as(command: Any, program: str, words: Sequence[str]) -> Any:
 def add_option(parser: Any, option: Option, more: str = "", *, completing: bool = False) -> None:
     """Adds an option to a parser, or a group of one.
 
-    Args:
-        more: what its help says after its description.
-        completing: say too what a shell may complete; messages about it are ours.
+    Its help says ``more`` after its description. ``completing``: a shell is told too what it may complete.
     """
     told = " ".join(f"{option.info.description or ''} {more}".split()).replace("%", "%%")
     if option.argument is not None and option.kind is bool:
@@ -181,7 +174,7 @@ def add_option(parser: Any, option: Option, more: str = "", *, completing: bool 
 
 
 class _Line:
-    """A command line with these options, on its way to be a command."""
+    """Reads a command line with these options."""
 
     def __init__(self, program: str, options: Sequence[Option]) -> None:
         self.program = program
@@ -193,10 +186,9 @@ class _Line:
         raise UserError(f"{self.program}: {what}; see {self.program} --help")
 
     def read(self, words: Sequence[str]) -> dict[str, Any]:
-        """The values that are given, by the name of the option or setting."""
-        parser = argparse.ArgumentParser(
-            add_help=False, allow_abbrev=False, exit_on_error=False, argument_default=argparse.SUPPRESS
-        )
+        """Returns the values that are given, by the name of the option or setting."""
+        quiet: dict[str, Any] = {"add_help": False, "allow_abbrev": False, "exit_on_error": False}
+        parser = argparse.ArgumentParser(argument_default=argparse.SUPPRESS, **quiet)
         for option in self.options.values():
             add_option(parser, option)
         try:
@@ -209,7 +201,7 @@ class _Line:
         return {name: _value(self.options[name], value) for name, value in vars(found).items()}
 
     def _normal(self, words: Sequence[str]) -> Iterator[str]:
-        """The words as argparse is to see them: one spelling of each name, and no value that looks like a name."""
+        """Yields the words as argparse is to see them: one spelling of a name, and no value that looks like one."""
         waiting = list(reversed(words))
         while waiting:
             word = waiting.pop()
@@ -239,8 +231,8 @@ class _Line:
             raise UserError(f"'--{bare}' is a section of settings: name a key of it, such as --{key}")
         if "task" in self.options and "." in bare:
             raise UserError(f"unknown setting '--{bare}'; {suggestion(bare).replace(chr(39), chr(39) + '--', 1)}")
-        near = difflib.get_close_matches(name, [f"--{o.name}" for o in self.named.values()], n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"see {self.program} --help"
+        near = nearest(name, self.named)
+        hint = f"did you mean '{near}'?" if near else f"see {self.program} --help"
         raise UserError(f"{self.program}: unknown option '{written}'; {hint}")
 
     def explain(self, error: ValidationError) -> NoReturn:
@@ -252,13 +244,13 @@ class _Line:
         option, word = self.options[str(findings[0]["loc"][0])], findings[0]["input"]
         numbers = {"int_parsing": "it should be a whole number", "float_parsing": "it should be a number"}
         expected = numbers.get(findings[0]["type"]) or expectation(findings[0], of_item=False)
-        near = difflib.get_close_matches(str(word), option.choices, n=1)
-        hint = f" (did you mean '{near[0]}'?)" if near else ""
+        near = nearest(str(word), option.choices)
+        hint = f" (did you mean '{near}'?)" if near else ""
         self.complain(f"{option.called} is {shown(word)}; {expected}{hint}")
 
 
 def _value(option: Option, found: Any) -> Any:
-    """A value from its word or words: of a setting as YAML would give it, of another option as pydantic takes it."""
+    """Makes a value of its words: of a setting as YAML would give it, of another option as pydantic takes it."""
     if isinstance(found, bool):
         return found
     words = [word.removeprefix(" ") for word in (found if isinstance(found, list) else [found])]
@@ -271,7 +263,7 @@ def _value(option: Option, found: Any) -> Any:
 
 
 def _scalar(word: str) -> Any:
-    """A number or switch as such, all else as text."""
+    """Reads a number or switch as such, all else as text."""
     if word.lower() in ("true", "false"):
         return word.lower() == "true"
     for number in (int, float):
@@ -280,9 +272,6 @@ def _scalar(word: str) -> Any:
         except ValueError:
             continue
     return word
-
-
-# ------------------------------------------------------------------------------------------------- help
 
 
 def _help(command: Any, program: str, values: Mapping[str, Any]) -> str:
@@ -302,7 +291,7 @@ def _help(command: Any, program: str, values: Mapping[str, Any]) -> str:
     for option in options:
         told = "(required)" if option.info.is_required() else _default(option.info.default)
         add_option(positional if option.is_positional else general, option, told)
-    for taken in filter(None, map(_settings_in, command.__pydantic_fields__.values())):
+    for taken in _settings_of(command).values():
         settings = taken.resolve(values) if taken.resolve is not None else None
         fields = FIELDS if settings is None else fields_of(type(settings))
         names = [name for name in fields if name.startswith(taken.prefix)]
@@ -317,7 +306,7 @@ def _help(command: Any, program: str, values: Mapping[str, Any]) -> str:
 
 
 def _default(value: Any) -> str:
-    """``(default: ...)``, or nothing where it would say nothing."""
+    """Returns ``(default: ...)``, or nothing where it would say nothing."""
     if isinstance(value, tuple):
         value = " ".join(map(str, value))
     value = str(value).lower() if isinstance(value, bool) else value

@@ -1,6 +1,4 @@
-"""``mimicdet predict``."""
-
-from __future__ import annotations
+"""Has the command ``mimicdet predict``."""
 
 import sys
 from dataclasses import field
@@ -9,9 +7,10 @@ from typing import Annotated
 
 from pydantic.dataclasses import dataclass
 
-from mimicdet.commands.data_options import DataOptions
-from mimicdet.commands.inference_options import InferenceOptions, with_options
+from mimicdet.commands.options import DataOptions, InferenceOptions, with_options
 from mimicdet.commands.parser import DOCUMENTED, Argument
+from mimicdet.errors import UserError
+from mimicdet.files import require_own_file
 
 EXAMPLES = """\
 mimicdet predict runs/cells/model photo.jpg --pictures drawn
@@ -49,17 +48,12 @@ class Predict(DataOptions):
     inference: InferenceOptions = field(default_factory=dict)
 
     def run(self) -> int:
-        from mimicdet.commands.json_file import require_own_file
-        from mimicdet.errors import UserError
-
         if not self.sources and self.data is None:
             raise UserError("mimicdet predict: name image files, folders or globs")
         if self.json is None and self.pictures is None:
             raise UserError("mimicdet predict: say where results go, --json FILE or --pictures FOLDER or both")
-        require_own_file(self.json, self.model, *([self.data] if self.data else []))
-        dataset = None
-        if self.data is not None:
-            dataset = self.load(self.data, self.split)
+        require_own_file(self.json, *filter(None, (self.model, self.data)))
+        dataset = None if self.data is None else self.load(self.data, self.split)
         from mimicdet.predict import Detector, predict_files  # torch and all: not before the data are found to be good
 
         detector = Detector.from_pretrained(self.model, self.device)

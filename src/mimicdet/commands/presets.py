@@ -1,6 +1,4 @@
-"""``mimicdet presets``."""
-
-from __future__ import annotations
+"""Has the command ``mimicdet presets``."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""``mimicdet train``."""
+"""Has the command ``mimicdet train``."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic.dataclasses import dataclass
 
-from mimicdet.commands.data_options import DataOptions
+from mimicdet.commands.options import DataOptions
 from mimicdet.commands.parser import COMMAND_LINE, DOCUMENTED, Argument, SettingsOptions
 from mimicdet.config import Settings
-from mimicdet.settings_file import Layer, load_settings
+from mimicdet.settings_file import load_settings
 
 if TYPE_CHECKING:
     from mimicdet.data.dataset import DetectionDataset
@@ -45,7 +45,7 @@ def asked_settings(options: Mapping[str, Any]) -> Settings:
     changes = dict(options.get("changes", {}))
     if teachers := options.get("teacher"):
         changes["distill.teachers"] = list(teachers)
-    return load_settings(preset=preset, config=config, overrides=Layer(COMMAND_LINE, changes))
+    return load_settings(preset, changes, config=config, source=COMMAND_LINE)
 
 
 @dataclass(frozen=True, kw_only=True, config=DOCUMENTED)
@@ -83,40 +83,33 @@ class Train:
 
     @cached_property
     def settings(self) -> Settings:
-        """What preset, file and command line come to."""
+        """Preset, file and command line come to these settings."""
         return asked_settings(vars(self))
 
+    @property
+    def reading(self) -> DataOptions:
+        """The settings have the data set read by these options of other commands."""
+        data = self.settings.data
+        return DataOptions(max_faulty_boxes=data.max_faulty_boxes, voc_one_based=data.voc_one_based)
+
     def run(self) -> int:
-        from mimicdet.data.splits import available_splits, load_dataset
+        from mimicdet.data.split_names import validation_split
+        from mimicdet.data.splits import available_splits
         from mimicdet.engine.run_folder import RunFolder
 
-        settings = self.settings  # what is wrong with them is said before the data are looked at
+        reading = self.reading  # what is wrong with the settings is said before the data are looked at
         main_process = int(os.environ.get("RANK", "0")) == 0  # as torchrun sets it
-        val = self.val or next((s for s in available_splits(self.data) if s in ("val", "valid", "validation")), None)
+        val = self.val or validation_split(available_splits(self.data))
+        again = {"resume": self.resume, "overwrite": self.overwrite}
         if main_process:
-            RunFolder(self.out).require_fit(resume=self.resume, overwrite=self.overwrite)
+            RunFolder(self.out).require_fit(**again)
             self._check(val)
         from mimicdet.engine.train import train  # torch and all: not before the data are found to be good
 
-        def load(split: str) -> DetectionDataset:
-            return load_dataset(
-                self.data,
-                split,
-                max_faulty_boxes=settings.data.max_faulty_boxes,
-                voc_one_based=settings.data.voc_one_based,
-            )
-
-        train_data, val_data = load(self.split), load(val) if val else None
+        train_data, val_data = reading.load(self.data, self.split), reading.load(self.data, val) if val else None
         if main_process and val_data is not None:
             _tell_of_shared_images(train_data, val_data)
-        result = train(
-            settings=settings,
-            train_data=train_data,
-            val_data=val_data,
-            out=self.out,
-            resume=self.resume,
-            overwrite=self.overwrite,
-        )
+        result = train(settings=self.settings, train_data=train_data, val_data=val_data, out=self.out, **again)
         if main_process:
             if result.best is not None:
                 print(f"best AP {result.best['AP']:.3f}, AP50 {result.best['AP50']:.3f} on '{val}'")
@@ -124,25 +117,18 @@ class Train:
         return 0
 
     def _predict(self, model: Path, val: str | None) -> str:
-        """A command that works as it stands: pictures of what the model finds where it was measured."""
+        """Returns a command that works as it stands: pictures of what the model finds where it was measured."""
         words = ["mimicdet", "predict", str(model), "--data", str(self.data), "--split", val or self.split]
-        reading = self.settings.data
-        if reading.max_faulty_boxes != DataOptions().max_faulty_boxes:
-            words += ["--max_faulty_boxes", str(reading.max_faulty_boxes)]
-        words += ["--voc_one_based"] if reading.voc_one_based else []
+        if self.reading.max_faulty_boxes != DataOptions().max_faulty_boxes:
+            words += ["--max_faulty_boxes", str(self.reading.max_faulty_boxes)]
+        words += ["--voc_one_based"] if self.reading.voc_one_based else []
         return shlex.join([*words, "--pictures", str(self.out / "found")])
 
     def _check(self, val: str | None) -> None:
-        """What ``mimicdet check`` does, over the splits that take part."""
-        from mimicdet.data.check import check_dataset
-
-        report = check_dataset(
-            self.data,
-            splits=[split for split in (self.split, val) if split],
-            max_faulty_boxes=self.settings.data.max_faulty_boxes,
-            voc_one_based=self.settings.data.voc_one_based,
-            verify_images=self.images and not self.resume,  # a run that goes on has been through it
-        )
+        """Does what ``mimicdet check`` does, over the splits that take part."""
+        # A run that goes on has been through it
+        splits, images = [split for split in (self.split, val) if split], self.images and not self.resume
+        report = self.reading.check(self.data, splits, images=images)
         print("\n".join(line for line in report.lines() if not line.startswith("fingerprint")), flush=True)
         report.raise_errors()
         if val is None:

@@ -1,15 +1,12 @@
 """Settings of MimicDet (Lu et al., ECCV 2020)."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal, Self
 
 from pydantic import model_validator
 
 from mimicdet.config.distill import DistillSettings, teachers_fit_the_task
-from mimicdet.config.run import DataSettings, InferenceSettings, OptimSettings, TrainSettings
+from mimicdet.config.run import FAMILY, DataSettings, InferenceSettings, OptimSettings, TrainSettings, TrunkSettings
 from mimicdet.config.section import Count, Fraction, NotNegative, Section, Share, require_consecutive
-from mimicdet.config.trunk import FAMILY, TrunkSettings
 
 
 class TeacherSettings(Section):

@@ -4,16 +4,13 @@
 losses' weights, which the presets give.
 """
 
-from __future__ import annotations
-
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from mimicdet.config.distill import DistillSettings, teachers_fit_the_task
-from mimicdet.config.run import DataSettings, InferenceSettings, OptimSettings, TrainSettings
-from mimicdet.config.section import Count, Fraction, NotNegative, Positive, Section, Share
-from mimicdet.config.trunk import FAMILY, BranchSettings, TrunkSettings
+from mimicdet.config.run import FAMILY, DataSettings, InferenceSettings, OptimSettings, TrainSettings, TrunkSettings
+from mimicdet.config.section import Count, Fraction, Natural, NotNegative, Positive, Section, Share
 
 FocalAlpha = Annotated[Fraction, Field(description="Positives have this weight in the focal loss, negatives the rest.")]
 FocalGamma = Annotated[
@@ -30,9 +27,29 @@ Candidates = Annotated[
 ]
 
 
+class BranchSettings(TrunkSettings):
+    """The dense rivals' heads, which these settings describe, are branches of convolutions on every level."""
+
+    head_init: Literal["gaussian", "he"] = "he"
+    """The head's branches start with weights of sigma 0.01 (`gaussian`, as published) or by He's rule. Four layers of
+    sigma 0.01 let a thousandth of a 64 channels wide signal through."""
+    head_groups: Natural = 32
+    """The head's convolutions are normalised in this many groups of channels. FCOS, ATSS and GFL published 32,
+    RetinaNet 0, which is no normalisation."""
+
+    @model_validator(mode="after")
+    def _groups_divide_the_channels(self) -> Self:
+        if self.head_groups and self.pyramid_channels % self.head_groups:
+            raise ValueError(
+                f"model.head_groups {self.head_groups} must divide model.pyramid_channels {self.pyramid_channels}"
+            )
+        return self
+
+
 class DenseSettings(Section):
     """Holds what runs of the dense rivals have in common; each gives ``model`` and ``one_stage`` of its own."""
 
+    Model: ClassVar[type[TrunkSettings]]
     task: Literal["detect", "distill"] = "detect"
     """The task `detect` trains the detector alone; `distill` also lets it learn from frozen teachers."""
     model: TrunkSettings
@@ -48,7 +65,7 @@ class DenseSettings(Section):
 class RetinaNetSettings(DenseSettings):
     """Describes a run of RetinaNet (Lin et al., ICCV 2017)."""
 
-    class Model(BranchSettings, TrunkSettings):
+    class Model(BranchSettings):
         """RetinaNet has a backbone, a pyramid, and two branches of convolutions on every level."""
 
         family: Annotated[Literal["retinanet"], FAMILY] = "retinanet"
@@ -82,7 +99,7 @@ class RetinaNetSettings(DenseSettings):
 class FcosSettings(DenseSettings):
     """Describes a run of FCOS (Tian et al., ICCV 2019)."""
 
-    class Model(BranchSettings, TrunkSettings):
+    class Model(BranchSettings):
         """FCOS has a backbone, a pyramid, and two branches of convolutions on every level, without anchors."""
 
         family: Annotated[Literal["fcos"], FAMILY] = "fcos"
@@ -105,7 +122,7 @@ class FcosSettings(DenseSettings):
 class AtssSettings(DenseSettings):
     """Describes a run of ATSS (Zhang et al., CVPR 2020)."""
 
-    class Model(BranchSettings, TrunkSettings):
+    class Model(BranchSettings):
         """ATSS has a backbone, a pyramid, and two branches of convolutions on every level, with one anchor a cell."""
 
         family: Annotated[Literal["atss"], FAMILY] = "atss"
@@ -127,7 +144,7 @@ class AtssSettings(DenseSettings):
 class GflSettings(DenseSettings):
     """Describes a run of GFL (Li et al., NeurIPS 2020)."""
 
-    class Model(BranchSettings, TrunkSettings):
+    class Model(BranchSettings):
         """GFL has a backbone, a pyramid, and two branches of convolutions on every level; boxes are distributions."""
 
         family: Annotated[Literal["gfl"], FAMILY] = "gfl"

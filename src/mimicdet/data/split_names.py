@@ -65,6 +65,11 @@ def resolve_split(asked: str, available: Iterable[str], root: Path) -> tuple[str
     return tuple(chosen)
 
 
+def validation_split(available: Iterable[str]) -> str | None:
+    """Returns the first split that is there to choose the best weights by, None where there is none."""
+    return next((name for name in available if name in _SAME[1]), None)
+
+
 def disjoint_splits(available: Iterable[str]) -> tuple[str, ...]:
     """Returns the splits without VOC's trainval where it only repeats train and val."""
     names = tuple(available)

@@ -54,6 +54,14 @@ def load_dataset(
     Every image's header is read; pixels are not decoded (see `mimicdet.data.check`). Boxes are cleaned by the rules
     of `mimicdet.data.clean`.
 
+    ```python
+    from mimicdet import load_dataset
+
+    dataset = load_dataset("cells", "val")
+    print(len(dataset), "images of", dataset.class_names)
+    print(dataset.images[0].file, dataset.images[0].boxes, dataset.images[0].labels)
+    ```
+
     Args:
         path: the data set's folder, a COCO .json or a YOLO .yaml file.
         split: its name or a usual alias (val, valid, validation); "valid+test" pools several: image ids are then

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
+from mimicdet.errors import UserError
 from mimicdet.ops.boxes import intersection_over_first
 
 Window = tuple[int, int, int, int]
@@ -37,6 +38,15 @@ class Tiles(NamedTuple):
     def windows(self, height: int, width: int) -> list[Window]:
         """Returns the tiles of an image, as :func:`tile_windows` gives them."""
         return tile_windows(height, width, self.side, self.overlap)
+
+
+def tiles_of(tile: int | None, overlap: float) -> Tiles | None:
+    """Returns how a user's options cut images, None where ``tile`` is; UserError where they are out of range."""
+    if tile is not None and tile < 1:
+        raise UserError(f"tile must be a side in pixels from 1 up, not {tile}")
+    if not 0 <= overlap < 1:
+        raise UserError(f"overlap must be a share of the tile from 0 to below 1, not {overlap}")
+    return None if tile is None else Tiles(tile, overlap)
 
 
 def tile_windows(height: int, width: int, tile: int, overlap: float = 0.25) -> list[Window]:

@@ -59,7 +59,7 @@ class Difference:
         return f"on {self.batch} image(s) of {self.height} x {self.width} pixels {boxes}, {scores}, and {rows}"
 
 
-def export_model(
+def export_detector(
     model: DetectionModel,
     file: Path,
     *,

@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mimicdet.assign import LEFT_OUT, by_statistics
-from mimicdet.config import AtssSettings, GflSettings
-from mimicdet.config.trunk import BranchSettings
+from mimicdet.config.rivals import AtssSettings, BranchSettings, GflSettings
 from mimicdet.losses.one_stage import (
     Learning,
     LossSum,

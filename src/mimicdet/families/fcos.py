@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSRegressionHead
 
 from mimicdet.assign import by_center
-from mimicdet.config import FcosSettings
+from mimicdet.config.rivals import FcosSettings
 from mimicdet.losses.one_stage import Learning, LossSum, Matched, Sums, overlap_losses
 from mimicdet.models.anchors import square_anchors
 from mimicdet.models.detector import Trunk

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.retinanet import RetinaNetClassificationHead, RetinaNetRegressionHead
 
 from mimicdet.assign import by_overlap
-from mimicdet.config import RetinaNetSettings
+from mimicdet.config.rivals import RetinaNetSettings
 from mimicdet.losses.one_stage import Learning, LossSum, Matched, Sums
 from mimicdet.models.anchors import Anchors, base_boxes
 from mimicdet.models.detector import Trunk

@@ -19,7 +19,7 @@ from mimicdet.build import load_model
 from mimicdet.config import InferenceSettings, MimicDetSettings, TrunkSettings
 from mimicdet.data.batch import pad_to_batch
 from mimicdet.data.dataset import Category
-from mimicdet.data.tiles import merge_tile_detections, tile_windows
+from mimicdet.data.tiles import Tiles, merge_tile_detections, tiles_of
 from mimicdet.data.transform import resize_for_inference
 from mimicdet.errors import UserError
 from mimicdet.export.exported_file import SUFFIXES
@@ -47,7 +47,15 @@ class Detection(TypedDict):
 
 
 class Detector:
-    """A detector ready for use; ``Detector.from_pretrained(folder)`` makes one.
+    """A detector finds boxes in images of any kind; ``Detector.from_pretrained(folder)`` makes one.
+
+    ```python
+    from mimicdet import Detector
+
+    detector = Detector.from_pretrained("runs/cells/model")
+    for result in detector(["photo.jpg", "photos/0.png"], score_threshold=0.3):
+        print(result["boxes"].shape, result["scores"], result["names"])
+    ```
 
     Args:
         model: a detector, or an exported one.
@@ -74,7 +82,7 @@ class Detector:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: torch.device | str | None = None) -> Detector:
-        """The detector in a model folder, such as ``model`` in a run folder, or in an exported file.
+        """Returns the detector in a model folder, such as ``model`` in a run folder, or in an exported file.
 
         Args:
             folder: with ``model.safetensors`` and ``model.json``. Nothing in it is executed. Or a file that
@@ -122,7 +130,7 @@ class Detector:
 
     @property
     def model(self) -> DetectionModel | ExportedModel:
-        """As it was given; its weights may be changed at any time."""
+        """The model is as it was given; its weights may be changed at any time."""
         return self._model
 
     @property
@@ -135,7 +143,7 @@ class Detector:
         return {category.id: category.name for category in self.categories}
 
     def __call__(self, images: ImageLike | Iterable[ImageLike], **options: Any) -> list[Detection]:
-        """What is found in one image, or in each of several of any sizes and kinds, in their order.
+        """Returns what is found in one image, or in each of several of any sizes and kinds, in their order.
 
         A list even for one image. Options and errors as for ``stream``.
         """
@@ -152,7 +160,7 @@ class Detector:
         max_detections: int | None = None,
         batch_size: int | None = None,
     ) -> Iterator[Detection]:
-        """One result after the other, for more images than fit into memory.
+        """Yields one result after the other, for more images than fit into memory.
 
         Args:
             images: see ``mimicdet.predict.inputs.ImageLike``; one, or a list, generator or 4-dimensional array of
@@ -167,14 +175,11 @@ class Detector:
         Raises:
             UserError: an image that cannot be read or is none, an option out of range, or not enough memory.
         """
-        if tile is not None and tile < 1:
-            raise UserError(f"tile must be a side in pixels from 1 up, not {tile}")
-        if not 0 <= overlap < 1:
-            raise UserError(f"overlap must be a share of the tile from 0 to below 1, not {overlap}")
+        tiles = tiles_of(tile, overlap)
         inference = self._inference_with(
             score_threshold=score_threshold, nms_iou=nms_iou, max_detections=max_detections, batch_size=batch_size
         )
-        return self._stream(each_image(images), tile, overlap, inference)
+        return self._stream(each_image(images), tiles, inference)
 
     def _inference_with(self, **changes: float | None) -> InferenceSettings:
         given = {key: value for key, value in changes.items() if value is not None}
@@ -184,7 +189,7 @@ class Detector:
             raise UserError(f"{_first_fault(error)}; these options were given: {given}") from error
 
     def _stream(
-        self, images: Iterator[ImageLike], tile: int | None, overlap: float, inference: InferenceSettings
+        self, images: Iterator[ImageLike], tiles: Tiles | None, inference: InferenceSettings
     ) -> Iterator[Detection]:
         layouts: deque[tuple[tuple[int, int], list[tuple[int, int, int, int]]]] = deque()  # of images on their way
 
@@ -192,7 +197,7 @@ class Detector:
             for number, image in enumerate(images):
                 pixels = to_pixels(image, name=f"image {number}")
                 height, width = pixels.shape[:2]
-                windows = [(0, 0, width, height)] if tile is None else tile_windows(height, width, tile, overlap)
+                windows = [(0, 0, width, height)] if tiles is None else tiles.windows(height, width)
                 layouts.append(((height, width), windows))
                 for x1, y1, x2, y2 in windows:
                     yield pixels[y1:y2, x1:x2]
@@ -201,7 +206,7 @@ class Detector:
         for first in found:
             (height, width), windows = layouts.popleft()
             parts = [first, *islice(found, len(windows) - 1)]
-            if tile is None:
+            if tiles is None:
                 yield self._result(*first)
             else:
                 merged = merge_tile_detections(parts, windows, height, width, nms_iou=inference.nms_iou)

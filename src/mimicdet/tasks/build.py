@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from mimicdet.build import LEARNING, build_model, build_trunk, load_model
+from mimicdet.build import build_model, build_trunk, learning_of, load_model
 from mimicdet.config import SETTINGS_OF, AssignSettings, DistillSettings, FasterRcnnSettings, MimicDetSettings, Settings
 from mimicdet.data.dataset import Category
 from mimicdet.errors import UserError
@@ -85,7 +85,7 @@ def _task_alone(settings: Settings, detector: DetectionModel) -> Task:
         return DetectTask(detector=detector, settings=settings)
     if not isinstance(settings, FasterRcnnSettings):
         assert isinstance(detector, OneStage)
-        return OneStageTask(detector=detector, learning=LEARNING[settings.model.family](settings.one_stage))
+        return OneStageTask(detector=detector, learning=learning_of(settings))
     assert isinstance(detector, FasterRcnn)
     return FasterRcnnTask(detector=detector)
 
@@ -232,6 +232,7 @@ def _published_assignment(teacher: DenseTeacher, family: str) -> Assignment | No
     if teacher.scale != 1:
         return None  # on a scaled input a static rule would speak of another canvas
     assert isinstance(model, OneStage)
-    published = SETTINGS_OF[family].model_fields["one_stage"].default
-    rule = LEARNING[family](published).match
+    published = SETTINGS_OF[family]()
+    assert not isinstance(published, MimicDetSettings | FasterRcnnSettings)
+    rule = learning_of(published).match
     return TeacherAssignment(rule, model.anchors, teacher.level_numbers)

@@ -45,8 +45,8 @@ class Bench:
     """This file gets the times."""
 
     def run(self) -> int:
-        from mimicdet.commands.json_file import require_own_file, write_json
         from mimicdet.errors import UserError
+        from mimicdet.files import require_own_file, write_json
 
         if not self.models:
             raise UserError("mimicdet bench: name model folders or exported files")

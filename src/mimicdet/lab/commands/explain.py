@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic.dataclasses import dataclass
 
-from mimicdet.commands.data_options import DataOptions
+from mimicdet.commands.options import DataOptions
 from mimicdet.commands.parser import DOCUMENTED, Argument
 
 if TYPE_CHECKING:

@@ -16,12 +16,12 @@ from pydantic.dataclasses import dataclass
 from mimicdet.commands.check import Check
 from mimicdet.commands.cut import Cut
 from mimicdet.commands.eval import Eval
-from mimicdet.commands.json_file import write_json
 from mimicdet.commands.parser import DOCUMENTED, Argument
 from mimicdet.commands.predict import Predict
 from mimicdet.commands.train import Train
 from mimicdet.data.splits import load_dataset
 from mimicdet.errors import UserError
+from mimicdet.files import write_json
 from mimicdet.lab.commands.explain import Explain
 from mimicdet.lab.demo.threshold import best_threshold
 from mimicdet.lab.demo.trees import TREES, unpack_trees

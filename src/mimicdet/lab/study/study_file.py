@@ -50,8 +50,8 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mimicdet.errors import UserError
-from mimicdet.settings_file import FIELDS, SECTIONS, check_key, expectation, nearest, parse_yaml, shown
+from mimicdet.errors import UserError, nearest
+from mimicdet.settings_file import FIELDS, SECTIONS, check_key, expectation, parse_yaml, shown
 
 _SET = "set: {train.epochs: 12}"
 _FORMS = {

@@ -1,0 +1,60 @@
+"""Has the options that several commands take: how a data set is read, and how a trained model detects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from mimicdet.commands.parser import COMMAND_LINE, Argument, SettingsOptions
+from mimicdet.config import InferenceSettings
+from mimicdet.settings_file import Layer, resolve
+
+if TYPE_CHECKING:
+    from mimicdet.data.check import CheckReport
+    from mimicdet.data.dataset import DetectionDataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """A command that reads a data set takes these options."""
+
+    # Described here because pydantic reads docstrings of a class's own fields alone, not of inherited ones
+    max_faulty_boxes: Annotated[
+        float, Argument("SHARE"), Field(description="A larger share of faulty boxes than this is an error.")
+    ] = 0.05
+    voc_one_based: Annotated[
+        bool,
+        Field(description="VOC coordinates that are read count pixels from 1 (the original PASCAL VOC) instead of 0."),
+    ] = False
+
+    def load(self, data: Path, split: str) -> DetectionDataset:
+        """Returns a split of the data set, as ``load_dataset`` reads it; UserError as there."""
+        from mimicdet.data.splits import load_dataset
+
+        return load_dataset(data, split, max_faulty_boxes=self.max_faulty_boxes, voc_one_based=self.voc_one_based)
+
+    def check(self, data: Path, splits: Sequence[str] | None, *, images: bool) -> CheckReport:
+        """Returns what ``check_dataset`` finds in the splits, all of them for None; ``images``: in every image too."""
+        from mimicdet.data.check import check_dataset
+
+        faulty, one_based = self.max_faulty_boxes, self.voc_one_based
+        return check_dataset(
+            data, splits=splits, max_faulty_boxes=faulty, voc_one_based=one_based, verify_images=images
+        )
+
+
+InferenceOptions = Annotated[
+    dict[str, Any],
+    SettingsOptions("inference.", title="These are stored with the model; what is given here is used instead."),
+]
+"""The type of a command's field for ``--inference.key value``: the settings of that section, none repeated."""
+
+
+def with_options(settings: InferenceSettings, given: Mapping[str, Any], model: Path) -> InferenceSettings:
+    """Returns the settings of ``model`` with what was given on the command line in their place."""
+    stored = {f"inference.{key}": value for key, value in settings.model_dump(mode="json").items()}
+    return resolve([Layer(f"in {model}", stored), Layer(COMMAND_LINE, dict(given))]).inference
