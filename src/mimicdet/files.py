@@ -16,6 +16,8 @@ from typing import Any
 
 from mimicdet.errors import UserError
 
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 def make_folder(folder: Path) -> None:
     """Makes a folder and those above it, where there are none yet; UserError where they cannot be made."""
@@ -50,6 +52,11 @@ def replace_file(file: Path, content: bytes) -> None:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
+
+
+def why_not_written(error: OSError) -> str:
+    """Returns what stopped a write: that the disk is full, or else the system's own words."""
+    return "the disk is full" if error.errno in _DISK_FULL else error.strerror or str(error)
 
 
 def write_json(file: Path, content: Any) -> None:
@@ -95,8 +102,8 @@ def new_folder(out: Path) -> Iterator[Path]:
             out.rmdir()  # it is empty
         os.replace(partial, out)
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise UserError(f"{out}: the disk is full; free some space and try again") from error
+        if error.errno in _DISK_FULL:
+            raise UserError(f"{out}: {why_not_written(error)}; free some space and try again") from error
         raise UserError(f"{error.filename or out}: {error.strerror or error}; check paths and permissions") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from mimicdet.data.batch import Batch
+from mimicdet.inference.dataset import FunctionRunner
 from mimicdet.models.detector import DenseMaps, DetectionModel
 from mimicdet.teachers.teacher import Teacher
 
@@ -57,6 +58,10 @@ class Task(nn.Module):
     def step(self, batch: Batch, whole: WholeStep | None = None) -> TaskStep:
         """:meth:`forward`, and what distillation reads."""
         raise NotImplementedError
+
+    def t_head_runner(self, device: torch.device) -> FunctionRunner | None:
+        """Returns what runs the T-head over a data set on ``device``; None for a task without one."""
+        return None
 
     def count_positives(self, batch: Batch) -> Tensor:
         """0-d float, positive anchors of a batch on the task's device, for ``WholeStep``."""
