@@ -10,7 +10,14 @@ from typing import NamedTuple
 import torch
 
 from mimicdet.build import build_model, build_trunk, learning_of, load_model
-from mimicdet.config import SETTINGS_OF, AssignSettings, DistillSettings, FasterRcnnSettings, MimicDetSettings, Settings
+from mimicdet.config import (
+    AssignSettings,
+    DistillSettings,
+    FasterRcnnSettings,
+    MimicDetSettings,
+    Settings,
+    settings_from,
+)
 from mimicdet.data.dataset import Category
 from mimicdet.errors import UserError
 from mimicdet.models.detector import DetectionModel
@@ -232,7 +239,7 @@ def _published_assignment(teacher: DenseTeacher, family: str) -> Assignment | No
     if teacher.scale != 1:
         return None  # on a scaled input a static rule would speak of another canvas
     assert isinstance(model, OneStage)
-    published = SETTINGS_OF[family]()
+    published = settings_from({"model": {"family": family}})
     assert not isinstance(published, MimicDetSettings | FasterRcnnSettings)
     rule = learning_of(published).match
     return TeacherAssignment(rule, model.anchors, teacher.level_numbers)
