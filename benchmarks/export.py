@@ -33,7 +33,7 @@ from mimicdet.export.runtimes import load
 from mimicdet.inference.decode import decode
 from mimicdet.inference.detect import sizes_or_none
 from mimicdet.inference.fold import fold_detector
-from mimicdet.lab.bench.timing import alternate
+from mimicdet.lab.bench import alternate
 
 FORMATS = tuple(SUFFIXES)
 

@@ -11,7 +11,7 @@ from mimicdet.build import build_model
 from mimicdet.cli import main
 from mimicdet.config import InferenceSettings, MimicDetSettings
 from mimicdet.data.dataset import Category
-from mimicdet.lab.bench.stages import STAGES
+from mimicdet.lab.bench import STAGES
 
 SETTINGS = MimicDetSettings.Model(
     backbone="resnet10t", weights="random", pyramid_channels=16, head_channels=16, head_features=32
@@ -57,7 +57,7 @@ def test_a_place_for_the_times_is_looked_at_first(
     folder: Path, tmp_path: Path, name: str, message: str, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("mimicdet.lab.bench.timing.alternate", lambda *_, **__: pytest.fail("it was measured"))
+    monkeypatch.setattr("mimicdet.lab.bench.alternate", lambda *_, **__: pytest.fail("it was measured"))
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
     assert main(["bench", str(folder), "--json", str(tmp_path / name)]) == 2

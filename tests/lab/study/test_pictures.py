@@ -8,9 +8,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from mimicdet.lab.study.difference import Difference
+from mimicdet.lab.study.comparison import Difference, Line
 from mimicdet.lab.study.evidence import Speed
-from mimicdet.lab.study.line import Line
 from mimicdet.lab.study.pictures import _looks, figure_of_ap, picture_of_ap, picture_of_speed
 from tests.lab.study.test_reuse import job, outcome_of
 

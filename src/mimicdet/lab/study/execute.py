@@ -1,7 +1,5 @@
 """Trains and measures the jobs of a study, each in a process of its own; what is finished stays."""
 
-from __future__ import annotations
-
 import os
 import queue
 import subprocess
@@ -13,16 +11,72 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import IO
 
+import torch
+
 from mimicdet.engine.run_folder import RunFolder
 from mimicdet.engine.stop import TrainingStopped, stop_on_signals
 from mimicdet.files import replace_file
 from mimicdet.lab.study.outcome import DETECTIONS, Data, finished, measure
 from mimicdet.lab.study.plan import Job
-from mimicdet.lab.study.reuse import take_over
+from mimicdet.lab.study.progress import take_over
 from mimicdet.settings_file import dump_settings
 
 INTERRUPTED = 130
-"""Exit code of a command that a signal ended."""
+"""The exit code of a command that a signal ended."""
+
+
+class _Seats:
+    """Seats are GPUs, or shares of the processor, handed out to jobs; commands run there."""
+
+    def __init__(self, number: int) -> None:
+        self.free: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for seat in range(number):
+            self.free.put(seat)
+        self._gpus = torch.cuda.device_count()
+        self._threads = max(1, (os.cpu_count() or 1) // number)
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._stopped = False
+
+    def run(self, seat: int, words: Sequence[str], output: IO[str]) -> int:
+        """Runs a command of ours and returns its exit code."""
+        with self._lock:
+            if self._stopped:
+                return INTERRUPTED
+            command = [sys.executable, "-m", "mimicdet", *words]
+            process = subprocess.Popen(command, stdout=output, stderr=output, env=self._environment(seat))
+            self._running.add(process)
+        try:
+            return process.wait()
+        finally:
+            with self._lock:
+                self._running.remove(process)
+
+    @contextmanager
+    def stopping(self) -> Iterator[None]:
+        """Tells the commands to end too, on a signal inside; whoever started them waits for them."""
+        try:
+            yield
+        except TrainingStopped:
+            self._stop()
+            raise
+
+    def _stop(self) -> None:
+        """Tells the commands to end; none begins any more."""
+        with self._lock:
+            if self._stopped:
+                return
+            self._stopped = True
+            for process in self._running:
+                process.terminate()
+        print("\nthe trainings under way write their checkpoints and end; the same command goes on", file=sys.stderr)
+
+    def _environment(self, seat: int) -> dict[str, str]:
+        if not self._gpus:
+            return {"OMP_NUM_THREADS": str(self._threads), **os.environ}  # a user's own choice goes before ours
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        names = visible.split(",") if visible else [str(i) for i in range(self._gpus)]
+        return {**os.environ, "CUDA_VISIBLE_DEVICES": names[seat % self._gpus]}
 
 
 def execute(jobs: Sequence[Job], data: Data, *, parallel: int, reuse: bool) -> list[str]:
@@ -45,23 +99,24 @@ def execute(jobs: Sequence[Job], data: Data, *, parallel: int, reuse: bool) -> l
     for job in jobs:
         finished(job, data)
     failures: list[str] = []
-    seats = _Seats(parallel)
-    waiting = list(jobs)
+    waiting, seats = list(jobs), _Seats(parallel)
     running: dict[Future[str | None], Job] = {}
     with (
         stop_on_signals() as stop,
-        _stopping(seats),  # a signal while the pool waits for the last ones, after an error
+        seats.stopping(),  # a signal while the pool waits for the last ones, after an error
         stop.at_once(),
         ThreadPoolExecutor(parallel) as pool,
-        _stopping(seats),  # before the pool waits
+        seats.stopping(),  # before the pool waits
     ):
         while waiting or running:
-            ended = [job for job in jobs if job not in waiting and job not in running.values()]
-            for job in [job for job in waiting if _teachers(job, jobs) <= {j.name for j in ended}]:
+            ended = {job.name for job in jobs if job not in waiting and job not in running.values()}
+            for job in list(waiting):
+                if not {other.name for other in jobs if other.run in job.needs} <= ended:
+                    continue
                 if len(running) == parallel:  # none is queued: after an error or a signal nothing more may begin
                     break
                 waiting.remove(job)
-                if any(finished(j, data) is None for j in jobs if j.run in job.needs):
+                if any(finished(other, data) is None for other in jobs if other.run in job.needs):
                     failures.append(f"{job.name}: its teacher '{', '.join(job.needs)}' is not finished")
                 else:
                     running[pool.submit(_finish, job, seats, data, reuse)] = job
@@ -71,80 +126,10 @@ def execute(jobs: Sequence[Job], data: Data, *, parallel: int, reuse: bool) -> l
     return failures
 
 
-@contextmanager
-def _stopping(seats: _Seats) -> Iterator[None]:
-    """Tells the commands on the seats to end too, on a signal inside; whoever started them waits for them."""
-    try:
-        yield
-    except TrainingStopped:
-        seats.stop()
-        raise
-
-
-def _teachers(job: Job, jobs: Sequence[Job]) -> set[str]:
-    """Returns the names of the jobs that must have ended before."""
-    return {other.name for other in jobs if other.run in job.needs}
-
-
 def _say(line: str) -> None:
     """Prints a line in one piece, for several threads write."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
-
-
-class _Seats:
-    """Seats are GPUs, or shares of the processor, handed out to jobs; commands run there."""
-
-    def __init__(self, number: int) -> None:
-        import torch
-
-        gpus = torch.cuda.device_count()
-        self._free: queue.SimpleQueue[int] = queue.SimpleQueue()
-        for seat in range(number):
-            self._free.put(seat)
-        self._lock = threading.Lock()
-        self._gpus = gpus
-        self._threads = max(1, (os.cpu_count() or 1) // number)
-        self._running: set[subprocess.Popen[bytes]] = set()
-        self._stopped = False
-
-    def take(self) -> int:
-        return self._free.get()
-
-    def give(self, seat: int) -> None:
-        self._free.put(seat)
-
-    def run(self, seat: int, words: Sequence[str], output: IO[str]) -> int:
-        """Runs a command of ours and returns its exit code."""
-        with self._lock:
-            if self._stopped:
-                return INTERRUPTED
-            process = subprocess.Popen(
-                [sys.executable, "-m", "mimicdet", *words], stdout=output, stderr=output, env=self._environment(seat)
-            )
-            self._running.add(process)
-        try:
-            return process.wait()
-        finally:
-            with self._lock:
-                self._running.remove(process)
-
-    def stop(self) -> None:
-        """Tells the commands to end; none begins any more."""
-        with self._lock:
-            if self._stopped:
-                return
-            self._stopped = True
-            for process in self._running:
-                process.terminate()
-        print("\nthe trainings under way write their checkpoints and end; the same command goes on", file=sys.stderr)
-
-    def _environment(self, seat: int) -> dict[str, str]:
-        if self._gpus:
-            visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-            names = visible.split(",") if visible else [str(i) for i in range(self._gpus)]
-            return {**os.environ, "CUDA_VISIBLE_DEVICES": names[seat % self._gpus]}
-        return {"OMP_NUM_THREADS": str(self._threads), **os.environ}  # a user's own choice goes before ours
 
 
 def _finish(job: Job, seats: _Seats, data: Data, reuse: bool) -> str | None:
@@ -155,7 +140,7 @@ def _finish(job: Job, seats: _Seats, data: Data, reuse: bool) -> str | None:
     if reuse and (outcome := take_over(job, data)) is not None:
         _say(f"{job.name}: finished in {outcome.place}, taken over")
         return None
-    seat = seats.take()
+    seat = seats.free.get()
     log = job.folder.with_suffix(".log")
     log.parent.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
@@ -171,7 +156,7 @@ def _finish(job: Job, seats: _Seats, data: Data, reuse: bool) -> str | None:
         _say(f"{job.name}: AP {100 * outcome.metrics['AP']:.1f} ({time.perf_counter() - began:.0f} s)")
         return None
     finally:
-        seats.give(seat)
+        seats.free.put(seat)
 
 
 def _commands(job: Job, data: Data) -> Iterator[list[str]]:

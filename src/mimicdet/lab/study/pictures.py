@@ -1,7 +1,5 @@
 """Draws a study's table: AP of every run and seed, what it gains on the baseline, and AP against time."""
 
-from __future__ import annotations
-
 import io
 import itertools
 import statistics
@@ -12,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from mimicdet.lab.study.line import Line
+from mimicdet.lab.study.comparison import Line
 
 _COLORS = {True: "#999999", False: "#0072B2"}  # the baseline, the others
 _HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -22,19 +20,19 @@ _FORMS = ("s", "D", "^", "v", "P", "X", "*", "p")
 
 
 def picture_of_ap(title: str, lines: Sequence[Line]) -> bytes:
-    """Returns a PNG: a mark at each run's mean, a dot for each seed; no bars, for the axis does not begin at 0.
-
-    Beside it, where there is a baseline, how far each lies from it, with the interval over images.
-    """
+    """Returns :func:`figure_of_ap` as PNG."""
     return _png(figure_of_ap(title, lines))
 
 
 def figure_of_ap(title: str, lines: Sequence[Line]) -> Figure:
-    """Draws what :func:`picture_of_ap` returns."""
+    """Draws a mark at each run's mean and a dot for each seed; no bars, for the axis does not begin at 0.
+
+    Beside it, where there is a baseline, how far each lies from it, with the interval over images.
+    """
     compared = any(line.difference for line in lines)
     figure = Figure(figsize=(12 if compared else 8, 0.5 * len(lines) + 1.4), layout="constrained")
     FigureCanvasAgg(figure)
-    places = list(range(len(lines)))[::-1]
+    places = range(len(lines))[::-1]
     if compared:
         axes, beside = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
         _draw_differences(beside, places, lines)

@@ -1,7 +1,5 @@
 """Plans the trainings that a study asks for."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +43,7 @@ def plan(study: Study, file: Path, out: Path) -> list[Job]:
         preset = run.preset or study.preset
         where = f"in {file}, run '{run.name}'"
         layers = [read_layer(preset_file(preset, where))] if preset else []
-        values: dict[str, Any] = {**study.set, **run.set}
+        values = {**study.set, **run.set}
         for key in values:
             check_key(key, where)
         teachers = values.get("distill.teachers", [])

@@ -3,10 +3,7 @@
 ::
 
     title: What mimicking gives
-    data: ../aquarium           # --data on the command line wins
-    train: train
-    val: valid+test
-    seeds: [0, 1, 2]
+    data: ../aquarium           # --data on the command line wins; train, val and seeds may stand here too
     baseline: without           # the run that the others are compared with
     speed: true                 # also the milliseconds of an image, of every run's model in turn
     preset: small               # of every run that names no other
@@ -38,8 +35,6 @@ The file ``sizes/cpu.yaml`` beside it says what all studies have in common there
 
 A run's settings win over the study's, those over the size's for the run's family, those over the size's for all.
 """
-
-from __future__ import annotations
 
 import itertools
 import json
@@ -137,7 +132,7 @@ _LINES = {
     "size": "'seeds: [0, 1, 2]' and 'set: {train.epochs: 8}'",
 }
 """Says what lines a file may have."""
-_ITEMS: dict[str, tuple[str, type[BaseModel]]] = {
+_ITEMS: dict[str, tuple[str, type[_Part]]] = {
     "runs": ("run", PlannedRun),
     "sizes": ("size", Changes),
     "families": ("family", _Family),
@@ -157,10 +152,8 @@ def read_study(file: Path, size: str | None = None) -> Study:
     """
     study = _read(Study, file)
     for run in study.runs:
-        if unknown := set(run.sizes or ()) - set(study.sizes):
-            raise UserError(
-                f"{file}: 'sizes' of run '{run.name}' names '{min(unknown)}', which is no size of the study"
-            )
+        if no := set(run.sizes or ()) - set(study.sizes):
+            raise UserError(f"{file}: 'sizes' of run '{run.name}' names '{min(no)}', which is no size of the study")
     if study.sizes:
         study = _at_size(study, size, file)
     elif size:
