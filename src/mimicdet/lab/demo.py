@@ -170,7 +170,7 @@ def best_threshold(ground_truth: Mapping[str, Any], detections: Sequence[Mapping
     """
 
     def f1(threshold: float) -> float:
-        judged = judge(ground_truth, [found for found in detections if found["score"] >= threshold])
+        judged = judge(ground_truth, [found for found in detections if found["score"] >= threshold], whole=True)
         hits = sum(int(one.hit[0].sum()) for one in judged.classes)
         found_or_there = sum(int(one.counts[0].sum() + one.objects.sum()) for one in judged.classes)
         return 2 * hits / max(found_or_there, 1)

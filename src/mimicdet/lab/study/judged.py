@@ -25,10 +25,7 @@ _BITS = 1 << np.arange(len(THRESHOLDS), dtype=np.uint16)[:, None]  # (T, 1)
 
 @dataclass(frozen=True)
 class _Class:
-    """Holds a class's detections over all images, best score first, up to the last one that hits an object.
-
-    What lies between two hits is in the order of the images, for precision is looked at where there is a hit.
-    """
+    """Holds a class's detections over all images, best score first."""
 
     image: np.ndarray  # (D,) int64
     hit: np.ndarray  # (T, D) bool
@@ -87,17 +84,19 @@ def unpack(arrays: Mapping[str, np.ndarray]) -> list[Judged]:
     return [Judged(objects.shape[2], tuple(classes[j * k : (j + 1) * k])) for j in range(len(objects))]
 
 
-def judge(ground_truth: Mapping[str, Any], detections: Sequence[Row]) -> Judged:
+def judge(ground_truth: Mapping[str, Any], detections: Sequence[Row], *, whole: bool = False) -> Judged:
     """Matches detections with objects as COCO does, greedily and best score first.
 
     The ground truth is a COCO dictionary, the detections are COCO results. Images are numbered by their files' names,
-    so that they pair with those of the same data in another format, whose ids are others.
+    so that they pair with those of the same data in another format, whose ids are others. Where ``whole``, detections
+    that AP does not depend on stay.
     """
     images = sorted(ground_truth["images"], key=lambda image: (PurePath(image["file_name"]).stem, image["id"]))
     index = {image["id"]: i for i, image in enumerate(images)}
     objects, found = (_by_class(rows, index) for rows in (ground_truth["annotations"], detections))
     ids = [category["id"] for category in ground_truth["categories"]]
-    return Judged(len(index), tuple(_judge_class(objects[k], found[k], len(index)) for k in ids))
+    classes = [_judge_class(objects[k], found[k], len(index)) for k in ids]
+    return Judged(len(index), tuple(classes if whole else map(_to_last_hit, classes)))
 
 
 def _by_class(rows: Sequence[Row], index: Mapping[Any, int]) -> defaultdict[Any, _OfImages]:
@@ -144,11 +143,11 @@ def _judge_class(objects: _OfImages, detections: _OfImages, images: int) -> _Cla
     number = [sum(not a.get("iscrowd", 0) for a in objects[i]) for i in range(images)]
     scores, image, hit, counts = (np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))
     order = np.argsort(-scores, kind="stable")
-    return _to_last_hit(_Class(image[order], hit[:, order], counts[:, order], np.array(number, np.int64)))
+    return _Class(image[order], hit[:, order], counts[:, order], np.array(number, np.int64))
 
 
 def _to_last_hit(one: _Class) -> _Class:
-    """Returns what AP depends on: nothing behind the last hit, and between two hits the order of the images."""
+    """Returns what AP depends on, which is precision at hits: up to the last one, between two in the order of images."""
     is_hit = one.hit.any(0)  # (D,)
     before: np.ndarray = np.cumsum(is_hit) - is_hit  # (D,) so many hits
     order = np.lexsort((one.image, is_hit, before))[: np.flatnonzero(is_hit).max(initial=-1) + 1]
