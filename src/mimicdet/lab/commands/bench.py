@@ -7,7 +7,6 @@ from pydantic.dataclasses import dataclass
 
 from mimicdet.commands.json_file import require_own_file, write_json
 from mimicdet.commands.parser import DOCUMENTED, Argument
-from mimicdet.config import InferenceSettings
 from mimicdet.errors import UserError
 
 EXAMPLES = """\
@@ -62,7 +61,9 @@ class Bench:
         where = "cpu" if exported else self.device
         detectors = {str(path): Detector.from_pretrained(path, where) for path in self.models}
         first = detectors[str(self.models[0])]
-        height, width = size or _usual_size(first.inference)
+        longest = first.inference.longer_side
+        shorter = min(first.inference.shorter_side, longest)
+        height, width = size or (shorter, min(longest, round(shorter * 4 / 3)))  # a photograph of three by four
         pixels = list(torch.randint(0, 256, (self.batch, 3, height, width), dtype=torch.uint8))
         cases = {name: batch_detector(detector, pixels) for name, detector in detectors.items()}
         whole = alternate(cases, rounds=self.rounds, device=first.device, title="whole")
@@ -94,9 +95,3 @@ def _size(text: str | None) -> tuple[int, int] | None:
     if not (x and height.isdigit() and width.isdigit() and int(height) and int(width)):
         raise UserError(f"mimicdet bench: --size must be a height and a width such as 800x1088, not {text!r}")
     return int(height), int(width)
-
-
-def _usual_size(inference: InferenceSettings) -> tuple[int, int]:
-    """Returns height and width of a photograph of three by four."""
-    shorter = min(inference.shorter_side, inference.longer_side)
-    return shorter, min(inference.longer_side, round(shorter * 4 / 3))

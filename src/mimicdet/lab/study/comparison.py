@@ -76,9 +76,7 @@ def lines_of(study: Study, outcomes: Sequence[Outcome], differences: Differences
 def differences_of(outcomes: Sequence[Outcome], *, samples: int) -> Differences:
     """Returns the difference of each run from each other; none where they have no seed in common.
 
-    Args:
-        outcomes: all of the same images.
-        samples: of the bootstrap.
+    The outcomes are of the same images; the bootstrap draws ``samples`` choices of them.
     """
     bar = tqdm(outcomes, desc="resampling images", leave=False, disable=None)
     resampled = {(o.run, o.seed): resampled_ap(o.judged, samples=samples) for o in bar}
@@ -97,8 +95,7 @@ def differences_of(outcomes: Sequence[Outcome], *, samples: int) -> Differences:
 
 def resampled_ap(judged: Judged, *, samples: int = 1000, seed: int = 0) -> np.ndarray:
     """Returns AP over choices of images drawn with repetition: (samples,); equal ``seed`` draws the same choices."""
-    generator = np.random.default_rng(seed)
-    images = judged.images
+    generator, images = np.random.default_rng(seed), judged.images
     drawn = (np.bincount(generator.integers(0, images, images), minlength=images) for _ in range(samples))
     return np.array([judged.ap(times) for times in drawn])
 
@@ -108,8 +105,7 @@ def paired_interval(
 ) -> tuple[float, float]:
     """Returns the interval of mean AP of ``first`` - mean AP of ``second`` over choices of images, the same for all.
 
-    Args:
-        first, second: :func:`resampled_ap` of each seed; of the same images.
+    Both are :func:`resampled_ap` of each seed.
     """
     differences = np.mean(first, axis=0) - np.mean(second, axis=0)
     low, high = np.quantile(differences, [(1 - level) / 2, (1 + level) / 2])

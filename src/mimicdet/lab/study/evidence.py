@@ -79,9 +79,7 @@ class Outcome(_Part):
 def write_evidence(outcomes: Sequence[Outcome], folder: Path, texts: Mapping[str, str] | None = None) -> None:
     """Writes ``evidence.npz``, of the same bytes for the same outcomes; UserError where that is impossible.
 
-    Args:
-        outcomes: of the same images and classes.
-        texts: for readers of the file, by name; they are not read here.
+    The outcomes are of the same images and classes. ``texts`` are for readers of the file, by name.
     """
     runs = json.dumps([one.model_dump() for one in outcomes], indent=1)
     members = {name: text.encode() for name, text in {_RUNS: runs, **(texts or {})}.items()}

@@ -126,25 +126,23 @@ def execute(jobs: Sequence[Job], data: Data, *, parallel: int, reuse: bool) -> l
     return failures
 
 
-def _say(line: str) -> None:
-    """Prints a line in one piece, for several threads write."""
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
-
-
 def _finish(job: Job, seats: _Seats, data: Data, reuse: bool) -> str | None:
     """Trains and measures a job; returns a sentence if that failed."""
+
+    def say(text: str) -> None:  # a line in one piece, for several threads write
+        print(f"{job.name}: {text}\n", end="", flush=True)
+
     if finished(job, data) is not None:
-        _say(f"{job.name}: finished before")
+        say("finished before")
         return None
     if reuse and (outcome := take_over(job, data)) is not None:
-        _say(f"{job.name}: finished in {outcome.place}, taken over")
+        say(f"finished in {outcome.place}, taken over")
         return None
     seat = seats.free.get()
     log = job.folder.with_suffix(".log")
     log.parent.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
-    _say(f"{job.name}: training, see {log}")
+    say(f"training, see {log}")
     try:
         for command in _commands(job, data):
             with log.open("a") as output:
@@ -153,7 +151,7 @@ def _finish(job: Job, seats: _Seats, data: Data, reuse: bool) -> str | None:
                 lines = log.read_text(errors="replace").strip().splitlines()
                 return f"{job.name}: {lines[-1] if lines else f'exit code {code}'} (see {log})"
         outcome = measure(job, data)
-        _say(f"{job.name}: AP {100 * outcome.metrics['AP']:.1f} ({time.perf_counter() - began:.0f} s)")
+        say(f"AP {100 * outcome.metrics['AP']:.1f} ({time.perf_counter() - began:.0f} s)")
         return None
     finally:
         seats.free.put(seat)

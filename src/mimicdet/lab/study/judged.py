@@ -147,7 +147,7 @@ def _judge_class(objects: _OfImages, detections: _OfImages, images: int) -> _Cla
 
 
 def _to_last_hit(one: _Class) -> _Class:
-    """Returns what AP depends on, which is precision at hits: up to the last one, between two in the order of images."""
+    """Returns what AP depends on, precision at hits: up to the last one, between two in the order of images."""
     is_hit = one.hit.any(0)  # (D,)
     before: np.ndarray = np.cumsum(is_hit) - is_hit  # (D,) so many hits
     order = np.lexsort((one.image, is_hit, before))[: np.flatnonzero(is_hit).max(initial=-1) + 1]

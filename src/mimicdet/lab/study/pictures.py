@@ -7,7 +7,6 @@ import textwrap
 from collections.abc import Iterator, Sequence
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from mimicdet.lab.study.comparison import Line
@@ -19,11 +18,6 @@ _LONGEST_LINE = 40
 _FORMS = ("s", "D", "^", "v", "P", "X", "*", "p")
 
 
-def picture_of_ap(title: str, lines: Sequence[Line]) -> bytes:
-    """Returns :func:`figure_of_ap` as PNG."""
-    return _png(figure_of_ap(title, lines))
-
-
 def figure_of_ap(title: str, lines: Sequence[Line]) -> Figure:
     """Draws a mark at each run's mean and a dot for each seed; no bars, for the axis does not begin at 0.
 
@@ -31,7 +25,6 @@ def figure_of_ap(title: str, lines: Sequence[Line]) -> Figure:
     """
     compared = any(line.difference for line in lines)
     figure = Figure(figsize=(12 if compared else 8, 0.5 * len(lines) + 1.4), layout="constrained")
-    FigureCanvasAgg(figure)
     places = range(len(lines))[::-1]
     if compared:
         axes, beside = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
@@ -63,11 +56,10 @@ def _draw_differences(axes: Axes, places: Sequence[int], lines: Sequence[Line]) 
     axes.set_xlabel("difference from the baseline: mean,\n95 % over images (line),\neach seed (dot)")
 
 
-def picture_of_speed(title: str, lines: Sequence[Line]) -> bytes:
-    """Returns a PNG: each run's mean AP over the milliseconds of an image, where measured; up and left is better."""
+def figure_of_speed(title: str, lines: Sequence[Line]) -> Figure:
+    """Draws each run's mean AP over the milliseconds of an image, where measured; up and left is better."""
     timed = [(line, line.speed.median) for line in lines if line.speed is not None]
     figure = Figure(figsize=(9, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots()
     looks = _looks()  # the baseline takes none of them
     for line, milliseconds in timed:
@@ -81,7 +73,7 @@ def picture_of_speed(title: str, lines: Sequence[Line]) -> bytes:
     axes.set_ylabel("AP in points: mean, lowest to highest seed")
     axes.set_title(title)
     figure.legend(loc="outside right upper", frameon=False)  # beside: names in the picture would hide what it shows
-    return _png(figure)
+    return figure
 
 
 def _looks() -> Iterator[tuple[str, str]]:
@@ -95,7 +87,8 @@ def _limits(values: Sequence[float]) -> tuple[float, float]:
     return max(0.0, low - margin), high + margin
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """Returns a figure as a PNG file has it."""
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
     written = io.BytesIO()

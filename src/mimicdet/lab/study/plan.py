@@ -30,9 +30,7 @@ class Job:
 def plan(study: Study, file: Path, out: Path) -> list[Job]:
     """Returns every training of a study, teachers before their students.
 
-    Args:
-        file: the study's, for messages.
-        out: the folder that the trainings' folders lie in.
+    Messages name the study's ``file``; the trainings' folders lie in ``out``.
 
     Raises:
         UserError: settings do not exist or do not go together, or teachers are no runs of the study.
@@ -40,8 +38,7 @@ def plan(study: Study, file: Path, out: Path) -> list[Job]:
     jobs: list[Job] = []
     by_name = {run.name: run for run in study.runs}
     for run in study.runs:
-        preset = run.preset or study.preset
-        where = f"in {file}, run '{run.name}'"
+        where, preset = f"in {file}, run '{run.name}'", run.preset or study.preset
         layers = [read_layer(preset_file(preset, where))] if preset else []
         values = {**study.set, **run.set}
         for key in values:

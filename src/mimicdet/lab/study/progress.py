@@ -41,10 +41,10 @@ def progress_of(jobs: Sequence[Job], out: Path, data: Data | None, *, reuse: boo
 def progress_table(found: Sequence[Progress], *, parallel: int) -> str:
     """Returns a line for each job, and beneath how many are left and about how long they will take.
 
-    Args:
-        parallel: so many trainings at a time, as those that are finished had.
+    That is with ``parallel`` trainings at a time, as those that are finished had.
     """
-    rows = [[one.job.run, str(one.job.seed), one.state, _minutes(one.seconds)] for one in found]
+    minutes = ["-" if one.seconds is None else f"{one.seconds / 60:.1f}" for one in found]
+    rows = [[one.job.run, str(one.job.seed), one.state, took] for one, took in zip(found, minutes, strict=True)]
     left = [one for one in found if one.seconds is None]
     took = {one.job.run: one.seconds for one in found if one.seconds is not None}
     summary = f"{len(found) - len(left)} of {len(found)} trainings are finished"
@@ -61,10 +61,6 @@ def _begun(job: Job) -> str | None:
         return None
     epochs = [record["epoch"] for record in read_metrics(folder.metrics_file) if record["kind"] == "train"]
     return f"begun, {epochs[-1] if epochs else 0:.1f} of {job.settings.train.epochs} epochs"
-
-
-def _minutes(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{seconds / 60:.1f}"
 
 
 def finished_beside(job: Job, data: Data | None) -> Outcome | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mimicdet.files import replace_file
 from mimicdet.lab.study.comparison import Difference, Differences, Line
-from mimicdet.lab.study.pictures import picture_of_ap, picture_of_speed
+from mimicdet.lab.study.pictures import figure_of_ap, figure_of_speed, png
 from mimicdet.lab.study.study_file import Study
 from mimicdet.report.table import table
 
@@ -58,9 +58,9 @@ def write_report(study: Study, lines: Sequence[Line], differences: Differences, 
         replace_file(out / "diagnostics.csv", diagnostics.encode())
     else:
         (out / "diagnostics.csv").unlink(missing_ok=True)
-    replace_file(out / "table.png", picture_of_ap(study.title, lines))
+    replace_file(out / "table.png", png(figure_of_ap(study.title, lines)))
     if timed:
-        replace_file(out / "speed.png", picture_of_speed(study.title, lines))
+        replace_file(out / "speed.png", png(figure_of_speed(study.title, lines)))
     return table(list(columns), rows)
 
 
