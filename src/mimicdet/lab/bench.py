@@ -48,15 +48,12 @@ class Timing(NamedTuple):
     @property
     def low(self) -> float:
         """Returns the first decile: a tenth of the rounds were faster."""
-        return self._quantile(0.1)
+        return sorted(self.samples)[round(0.1 * (len(self.samples) - 1))]
 
     @property
     def high(self) -> float:
         """Returns the last decile: a tenth of the rounds were slower."""
-        return self._quantile(0.9)
-
-    def _quantile(self, share: float) -> float:
-        return sorted(self.samples)[round(share * (len(self.samples) - 1))]
+        return sorted(self.samples)[round(0.9 * (len(self.samples) - 1))]
 
 
 def ratio(first: Timing, second: Timing) -> float:
@@ -70,10 +67,7 @@ def alternate(
     """Runs every case once a round, so that a machine that slows down slows all of them.
 
     The order is the given one in even rounds and the reverse in odd ones. A GPU is waited for before and after each
-    case. The progress bar with ``title`` is shown on a terminal only.
-
-    Args:
-        rounds: so many count, at least 1, after ``warmup`` others.
+    case. The progress bar with ``title`` is shown on a terminal only. At least one round counts, after the ``warmup``.
     """
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, not {rounds}")
@@ -128,12 +122,8 @@ def stages_of(detector: Detector, images: Sequence[Tensor]) -> dict[str, Work]:
 def stages(model: MimicDet, images: Tensor, sizes: Tensor, inference: InferenceSettings) -> dict[str, Work]:
     """Returns each stage of a prediction, on the results of the stages before it, by the names in ``STAGES``.
 
-    The stage ``decode`` includes suppression. Run this and the stages in inference mode.
-
-    Args:
-        model: in evaluation mode, on the device of ``images``.
-        images: (B, 3, H, W) as the model takes them.
-        sizes: (B, 2), height and width of each image inside the canvas.
+    The model is in evaluation mode, on the device of ``images`` (B, 3, H, W); ``sizes`` (B, 2) are height and width of
+    each image inside the canvas. Run this and the stages in inference mode. ``decode`` includes suppression.
     """
     seen, trunk = sizes_or_none(images, sizes), model.trunk
 
@@ -165,10 +155,7 @@ def step_stages(
     A forward pass cannot be stopped half way, so "proposals and targets" and "t_head and the rest" are the time that a
     longer part takes beyond the shorter ones of the same round.
 
-    Args:
-        task: in training mode, on the batch's device; its gradients and weights change.
-        optimizer: of the task's parameters.
-        rounds, title: see :func:`alternate`.
+    The task is in training mode, on the batch's device; its gradients and weights change.
     """
     detector, assign, device = task.detector, task.assign, batch.images.device
     prepared = prepare(detector, batch, assign)

@@ -113,20 +113,14 @@ class Demo:
 
         print("\n[7/7] summary", flush=True)
         result = json.loads(numbers.read_text())
-        summary = {
-            "AP50": result["AP50"],
-            "AP": result["AP"],
-            "threshold": threshold,
-            "train_seconds": round(train_seconds, 1),
-            "total_seconds": round(time.time() - began, 1),
-            "seed": self.seed,
-            **_circumstances(),
-        }
+        seconds = {"train_seconds": round(train_seconds, 1), "total_seconds": round(time.time() - began, 1)}
+        summary = {name: result[name] for name in ("AP50", "AP")} | {"threshold": threshold} | seconds
+        summary |= {"seed": self.seed, **_circumstances()}
         write_json(self.out / "summary.json", summary)
         again = shlex.join(["mimicdet", "predict", str(model), str(data / "test"), "--tile", str(TILE)])
         print(
             f"AP50 {result['AP50']:.3f} and AP {result['AP']:.3f} on the photograph that training never saw\n"
-            f"{summary['train_seconds']:.0f} s of training, {summary['total_seconds']:.0f} s in all\n\n"
+            f"{seconds['train_seconds']:.0f} s of training, {seconds['total_seconds']:.0f} s in all\n\n"
             f"{pictures}/  the photograph with trees found (solid) and marked by people (dashed)\n"
             f"{found}  the trees found, as COCO results\n"
             f"{sight}/  the points that the one-stage head reads for some trees\n"
@@ -139,17 +133,16 @@ class Demo:
 
     def _clear(self) -> None:
         """Removes an earlier demo's results, and refuses a folder that is something else's."""
-        files = ("held_back.json", "found.json", "numbers.json", "summary.json")
-        parts = ("data", "tiles", "run", "pictures", "alignment", *files)
-        if self.out.is_dir() and (others := sorted({path.name for path in self.out.iterdir()} - set(parts))):
+        folders = {"data", "tiles", "run", "pictures", "alignment"}
+        files = {"held_back.json", "found.json", "numbers.json", "summary.json"}
+        self.out.mkdir(parents=True, exist_ok=True)
+        if others := sorted({path.name for path in self.out.iterdir()} - folders - files):
             raise UserError(f"{self.out} holds {others[0]}, which is no demo's; give another folder with --out")
-        for part in parts:
-            path = self.out / part
+        for path in self.out.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
             else:
-                path.unlink(missing_ok=True)
-        self.out.mkdir(parents=True, exist_ok=True)
+                path.unlink()
 
 
 def unpack_trees(wheel: Path, folder: Path) -> Path:

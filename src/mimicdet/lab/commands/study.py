@@ -128,7 +128,11 @@ class Study:
                 f"{folder}, which {named} names, is not there; give --data FOLDER (docs/data.md says where the "
                 "studies' data are)"
             )
-        splits, reading = (study.train, study.val), _how_to_read(self.file, jobs)
+        settings, splits = [job.settings.data for job in jobs], (study.train, study.val)
+        most, one_based = max(one.max_faulty_boxes for one in settings), {one.voc_one_based for one in settings}
+        if len(one_based) > 1:
+            raise UserError(f"{self.file}: data.voc_one_based must be the same for all runs, which share their data")
+        reading: dict[str, Any] = {"max_faulty_boxes": most, "voc_one_based": one_based.pop()}
         return (folder, *splits, *(load_dataset(folder, name, **reading) for name in splits))
 
     def _write(self, study: StudyFile, outcomes: Sequence[Outcome], out: Path) -> str:
@@ -148,12 +152,3 @@ class Study:
         if outcomes[0].place != out:
             write_evidence(outcomes, out, {"differences.csv": differences_csv(differences)})
         return write_report(study, lines_of(study, outcomes, differences), differences, about, out)
-
-
-def _how_to_read(file: Path, jobs: Sequence[Job]) -> dict[str, Any]:
-    """Returns what the runs' settings say of reading the data they are compared on."""
-    settings = [job.settings.data for job in jobs]
-    if len({one.voc_one_based for one in settings}) > 1:
-        raise UserError(f"{file}: data.voc_one_based must be the same for all runs, which share their data")
-    most = max(one.max_faulty_boxes for one in settings)
-    return {"max_faulty_boxes": most, "voc_one_based": settings[0].voc_one_based}

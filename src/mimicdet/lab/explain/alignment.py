@@ -75,10 +75,8 @@ def look_at_objects(detector: Detector, dataset: DetectionDataset) -> Iterator[t
     """Yields each image with its objects in order, crowd regions left out; None for one that is not found.
 
     Of the positions that the S-head computes (the best by refinement score) the one whose adjusted box overlaps the
-    object best speaks for it.
-
-    Raises:
-        UserError: a detector without an alignment layer; a class it does not know; an image that cannot be read.
+    object best speaks for it. UserError where the detector has no alignment layer or does not know a class, and where
+    an image cannot be read.
     """
     require_alignment(detector, "the model")
     dataset = match_classes(dataset, detector.categories)
@@ -117,8 +115,7 @@ def _look(detector: Detector, record: ImageRecord) -> list[Sight | None]:
 def points_read(s_head: SHead, refined: Refined, rows: Tensor) -> list[Tensor]:
     """Returns where the alignment layer reads for each of P positions: (T, 2) x, y in pixels of the padded input.
 
-    Args:
-        rows: (P,) int64, ``image * A + position``. The number T of taps is that of the position's level.
+    The rows are (P,) int64, ``image * A + position``. The number T of taps is that of the position's level.
     """
     table, count = s_head.table(refined.pyramid.levels)
     places, found = refined.places, []

@@ -49,11 +49,8 @@ MIXTURES = [
 def explain_gap(run: MimicRun, dataset: DetectionDataset, out: Path, *, device: str | None = None) -> str:
     """Writes gap.md and gap.csv; returns the table and what the S-head keeps, as text.
 
-    Args:
-        device: such as ``cpu`` or ``cuda:1``; None is the first CUDA GPU where there is one, else the CPU.
-
-    Raises:
-        UserError: what ``measure_mixtures`` raises, and a folder that cannot be written.
+    The device is one as ``cpu`` or ``cuda:1``; None is the first CUDA GPU where there is one, else the CPU. UserError
+    as :func:`measure_mixtures`, and where the folder cannot be written.
     """
     where = move_to(run.task, device)
     make_folder(out)
@@ -77,8 +74,7 @@ def explain_gap(run: MimicRun, dataset: DetectionDataset, out: Path, *, device: 
 def measure_mixtures(run: MimicRun, dataset: DetectionDataset, *, device: torch.device) -> dict[Mixture, Metrics]:
     """Returns COCO's numbers of each mixture, with the run's settings ``inference``; the task is on ``device``.
 
-    Raises:
-        UserError: a class the run does not know; an image that cannot be read.
+    It raises UserError for a class that the run does not know and an image that cannot be read.
     """
     task, inference = run.task, run.settings.inference
     dataset = match_classes(dataset, run.categories)

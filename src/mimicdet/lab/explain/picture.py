@@ -17,11 +17,7 @@ _BOX, _OBJECT, _INSIDE, _OUTSIDE = (86, 180, 233), (255, 255, 255), (240, 228, 6
 
 
 def choose_objects(sights: Sequence[Sequence[Sight | None]], count: int) -> list[int]:
-    """Chooses at most ``count`` of an image's objects that every model found, from the smallest to the largest.
-
-    Args:
-        sights: of each model, the same objects.
-    """
+    """Chooses at most ``count`` of an image's objects that every model found, from the smallest to the largest."""
     boxes = {i: column[0].box for i, column in enumerate(zip(*sights, strict=True)) if all(column)}
     found = sorted(boxes, key=lambda i: float(np.prod(boxes[i][2:] - boxes[i][:2])))
     if len(found) <= count:
@@ -34,10 +30,8 @@ def draw_alignment(
 ) -> Image.Image:
     """Draws a row for each object and a column for each model.
 
-    Args:
-        image: (h, w, 3) uint8 RGB.
-        columns: name of a model, and its sight of each of the image's objects.
-        objects: the indices of those to draw, each found by all models.
+    The image is (h, w, 3) uint8 RGB. A column has a model's name, and its sight of each of the image's objects;
+    ``objects`` are the indices of those to draw, each found by all models.
     """
     cells, titles = [], []
     for i in objects:

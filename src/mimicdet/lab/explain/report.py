@@ -23,14 +23,11 @@ def explain_alignment(
 ) -> str:
     """Writes alignment.md, alignment.csv and a PNG for each of some images; returns the table as text.
 
-    Args:
-        detectors: by name, one or several that know the data set's classes.
-        pictures: so many images are drawn, the first ones with objects that all detectors found; or those with these
-            files' names or stems.
-        objects: so many objects of each.
+    Of the first ``pictures`` images with objects that all detectors found, or of those with these files' names or
+    stems, so many ``objects`` are drawn.
 
     Raises:
-        UserError: what ``look_at_objects`` raises, a name that no image has, and a folder that cannot be written.
+        UserError: an error of ``look_at_objects``, a name that no image has, or a folder that cannot be written.
     """
     chosen = dataset.images if isinstance(pictures, int) else _choose_images(dataset, pictures)
     limit = pictures if isinstance(pictures, int) else len(chosen)

@@ -103,10 +103,7 @@ def resampled_ap(judged: Judged, *, samples: int = 1000, seed: int = 0) -> np.nd
 def paired_interval(
     first: Sequence[np.ndarray], second: Sequence[np.ndarray], *, level: float = 0.95
 ) -> tuple[float, float]:
-    """Returns the interval of mean AP of ``first`` - mean AP of ``second`` over choices of images, the same for all.
-
-    Both are :func:`resampled_ap` of each seed.
-    """
+    """Returns the interval of mean AP of ``first`` - mean AP of ``second``, both :func:`resampled_ap` of each seed."""
     differences = np.mean(first, axis=0) - np.mean(second, axis=0)
     low, high = np.quantile(differences, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

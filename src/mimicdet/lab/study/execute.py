@@ -85,12 +85,8 @@ def execute(jobs: Sequence[Job], data: Data, *, parallel: int, reuse: bool) -> l
     A job is trained with ``mimicdet train`` (continued, if it was interrupted) and its last weights are measured: the
     best ones would have been chosen on the very images that count here.
 
-    Args:
-        parallel: so many at a time; each on a GPU of its own where there are GPUs.
-        reuse: take over what other studies have finished.
-
-    Returns:
-        A sentence for each that failed.
+    So many run in ``parallel``, each on a GPU of its own where there are GPUs. With ``reuse``, what other studies have
+    finished is taken over. For each that failed a sentence is returned.
 
     Raises:
         UserError: a finished job had other settings or data; before anything is trained.

@@ -40,11 +40,7 @@ class Data:
 
 
 def finished(job: Job, data: Data | None) -> Outcome | None:
-    """Returns what a job gave, if it is finished; ``data`` None: on whatever data.
-
-    Raises:
-        UserError: it was finished with other settings, or on other data.
-    """
+    """Returns what a job gave, if it is finished; UserError if it was with other settings or (unless None) data."""
     return _same(read_evidence(job.folder)[0], job, data) if (job.folder / EVIDENCE).is_file() else None
 
 
@@ -65,7 +61,6 @@ def measure(job: Job, data: Data) -> Outcome:
     """Measures the detections of a trained job, which then is finished."""
     detections, truth = json.loads((job.folder / DETECTIONS).read_text(encoding="utf-8")), data.val_set.to_coco()
     records = read_metrics(RunFolder(job.folder).metrics_file)
-    evaluation = _last_evaluation(records)
     outcome = Outcome(
         run=job.run,
         seed=job.seed,
@@ -74,7 +69,7 @@ def measure(job: Job, data: Data) -> Outcome:
         data_name=data.folder.name,
         metrics=Metrics(**coco_metrics(truth, detections).to_json()),  # type: ignore[typeddict-item]
         seconds=max((record["seconds"] for record in records if record["kind"] == "train"), default=0.0),
-        teacher_ap=evaluation.get("teacher/AP"),
+        teacher_ap=_last_evaluation(records).get("teacher/AP"),
         machine=machine(),
         diagnostics=last_diagnostics(records),
         judged=judge(truth, detections),
@@ -95,9 +90,8 @@ def last_diagnostics(records: Sequence[Record]) -> dict[str, float]:
     names = dict.fromkeys(name for record in last for name in record if name.startswith("diag/"))
     values = {name: [record[name] for record in last if record.get(name) is not None] for name in names}
     found = {name.removeprefix("diag/"): statistics.fmean(seen) for name, seen in values.items() if seen}
-    evaluation = _last_evaluation(records)
-    # COCO says -1 of what is undefined
-    return found | {k: v for k, v in evaluation.items() if k.startswith("teacher/") and v is not None and v >= 0}
+    evaluated = _last_evaluation(records).items()  # COCO says -1 of what is undefined
+    return found | {k: v for k, v in evaluated if k.startswith("teacher/") and v is not None and v >= 0}
 
 
 def _last_evaluation(records: Sequence[Record]) -> Record:
@@ -113,10 +107,7 @@ def settings_of(job: Job) -> dict[str, Any]:
 
 
 def what_differs(outcome: Outcome, job: Job, data: Data | None) -> str | None:
-    """Says which data or settings an outcome has other than the job; None where it is the job's.
-
-    Settings that it lacks had their defaults.
-    """
+    """Says which data or settings an outcome has other than the job; settings that it lacks had their defaults."""
     if data is not None and outcome.data != data.fingerprint:
         return "other data than the study has now"
     try:

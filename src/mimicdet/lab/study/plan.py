@@ -30,10 +30,8 @@ class Job:
 def plan(study: Study, file: Path, out: Path) -> list[Job]:
     """Returns every training of a study, teachers before their students.
 
-    Messages name the study's ``file``; the trainings' folders lie in ``out``.
-
-    Raises:
-        UserError: settings do not exist or do not go together, or teachers are no runs of the study.
+    Their folders lie in ``out``. UserError, which names the study's ``file``, where settings do not exist or do not go
+    together, or teachers are no runs of the study.
     """
     jobs: list[Job] = []
     by_name = {run.name: run for run in study.runs}

@@ -84,9 +84,7 @@ def take_over(job: Job, data: Data) -> Outcome | None:
     """Copies what :func:`finished_beside` finds without its checkpoints, and returns it as it lies there.
 
     The copy has its name only when it is whole. It has no speed, which is one beside others, which are not here.
-
-    Raises:
-        UserError: the copy cannot be written.
+    UserError where it cannot be written.
     """
     if (outcome := finished_beside(job, data)) is None:
         return None

@@ -27,16 +27,11 @@ _HOW_FAST = (
 
 
 def write_report(study: Study, lines: Sequence[Line], differences: Differences, about: str, out: Path) -> str:
-    """Writes a study's tables and pictures into ``out``.
+    """Writes a study's tables and pictures into ``out``, and returns the table as text for a terminal.
 
     These are table.md, table.csv and table.png, differences.csv, diagnostics.csv (how each run's last epoch went, where
-    any run has left that) and, of a study with speeds, speed.png.
-
-    Args:
-        about: what was measured and the command that makes the table, shown above it.
-
-    Returns:
-        The table as text for a terminal.
+    any run has left that) and, of a study with speeds, speed.png. ``about`` stands above the table: what was measured
+    and the command that makes it.
     """
     columns = _columns(lines)
     rows = [[cell(line) for cell in columns.values()] for line in lines]
@@ -53,8 +48,7 @@ def write_report(study: Study, lines: Sequence[Line], differences: Differences, 
     replace_file(out / "table.md", ("\n\n".join(filter(None, parts)) + "\n").encode())
     replace_file(out / "table.csv", _table_csv(lines, timed=timed).encode())
     replace_file(out / "differences.csv", differences_csv(differences).encode())
-    diagnostics = diagnostics_csv({(o.run, o.seed): o.diagnostics for line in lines for o in line.outcomes})
-    if diagnostics:
+    if diagnostics := diagnostics_csv({(o.run, o.seed): o.diagnostics for line in lines for o in line.outcomes}):
         replace_file(out / "diagnostics.csv", diagnostics.encode())
     else:
         (out / "diagnostics.csv").unlink(missing_ok=True)

@@ -19,14 +19,11 @@ ROUNDS = 20
 
 
 def measure_speeds(outcomes: Sequence[Outcome], data: DetectionDataset) -> str | None:
-    """Measures the models of all runs, of the first finished seed each, unless that was done before.
+    """Measures the models of all runs, of the first finished seed each, unless that was done; or says why it cannot.
 
     The first images of the validation split are detected in one by one, each by every model in turn, so that a machine
     that slows down slows all of them; on a processor by one thread, which other machines have too. The times go into
     the runs' evidence, which the outcomes were read from.
-
-    Returns:
-        Why a finished run could not be measured.
     """
     first = {one.run: one for one in reversed(outcomes)}
     if all(one.speed is not None and set(one.speed.runs) == set(first) for one in first.values()):

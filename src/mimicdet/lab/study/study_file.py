@@ -57,8 +57,6 @@ _FORMS = {
     "sizes": "it should hold names of files in the folder 'sizes', such as sizes: {cpu: {}}",
 }
 """Says what the values of keys should be where pydantic speaks of tuples and objects."""
-_LONGEST = 80
-"""Characters of a value that a message shows."""
 
 Seeds = Annotated[tuple[int, ...], Field(min_length=1)]
 
@@ -127,11 +125,6 @@ class Size(_Part):
     published_on: str = ""
 
 
-_LINES = {
-    "study": "'title: WHAT IT SHOWS' and 'runs:' with runs below",
-    "size": "'seeds: [0, 1, 2]' and 'set: {train.epochs: 8}'",
-}
-"""Says what lines a file may have."""
 _ITEMS: dict[str, tuple[str, type[_Part]]] = {
     "runs": ("run", PlannedRun),
     "sizes": ("size", Changes),
@@ -142,10 +135,7 @@ _Content = TypeVar("_Content", Study, Size)
 
 
 def read_study(file: Path, size: str | None = None) -> Study:
-    """Reads a study and checks it.
-
-    Args:
-        size: one of the study's sizes; it may be left out where there is one at most.
+    """Reads a study and checks it, at one of its sizes; that may be left out where there is one at most.
 
     Raises:
         UserError: a file cannot be read, does not say what a study needs, or has no such size.
@@ -223,7 +213,11 @@ def _read(kind: type[_Content], file: Path) -> _Content:
     content = parse_yaml(text, str(file))
     if not isinstance(content, dict):
         found = "is empty" if content is None else f"holds no {what}"
-        raise UserError(f"{file} {found}: it should have lines such as {_LINES[what]}")
+        study, size = (
+            "'title: WHAT IT SHOWS' and 'runs:' with runs below",
+            "'seeds: [0, 1, 2]' and 'set: {train.epochs: 8}'",
+        )
+        raise UserError(f"{file} {found}: it should have lines such as {study if kind is Study else size}")
     try:
         return kind.model_validate_json(json.dumps(content, default=str))
     except ValidationError as error:
@@ -262,4 +256,4 @@ def _explain(error: ValidationError, content: dict[str, Any], kind: type[BaseMod
 
 def _short(value: Any) -> str:
     text = shown(value)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+    return text if len(text) <= 80 else f"{text[:80]}..."
