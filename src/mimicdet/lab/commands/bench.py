@@ -91,7 +91,7 @@ class Bench:
 def _size(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
-    height, x, width = text.partition("x")
-    if not (x and height.isdigit() and width.isdigit() and int(height) and int(width)):
+    height, _, width = text.partition("x")
+    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
         raise UserError(f"mimicdet bench: --size must be a height and a width such as 800x1088, not {text!r}")
     return int(height), int(width)

@@ -21,9 +21,6 @@ from mimicdet.lab.study.plan import Job
 from mimicdet.lab.study.progress import take_over
 from mimicdet.settings_file import dump_settings
 
-INTERRUPTED = 130
-"""The exit code of a command that a signal ended."""
-
 
 class _Seats:
     """Seats are GPUs, or shares of the processor, handed out to jobs; commands run there."""
@@ -42,7 +39,7 @@ class _Seats:
         """Runs a command of ours and returns its exit code."""
         with self._lock:
             if self._stopped:
-                return INTERRUPTED
+                return 130  # as of a command that a signal ended
             command = [sys.executable, "-m", "mimicdet", *words]
             process = subprocess.Popen(command, stdout=output, stderr=output, env=self._environment(seat))
             self._running.add(process)

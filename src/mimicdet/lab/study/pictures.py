@@ -6,7 +6,6 @@ import statistics
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mimicdet.lab.study.comparison import Line
@@ -25,35 +24,28 @@ def figure_of_ap(title: str, lines: Sequence[Line]) -> Figure:
     """
     compared = any(line.difference for line in lines)
     figure = Figure(figsize=(12 if compared else 8, 0.5 * len(lines) + 1.4), layout="constrained")
-    places = range(len(lines))[::-1]
+    axes, beside = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2)) if compared else [figure.subplots()] * 2
     if compared:
-        axes, beside = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
-        _draw_differences(beside, places, lines)
-    else:
-        axes = figure.subplots()
+        beside.axvline(0, color=_COLORS[True], linestyle="--", linewidth=1, zorder=0)
+        beside.tick_params(axis="y", length=0)
+        beside.set_xlabel("difference from the baseline: mean,\n95 % over images (line),\neach seed (dot)")
+    places = range(len(lines))[::-1]
     for place, line in zip(places, lines, strict=True):
         mean, color = statistics.mean(line.ap), _COLORS[line.is_baseline]
         if line.is_baseline:
             axes.axvline(mean, color=color, linestyle="--", linewidth=1, zorder=0)
         axes.plot([mean], [place], "|", color=color, markersize=22, markeredgewidth=4)
         axes.plot(line.ap, [place] * len(line.ap), "o", color="#222222", markersize=4)
+        if (one := line.difference) is not None:
+            beside.plot(one.interval, [place] * 2, "-", color=_COLORS[False], linewidth=2.5)
+            beside.plot([one.mean], [place], "|", color=_COLORS[False], markersize=12, markeredgewidth=3)
+            beside.plot(one.by_seed, [place] * len(one.seeds), "o", color="#222222", markersize=4)
     axes.set_ylim(-0.6, len(lines) - 0.4)
     axes.set_yticks(places, [textwrap.fill(line.name, _LONGEST_LINE) for line in lines])
     axes.set_xlim(*_limits([value for line in lines for value in line.ap]))
     axes.set_xlabel("AP in points:\nmean (mark), each seed (dot)")
     figure.suptitle(title)
     return figure
-
-
-def _draw_differences(axes: Axes, places: Sequence[int], lines: Sequence[Line]) -> None:
-    axes.axvline(0, color=_COLORS[True], linestyle="--", linewidth=1, zorder=0)
-    for place, line in zip(places, lines, strict=True):
-        if line.difference is not None:
-            axes.plot(line.difference.interval, [place] * 2, "-", color=_COLORS[False], linewidth=2.5)
-            axes.plot([line.difference.mean], [place], "|", color=_COLORS[False], markersize=12, markeredgewidth=3)
-            axes.plot(line.difference.by_seed, [place] * len(line.difference.seeds), "o", color="#222222", markersize=4)
-    axes.tick_params(axis="y", length=0)
-    axes.set_xlabel("difference from the baseline: mean,\n95 % over images (line),\neach seed (dot)")
 
 
 def figure_of_speed(title: str, lines: Sequence[Line]) -> Figure:

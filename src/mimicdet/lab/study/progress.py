@@ -34,7 +34,7 @@ def progress_of(jobs: Sequence[Job], out: Path, data: Data | None, *, reuse: boo
         elif reuse and (outcome := finished_beside(job, data)) is not None:
             found.append(Progress(job, f"finished in {outcome.place}", outcome.seconds))
         else:
-            found.append(Progress(job, _begun(job) or "to be trained", None))
+            found.append(Progress(job, _begun(job), None))
     return found
 
 
@@ -55,10 +55,10 @@ def progress_table(found: Sequence[Progress], *, parallel: int) -> str:
     return f"{table(['run', 'seed', 'state', 'minutes'], rows)}\n\n{summary}"
 
 
-def _begun(job: Job) -> str | None:
+def _begun(job: Job) -> str:
     folder = RunFolder(job.folder)
     if not folder.holds_a_run:
-        return None
+        return "to be trained"
     epochs = [record["epoch"] for record in read_metrics(folder.metrics_file) if record["kind"] == "train"]
     return f"begun, {epochs[-1] if epochs else 0:.1f} of {job.settings.train.epochs} epochs"
 
