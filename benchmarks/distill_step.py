@@ -23,7 +23,7 @@ from train_step import example_batch
 from mimicdet.build import build_model
 from mimicdet.config import SETTINGS_OF, InferenceSettings, TrunkSettings, settings_from
 from mimicdet.data.dataset import Category
-from mimicdet.lab.bench.timing import alternate
+from mimicdet.lab.bench import alternate
 from mimicdet.tasks import build_task
 from mimicdet.tasks.distill import LOSSES
 from mimicdet.weights.folder import save_model

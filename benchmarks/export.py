@@ -32,7 +32,7 @@ from mimicdet.export.exported_file import SUFFIXES, load
 from mimicdet.inference.decode import decode
 from mimicdet.inference.detect import sizes_or_none
 from mimicdet.inference.fold import fold_detector
-from mimicdet.lab.bench.timing import alternate
+from mimicdet.lab.bench import alternate
 
 FORMATS = tuple(SUFFIXES)
 

@@ -23,8 +23,7 @@ from torch import Tensor, nn
 from mimicdet.inference.decode import decode
 from mimicdet.inference.detect import sizes_or_none
 from mimicdet.inference.fold import fold_batch_norm, fold_detector, settle_padding
-from mimicdet.lab.bench.stages import STAGES, stages
-from mimicdet.lab.bench.timing import alternate
+from mimicdet.lab.bench import STAGES, alternate, stages
 from mimicdet.models.detector import DetectionModel
 
 MODES = ("eager", "treated", "compiled")

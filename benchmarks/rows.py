@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from mimicdet.lab.bench.timing import Timing, ratio
+from mimicdet.lab.bench import Timing, ratio
 from mimicdet.report.table import table
 
 

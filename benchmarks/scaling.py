@@ -32,7 +32,7 @@ from mimicdet.data.loader import EvalLoader, TrainData, TrainLoader
 from mimicdet.data.transform import TrainTransform
 from mimicdet.inference.decode import decode
 from mimicdet.inference.fold import fold_detector
-from mimicdet.lab.bench.timing import Timing, alternate
+from mimicdet.lab.bench import Timing, alternate
 
 AREAS = ((256, 320), (384, 480), (512, 640), (768, 960))
 BATCHES = (1, 2, 4)

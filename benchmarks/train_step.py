@@ -27,8 +27,7 @@ from torch import Tensor, nn
 
 from mimicdet.config import MimicDetSettings, TeacherSettings
 from mimicdet.data.batch import Batch, Sample, collate
-from mimicdet.lab.bench.timing import alternate
-from mimicdet.lab.bench.training import STEP_STAGES, step_stages
+from mimicdet.lab.bench import STEP_STAGES, alternate, step_stages
 from mimicdet.tasks import build_task
 
 PRECISION = {"float32": torch.float32, "bf16": torch.bfloat16}

@@ -52,7 +52,7 @@ SECTIONS: dict[str, tuple[str, str]] = {
 
 
 def page() -> str:
-    """The whole of performance.md."""
+    """Returns the whole of performance.md."""
     parts = [INTRODUCTION + (MEASURED / "summary.md").read_text()]
     for name, (title, command) in SECTIONS.items():
         if (file := MEASURED / f"{name}.json").is_file():
@@ -69,14 +69,11 @@ def _table(rows: list[dict[str, Any]]) -> str:
     header += ["peak MiB"] if has_memory else []
     cells = []
     for row in rows:
-        size = f"{row['height']}x{row['width']}"
-        cells.append(
-            [
-                row["model"], row["mode"], row["precision"], size, str(row["batch"]), f"{row['median_ms']:.1f}",
-                f"{row['low_ms']:.1f}..{row['high_ms']:.1f}", "" if row["ratio"] is None else f"{row['ratio']:.3f}",
-                *([] if not has_memory else ["" if row["peak_mib"] is None else f"{row['peak_mib']:.0f}"]),
-            ]
-        )  # fmt: skip
+        what = [row["model"], row["mode"], row["precision"], f"{row['height']}x{row['width']}", str(row["batch"])]
+        times = [f"{row['median_ms']:.1f}", f"{row['low_ms']:.1f}..{row['high_ms']:.1f}"]
+        ratio = "" if row["ratio"] is None else f"{row['ratio']:.3f}"
+        memory = "" if row.get("peak_mib") is None else f"{row['peak_mib']:.0f}"
+        cells.append([*what, *times, ratio, *([memory] if has_memory else [])])
     return table(header, cells, style="markdown")
 
 
@@ -87,7 +84,7 @@ def _machine(machine: dict[str, Any]) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Without arguments writes the page; ``--check`` says whether it is up to date."""
+    """Writes the page; with ``--check`` only says whether it is up to date."""
     file = HERE / "performance.md"
     if arguments == ["--check"]:
         return int(file.read_text() != page())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mimicdet.lab.machine import cpu_name, machine
+from mimicdet.lab.bench import cpu_name, machine
 
 
 def test_linux_names_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,7 +30,7 @@ def test_elsewhere_python_does(monkeypatch: pytest.MonkeyPatch, there: bool) -> 
 
 
 def test_what_decides_how_figures_are_rounded_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mimicdet.lab.machine.cpu_name", lambda: "Some CPU")
+    monkeypatch.setattr("mimicdet.lab.bench.cpu_name", lambda: "Some CPU")
     monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX2")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert f"(Some CPU, AVX2), Python {platform.python_version()}, mimicdet " in machine()

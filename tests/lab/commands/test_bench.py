@@ -11,7 +11,7 @@ from mimicdet.build import build_model
 from mimicdet.cli import main
 from mimicdet.config import InferenceSettings, MimicDetSettings
 from mimicdet.data.dataset import Category
-from mimicdet.lab.bench.stages import STAGES
+from mimicdet.lab.bench import STAGES
 
 SETTINGS = MimicDetSettings.Model(
     backbone="resnet10t", weights="random", pyramid_channels=16, head_channels=16, head_features=32
@@ -41,9 +41,8 @@ def test_the_whole_and_its_stages_of_several_models(
     assert shown.startswith("2 x 64 x 80 pixels, cpu")  # four thirds of 64 is more than the longer side may be
     content = json.loads(file.read_text())
     rows = {row["name"]: row for row in content["rows"]}
-    assert list(rows) == [
-        str(folder), str(other), *(f"{path}: {stage}" for path in (folder, other) for stage in STAGES)
-    ]  # fmt: skip
+    parts = [f"{path}: {stage}" for path in (folder, other) for stage in STAGES]
+    assert list(rows) == [str(folder), str(other), *parts]
     assert rows[str(folder)]["ratio"] == 1
     for path in (folder, other):
         assert sum(rows[f"{path}: {stage}"]["ratio"] for stage in STAGES) == pytest.approx(1)
@@ -54,10 +53,14 @@ def test_the_whole_and_its_stages_of_several_models(
     ("name", "message"), [("folder", "folder is a folder; "), ("file/x/times.json", "times.json cannot be written (")]
 )
 def test_a_place_for_the_times_is_looked_at_first(
-    folder: Path, tmp_path: Path, name: str, message: str, monkeypatch: pytest.MonkeyPatch,
+    folder: Path,
+    tmp_path: Path,
+    name: str,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    monkeypatch.setattr("mimicdet.lab.bench.timing.alternate", lambda *_, **__: pytest.fail("it was measured"))
+) -> None:
+    monkeypatch.setattr("mimicdet.lab.bench.alternate", lambda *_, **__: pytest.fail("it was measured"))
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
     assert main(["bench", str(folder), "--json", str(tmp_path / name)]) == 2

@@ -28,12 +28,12 @@ from mimicdet.models.mimicdet import MimicDet
 from tests.fake_detector import CATEGORIES, make_dataset
 from tests.tiny import enliven, tiny_batch, tiny_detector
 
+LEARNED = {"offsets": "box_grid+learned", "kernel_size": 5, "finest_kernel_size": 3}
+
 
 @pytest.mark.parametrize(
-    "head",
-    [{}, {"offsets": "box_grid"}, {"offsets": "box_grid+learned", "kernel_size": 5, "finest_kernel_size": 3},
-     {"alignment": "deformable"}, {"alignment": "conv"}],
-)  # fmt: skip
+    "head", [{}, {"offsets": "box_grid"}, LEARNED, {"alignment": "deformable"}, {"alignment": "conv"}]
+)
 @torch.no_grad()
 def test_the_points_are_those_that_the_head_reads(head: dict[str, Any]) -> None:
     """Read there with grid_sample, the features give what the head gives."""
@@ -122,8 +122,8 @@ def test_the_best_adjusted_box_speaks_for_an_object(dataset: DetectionDataset) -
 
 
 def test_a_plain_convolution_looks_beside_the_box(dataset: DetectionDataset) -> None:
-    sights = [s for _, image in look_at_objects(make_detector(alignment="conv", offsets="learned"), dataset)
-              for s in image]  # fmt: skip
+    plain = make_detector(alignment="conv", offsets="learned")
+    sights = [s for _, image in look_at_objects(plain, dataset) for s in image]
     summary = summarise(sights)
     assert summary.objects == 15
     assert 0 < summary.found < 15
@@ -159,8 +159,8 @@ def test_drawn_objects_are_of_all_sizes_and_found_by_all(dataset: DetectionDatas
 def test_the_command(dataset: DetectionDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, options in (("with", {}), ("without", {"alignment": "conv", "offsets": "learned"})):
         make_detector(**options).save_pretrained(tmp_path / name / "model")
-    words = ["explain", "alignment", str(tmp_path / "with/model"), "--against", str(tmp_path / "without/model"),
-             "--data", str(dataset.root), "--pictures", "2", "--objects", "3"]  # fmt: skip
+    words = ["explain", "alignment", str(tmp_path / "with/model"), "--against", str(tmp_path / "without/model")]
+    words += ["--data", str(dataset.root), "--pictures", "2", "--objects", "3"]
     assert main([*words, "--out", str(tmp_path / "seen")]) == 0
     printed = capsys.readouterr().out
     assert {"with", "without"} <= set(printed.split())
@@ -200,10 +200,9 @@ def test_models_are_compared_on_what_all_found(dataset: DetectionDataset) -> Non
     beside = Sight(one.level, one.box, one.adjusted_box, one.points + 1000)
     header, rows = _summary({"a": [[one, beside], [None]], "b": [[one, None], [one]]})
     inside = header.index("points inside")
-    assert [(row[0], row[1], row[2], row[inside]) for row in rows] == [
-        ("a", "3", "2", "100.0%"), (f"  P{one.level}", "", "1", "100.0%"),
-        ("b", "3", "2", "100.0%"), (f"  P{one.level}", "", "1", "100.0%"),
-    ]  # fmt: skip
+    level = (f"  P{one.level}", "", "1", "100.0%")
+    expected = [("a", "3", "2", "100.0%"), level, ("b", "3", "2", "100.0%"), level]
+    assert [(row[0], row[1], row[2], row[inside]) for row in rows] == expected
     alone = _summary({"a": [[one, beside], [None]]})[1][0]
     assert (alone[2], alone[inside]) == ("2", "50.0%")
 

@@ -113,9 +113,13 @@ def test_the_command(run: Path, data: DetectionDataset, tmp_path: Path, capsys: 
     ],
 )
 def test_what_it_refuses(
-    run: Path, data: DetectionDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: list[str],
+    run: Path,
+    data: DetectionDataset,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    change: list[str],
     message: str,
-) -> None:  # fmt: skip
+) -> None:
     words = ["explain", "gap", str(run), "--data", str(data.root.parent), "--out", str(tmp_path / "gap"), *change]
     assert main(words) == 2
     assert message in capsys.readouterr().err

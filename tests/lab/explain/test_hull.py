@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimicdet.lab.explain.hull import convex_hull, hull_overlap, polygon_area
+from mimicdet.lab.explain.alignment import convex_hull, hull_overlap, polygon_area
 
 numbers = st.integers(-20, 20)
 point_lists = st.lists(st.tuples(numbers, numbers), min_size=1, max_size=30)

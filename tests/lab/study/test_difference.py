@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mimicdet.lab.study.difference import paired_interval, resampled_ap
+from mimicdet.lab.study.comparison import paired_interval, resampled_ap
 from mimicdet.lab.study.judged import judge
 from tests.lab.study.test_judged import draw
 

@@ -94,7 +94,7 @@ def test_the_cores_are_shared_unless_the_user_says_otherwise(
 
     def finish(job: Job, seats: Any, data: Any, reuse: bool) -> None:
         with (tmp_path / "log").open("w") as log:
-            seats.run(seats.take(), ["train"], log)
+            seats.run(seats.free.get(), ["train"], log)
 
     monkeypatch.setattr(module, "_finish", finish)
     execute([job("alone")], None, parallel=2, reuse=True)  # type: ignore[arg-type]
@@ -123,7 +123,7 @@ def test_each_training_has_a_gpu_of_its_own(
     monkeypatch.setattr("subprocess.Popen", start)
     seats = module._Seats(3)
     with (tmp_path / "log").open("w") as log:
-        for seat in [seats.take() for _ in range(3)]:
+        for seat in [seats.free.get() for _ in range(3)]:
             assert seats.run(seat, ["train"], log) == 0
     assert given == expected
 
@@ -194,7 +194,7 @@ def test_a_signal_ends_the_commands_and_begins_no_more(
 
     def finish(job: Job, seats: Any, data: Any, reuse: bool) -> str:
         with (tmp_path / f"{job.run}.log").open("w") as log:
-            return f"{job.run}: {seats.run(seats.take(), ['train'], log)}"
+            return f"{job.run}: {seats.run(seats.free.get(), ['train'], log)}"
 
     def signal_when_both_run() -> None:
         while not all(log.exists() and log.read_text() for log in logs[:2]):

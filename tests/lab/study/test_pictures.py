@@ -6,12 +6,12 @@ import io
 import itertools
 from pathlib import Path
 
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from mimicdet.lab.study.difference import Difference
+from mimicdet.lab.study.comparison import Difference, Line
 from mimicdet.lab.study.evidence import Speed
-from mimicdet.lab.study.line import Line
-from mimicdet.lab.study.pictures import _looks, figure_of_ap, picture_of_ap, picture_of_speed
+from mimicdet.lab.study.pictures import _looks, figure_of_ap, figure_of_speed, png
 from tests.lab.study.test_reuse import job, outcome_of
 
 
@@ -39,10 +39,10 @@ def test_no_two_runs_look_alike() -> None:
 def test_runs_without_times_are_left_out() -> None:
     """And a study of more runs than there are colours is drawn."""
     rows = [line(f"run {i}", (10.0 + i, 11.0 + i), milliseconds=20.0 * i, is_baseline=i == 1) for i in range(12)]
-    for content in (picture_of_ap("Many", rows), picture_of_speed("Many", rows)):
+    for content in (png(figure_of_ap("Many", rows)), png(figure_of_speed("Many", rows))):
         with Image.open(io.BytesIO(content)) as picture:
             assert picture.width > 900
-    assert picture_of_speed("Many", rows) == picture_of_speed("Many", rows[1:])
+    assert png(figure_of_speed("Many", rows)) == png(figure_of_speed("Many", rows[1:]))
 
 
 def test_differences_from_the_baseline_are_drawn_beside() -> None:
@@ -51,7 +51,7 @@ def test_differences_from_the_baseline_are_drawn_beside() -> None:
     def drawn(interval: tuple[float, float] | None) -> bytes:
         difference = Difference(seeds=(0,), by_seed=(1.0,), interval=interval) if interval else None
         rows = [line("before", (10.0,), is_baseline=True), line("after", (11.0,), difference=difference)]
-        return picture_of_ap("Two", rows)
+        return png(figure_of_ap("Two", rows))
 
     widths = [Image.open(io.BytesIO(drawn(interval))).width for interval in (None, (-0.5, 2.5))]
     assert widths[0] < widths[1]
@@ -65,7 +65,7 @@ def test_long_names_leave_the_axes_their_room() -> None:
     others = [line(f"{name} {i}", (11.0,), difference=difference) for i in range(9)]
     rows = [line(name, (10.0,), is_baseline=True), *others]
     figure = figure_of_ap("Long names", rows)
-    figure.canvas.draw()
+    FigureCanvasAgg(figure).draw()
     labels = [axes.xaxis.label.get_window_extent() for axes in figure.axes]
     assert all(figure.bbox.x0 <= label.x0 and label.x1 <= figure.bbox.x1 for label in labels)
     assert labels[0].x1 < labels[1].x0

@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 
 from mimicdet.inference.coco_metrics import coco_metrics
-from mimicdet.lab.study.difference import Difference, differences_of, paired_interval, resampled_ap
+from mimicdet.lab.study.comparison import Difference, Line, differences_of, lines_of, paired_interval, resampled_ap
 from mimicdet.lab.study.evidence import Outcome
 from mimicdet.lab.study.judged import judge
-from mimicdet.lab.study.line import Line, lines_of
 from mimicdet.lab.study.plan import plan
 from mimicdet.lab.study.report import ranges, write_report
 from mimicdet.lab.study.study_file import Study

@@ -1,1 +1,1 @@
-"""The laboratory's commands, one file each."""
+"""The laboratory's commands stand here, one file each."""

@@ -1,16 +1,13 @@
-"""``mimicdet bench``."""
-
-from __future__ import annotations
+"""Has the command ``mimicdet bench``."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 from pydantic.dataclasses import dataclass
 
 from mimicdet.commands.parser import DOCUMENTED, Argument
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from mimicdet.errors import UserError
+from mimicdet.files import require_own_file, write_json
 
 EXAMPLES = """\
 mimicdet bench runs/cells/model                         the whole and its stages, at the model's own image size
@@ -45,9 +42,6 @@ class Bench:
     """This file gets the times."""
 
     def run(self) -> int:
-        from mimicdet.errors import UserError
-        from mimicdet.files import require_own_file, write_json
-
         if not self.models:
             raise UserError("mimicdet bench: name model folders or exported files")
         for name in ("batch", "rounds", "threads"):
@@ -57,57 +51,47 @@ class Bench:
         require_own_file(self.json, *self.models)
         import torch
 
-        from mimicdet.lab.bench.stages import batch_detector, stages_of
-        from mimicdet.lab.bench.timing import Timing, alternate, ratio
+        from mimicdet.lab.bench import alternate, batch_detector, ratio, stages_of
         from mimicdet.predict import Detector
         from mimicdet.report.table import table
 
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         exported = any(path.is_file() for path in self.models)
-        detectors = [Detector.from_pretrained(path, "cpu" if exported else self.device) for path in self.models]
-        height, width = size or _usual_size(detectors[0].inference)
-        device = detectors[0].device
-        pixels = torch.randint(0, 256, (self.batch, 3, height, width), dtype=torch.uint8)
-        cases: dict[str, Callable[[], Any]] = {
-            str(path): batch_detector(detector, list(pixels))
-            for path, detector in zip(self.models, detectors, strict=True)
-        }
-        whole = alternate(cases, rounds=self.rounds, device=device, title="whole")
-        rows: dict[str, tuple[Timing, float]] = {
-            name: (timing, ratio(whole[str(self.models[0])], timing)) for name, timing in whole.items()
-        }
-        for path, detector in zip(self.models, detectors, strict=True):
-            if parts := stages_of(detector, list(pixels)):
-                timings = alternate(parts, rounds=self.rounds, device=device, title=f"stages of {path}")
+        where = "cpu" if exported else self.device
+        detectors = {str(path): Detector.from_pretrained(path, where) for path in self.models}
+        first = detectors[str(self.models[0])]
+        longest = first.inference.longer_side
+        shorter = min(first.inference.shorter_side, longest)
+        height, width = size or (shorter, min(longest, round(shorter * 4 / 3)))  # a photograph of three by four
+        pixels = list(torch.randint(0, 256, (self.batch, 3, height, width), dtype=torch.uint8))
+        cases = {name: batch_detector(detector, pixels) for name, detector in detectors.items()}
+        whole = alternate(cases, rounds=self.rounds, device=first.device, title="whole")
+        rows = {name: (timing, ratio(whole[str(self.models[0])], timing)) for name, timing in whole.items()}
+        for path, detector in detectors.items():
+            if parts := stages_of(detector, pixels):
+                timings = alternate(parts, rounds=self.rounds, device=first.device, title=f"stages of {path}")
                 total = sum(timing.median for timing in timings.values())
                 rows |= {f"{path}: {name}": (timing, timing.median / total) for name, timing in timings.items()}
-        print(f"{self.batch} x {height} x {width} pixels, {device}, {torch.get_num_threads()} threads\n")
+        threads = torch.get_num_threads()
+        print(f"{self.batch} x {height} x {width} pixels, {first.device}, {threads} threads\n")
         cells = [[n, f"{t.median:.1f}", f"{t.low:.1f}..{t.high:.1f}", f"{r:.2f}"] for n, (t, r) in rows.items()]
         print(table(["", "ms", "10 %..90 %", "ratio"], cells))
         print("\nratio: the first model's time over that row's; for stages, the share of their sum")
         if self.json is not None:
-            about = {"batch": self.batch, "height": height, "width": width, "device": str(device)}
+            about = {"batch": self.batch, "height": height, "width": width, "device": str(first.device)}
             times = [
                 {"name": n, "median_ms": t.median, "low_ms": t.low, "high_ms": t.high, "ratio": r}
                 for n, (t, r) in rows.items()
             ]
-            write_json(self.json, {**about, "threads": torch.get_num_threads(), "rows": times})
+            write_json(self.json, {**about, "threads": threads, "rows": times})
         return 0
 
 
 def _size(text: str | None) -> tuple[int, int] | None:
-    from mimicdet.errors import UserError
-
     if text is None:
         return None
-    height, x, width = text.partition("x")
-    if not (x and height.isdigit() and width.isdigit() and int(height) and int(width)):
+    height, _, width = text.partition("x")
+    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
         raise UserError(f"mimicdet bench: --size must be a height and a width such as 800x1088, not {text!r}")
     return int(height), int(width)
-
-
-def _usual_size(inference: Any) -> tuple[int, int]:
-    """Of a photograph of three by four."""
-    shorter = min(inference.shorter_side, inference.longer_side)
-    return shorter, min(inference.longer_side, round(shorter * 4 / 3))

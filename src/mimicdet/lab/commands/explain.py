@@ -1,18 +1,13 @@
-"""``mimicdet explain``."""
+"""Has the command ``mimicdet explain``."""
 
-from __future__ import annotations
-
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic.dataclasses import dataclass
 
 from mimicdet.commands.options import DataOptions
 from mimicdet.commands.parser import DOCUMENTED, Argument
-
-if TYPE_CHECKING:
-    from mimicdet.data.dataset import DetectionDataset
+from mimicdet.errors import UserError
 
 EXAMPLES = """\
 mimicdet explain alignment runs/cells/model --data cells --out seen             pictures and a table of where it looks
@@ -21,8 +16,6 @@ mimicdet explain alignment runs/cells/model --data cells --out seen --pictures 2
 mimicdet explain alignment runs/cells/model --data cells --out seen --images BloodImage_00007      of this image
 mimicdet explain gap runs/cells --data cells --out gap                          what its S-head loses, and by what
 """
-
-PICTURES = OBJECTS = 4
 
 
 @dataclass(frozen=True, kw_only=True, config=DOCUMENTED)
@@ -59,8 +52,6 @@ class Explain(DataOptions):
     """The model runs here, such as cpu or cuda:1; the first GPU by default, where there is one."""
 
     def run(self) -> int:
-        from mimicdet.errors import UserError
-
         if self.images and self.pictures is not None:
             raise UserError("mimicdet explain: --images names the pictures, --pictures counts them; give one of both")
         for name, least in (("pictures", 0), ("objects", 1), ("against", None), ("images", None)):
@@ -69,30 +60,21 @@ class Explain(DataOptions):
                 raise UserError(f"mimicdet explain gap has no --{name}, which belongs to alignment")
             if value is not None and least is not None and value < least:
                 raise UserError(f"mimicdet explain: --{name} must be {least} or more, not {value}")
-        dataset = self.load(self.data, self.split)
-        text, files = self._gap(dataset) if self.what == "gap" else self._alignment(dataset)
-        print(f"{text}\n\n{self.out}: {files}")
-        return 0
+        dataset = self.load(self.data, self.split)  # before torch and all are imported
+        if self.what == "gap":
+            from mimicdet.lab.explain.gap import explain_gap
+            from mimicdet.tasks.build import read_mimic_run
 
-    # torch and all are imported there, not before the data are found to be good
+            text = explain_gap(read_mimic_run(self.model), dataset, self.out, device=self.device)
+            print(f"{text}\n\n{self.out}: gap.md and gap.csv")
+            return 0
 
-    def _alignment(self, dataset: DetectionDataset) -> tuple[str, str]:
         from mimicdet.lab.explain.report import explain_alignment
         from mimicdet.predict import Detector
 
         models = [self.model] if self.against is None else [self.model, self.against]
-        text = explain_alignment(
-            {str(model): Detector.from_pretrained(model, self.device) for model in models}, dataset, self.out,
-            pictures=PICTURES if self.pictures is None else self.pictures,
-            objects=OBJECTS if self.objects is None else self.objects, images=self.images,
-            progress=sys.stderr.isatty(),
-        )  # fmt: skip
-        return text, "alignment.md, alignment.csv and pictures"
-
-    def _gap(self, dataset: DetectionDataset) -> tuple[str, str]:
-        from mimicdet.lab.explain.gap import explain_gap
-        from mimicdet.tasks.build import read_mimic_run
-
-        run = read_mimic_run(self.model)
-        text = explain_gap(run, dataset, self.out, device=self.device, progress=sys.stderr.isatty())
-        return text, "gap.md and gap.csv"
+        detectors = {str(model): Detector.from_pretrained(model, self.device) for model in models}
+        pictures, objects = (4 if count is None else count for count in (self.pictures, self.objects))
+        text = explain_alignment(detectors, dataset, self.out, pictures=self.images or pictures, objects=objects)
+        print(f"{text}\n\n{self.out}: alignment.md, alignment.csv and pictures")
+        return 0

@@ -1,4 +1,4 @@
-"""``mimicdet study``."""
+"""Has the command ``mimicdet study``."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic.dataclasses import dataclass
 
 from mimicdet.commands.parser import DOCUMENTED, Argument
+from mimicdet.errors import UserError
+from mimicdet.lab.study.plan import Job, plan
+from mimicdet.lab.study.study_file import Study as StudyFile
+from mimicdet.lab.study.study_file import read_study
 
 if TYPE_CHECKING:
     from mimicdet.lab.study.outcome import Outcome
-    from mimicdet.lab.study.plan import Job
-    from mimicdet.lab.study.study_file import Study as StudyFile
 
 EXAMPLES = """\
 mimicdet study studies/table1.yaml --size aquarium_cpu --data aquarium   trains what is missing, then writes the table
@@ -61,10 +63,6 @@ class Study:
     """Nothing is trained: the table of what is finished is written. Without --data no data are needed."""
 
     def run(self) -> int:
-        from mimicdet.errors import UserError
-        from mimicdet.lab.study.plan import plan
-        from mimicdet.lab.study.study_file import read_study
-
         if self.parallel < 1 or self.samples < 1:
             raise UserError("mimicdet study: --parallel and --samples must be 1 or more")
         if self.plan and self.table:
@@ -73,8 +71,8 @@ class Study:
         out = self.out or Path("runs") / "_".join(filter(None, [self.file.stem, study.size]))
         everything = plan(study, self.file, out)
         jobs = self._wanted(study, everything)
-        reads_data = bool(self.data) or not (self.table or self.plan)  # the others are made of what the runs have left
-        sets = self._load(study, everything) if reads_data else None
+        # Without the data, tables are made of what the runs have left
+        sets = self._load(study, everything) if self.data or not (self.table or self.plan) else None
 
         from mimicdet.engine.processes import started_by_torchrun  # torch and all
         from mimicdet.lab.study.evidence import EVIDENCE
@@ -87,8 +85,7 @@ class Study:
             raise UserError("mimicdet study starts its trainings itself: without torchrun, with --parallel GPUS")
         data = Data(*sets) if sets else None
         if self.plan:
-            progress = progress_of(jobs, out, data, reuse=self.reuse)
-            print(progress_table(progress, parallel=self.parallel))
+            print(progress_table(progress_of(jobs, out, data, reuse=self.reuse), parallel=self.parallel))
             return 0
         failures: list[str] = []
         if data and not self.table:
@@ -101,8 +98,7 @@ class Study:
             outcomes = finished_jobs(everything, out, data)
             if study.speed and outcomes and (why := measure_speeds(outcomes, data.val_set)) is not None:
                 failures.append(why)
-        outcomes = finished_jobs(everything, out, data)
-        if outcomes:
+        if outcomes := finished_jobs(everything, out, data):
             print(f"\n{self._write(study, outcomes, out)}\n\n{out / 'table.md'}, .csv and .png")
         else:
             print("no run is finished yet")
@@ -112,8 +108,6 @@ class Study:
 
     def _wanted(self, study: StudyFile, jobs: Sequence[Job]) -> list[Job]:
         """Returns the jobs of the runs in ``only``, and of those that teach them."""
-        from mimicdet.errors import UserError
-
         wanted = set(self.only)
         if unknown := wanted - {run.name for run in study.runs}:
             raise UserError(f"{self.file} has no run '{min(unknown)}'; it has {', '.join(r.name for r in study.runs)}")
@@ -124,7 +118,6 @@ class Study:
     def _load(self, study: StudyFile, jobs: Sequence[Job]) -> tuple[Any, ...]:
         """Returns the data's folder, the names of both splits, and both splits; UserError where it is not there."""
         from mimicdet.data.splits import load_dataset
-        from mimicdet.errors import UserError
 
         folder = self.data or (self.file.parent / study.data if study.data else None)
         if folder is None:
@@ -135,19 +128,17 @@ class Study:
                 f"{folder}, which {named} names, is not there; give --data FOLDER (docs/data.md says where the "
                 "studies' data are)"
             )
-        reading = _how_to_read(self.file, jobs)
-        return (
-            folder,
-            study.train,
-            study.val,
-            *(load_dataset(folder, name, **reading) for name in (study.train, study.val)),
-        )
+        settings, splits = [job.settings.data for job in jobs], (study.train, study.val)
+        most, one_based = max(one.max_faulty_boxes for one in settings), {one.voc_one_based for one in settings}
+        if len(one_based) > 1:
+            raise UserError(f"{self.file}: data.voc_one_based must be the same for all runs, which share their data")
+        reading: dict[str, Any] = {"max_faulty_boxes": most, "voc_one_based": one_based.pop()}
+        return (folder, *splits, *(load_dataset(folder, name, **reading) for name in splits))
 
     def _write(self, study: StudyFile, outcomes: Sequence[Outcome], out: Path) -> str:
         """Writes the table and what it is made of, and returns it for a terminal."""
-        from mimicdet.lab.study.difference import differences_of
+        from mimicdet.lab.study.comparison import differences_of, lines_of
         from mimicdet.lab.study.evidence import write_evidence
-        from mimicdet.lab.study.line import lines_of
         from mimicdet.lab.study.outcome import check_agreement
         from mimicdet.lab.study.report import differences_csv, write_report
 
@@ -161,16 +152,3 @@ class Study:
         if outcomes[0].place != out:
             write_evidence(outcomes, out, {"differences.csv": differences_csv(differences)})
         return write_report(study, lines_of(study, outcomes, differences), differences, about, out)
-
-
-def _how_to_read(file: Path, jobs: Sequence[Job]) -> dict[str, Any]:
-    """Returns what the runs' settings say of reading the data they are compared on."""
-    from mimicdet.errors import UserError
-
-    settings = [job.settings.data for job in jobs]
-    if len({one.voc_one_based for one in settings}) > 1:
-        raise UserError(f"{file}: data.voc_one_based must be the same for all runs, which share their data")
-    return {
-        "max_faulty_boxes": max(one.max_faulty_boxes for one in settings),
-        "voc_one_based": settings[0].voc_one_based,
-    }

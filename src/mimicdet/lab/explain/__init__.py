@@ -1,1 +1,1 @@
-"""What goes on inside a trained detector, in pictures and numbers."""
+"""Shows what goes on inside a trained detector, in pictures and numbers."""

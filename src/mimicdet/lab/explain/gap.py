@@ -1,13 +1,9 @@
-"""What the S-head loses against the T-head: the parts of each with the parts of the other, at the same positions.
+"""Finds what the S-head loses against the T-head: the parts of each with those of the other, at the same positions.
 
 A score is made of two parts: that there is an object at all, and which class it has if there is one.
 """
 
-from __future__ import annotations
-
-import csv
-import io
-from collections.abc import Iterator
+import sys
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -24,6 +20,7 @@ from mimicdet.inference.coco_metrics import Metrics, coco_metrics
 from mimicdet.inference.dataset import FunctionRunner, detect_dataset, evaluation_mode
 from mimicdet.inference.decode import Detections, decode
 from mimicdet.inference.fold import move_to
+from mimicdet.lab.explain.report import csv_text
 from mimicdet.models.detector import Predictions
 from mimicdet.report.table import table
 from mimicdet.tasks.build import MimicRun
@@ -33,27 +30,30 @@ S_HEAD, T_HEAD, ADJUSTED = "S-head", "T-head", "adjusted"
 
 
 class Mixture(NamedTuple):
-    """Which head each part comes from."""
+    """Names the head that each part comes from."""
 
     foreground: str
     classes: str
     boxes: str  # ADJUSTED: neither
 
 
-def explain_gap(
-    run: MimicRun, dataset: DetectionDataset, out: Path, *, device: str | None = None, progress: bool = False
-) -> str:
+MIXTURES = [
+    Mixture(foreground, classes, boxes)
+    for foreground, classes, boxes in product((S_HEAD, T_HEAD), (S_HEAD, T_HEAD), (ADJUSTED, S_HEAD, T_HEAD))
+    if foreground == classes or boxes != ADJUSTED
+]
+"""All that are measured; adjusted boxes go with scores of one head alone."""
+
+
+def explain_gap(run: MimicRun, dataset: DetectionDataset, out: Path, *, device: str | None = None) -> str:
     """Writes gap.md and gap.csv; returns the table and what the S-head keeps, as text.
 
-    Args:
-        device: such as ``cpu`` or ``cuda:1``; None is the first CUDA GPU where there is one, else the CPU.
-
-    Raises:
-        UserError: what ``measure_mixtures`` raises, and a folder that cannot be written.
+    The device is one as ``cpu`` or ``cuda:1``; None is the first CUDA GPU where there is one, else the CPU. UserError
+    as :func:`measure_mixtures`, and where the folder cannot be written.
     """
     where = move_to(run.task, device)
     make_folder(out)
-    measured = measure_mixtures(run, dataset, device=where, progress=progress)
+    measured = measure_mixtures(run, dataset, device=where)
     names = ("AP", "AP50", "AP75")
     header = [*Mixture._fields, *names]
     rows = [[*mixture, *(f"{100 * m.to_json()[name]:.1f}" for name in names)] for mixture, m in measured.items()]
@@ -66,58 +66,41 @@ def explain_gap(
     )
     markdown = f"## S-head and T-head\n\n{about}\n\n{table(header, rows, style='markdown')}\n\n{kept}\n"
     replace_file(out / "gap.md", markdown.encode())
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    replace_file(out / "gap.csv", text.getvalue().encode())
+    replace_file(out / "gap.csv", csv_text([header, *rows]).encode())
     return f"{table(header, rows)}\n\n{kept}"
 
 
-def measure_mixtures(
-    run: MimicRun, dataset: DetectionDataset, *, device: torch.device, progress: bool = False
-) -> dict[Mixture, Metrics]:
-    """COCO's numbers of each mixture, with the settings of the run's section ``inference``; the task is on ``device``.
+def measure_mixtures(run: MimicRun, dataset: DetectionDataset, *, device: torch.device) -> dict[Mixture, Metrics]:
+    """Returns COCO's numbers of each mixture, with the run's settings ``inference``; the task is on ``device``.
 
-    Raises:
-        UserError: a class the run does not know; an image that cannot be read.
+    It raises UserError for a class that the run does not know and an image that cannot be read.
     """
     task, inference = run.task, run.settings.inference
     dataset = match_classes(dataset, run.categories)
-    mixtures, classes = list(_mixtures()), len(dataset.categories)
+    classes = len(dataset.categories)
 
     def detect_each(batch: Batch, inference: InferenceSettings) -> list[Detections]:
-        """What every mixture finds; the labels of the n-th begin at n times the number of classes."""
+        """Returns the finds of every mixture; the labels of the n-th begin at n times the number of classes."""
         heads = task.both_heads(batch.images, batch.sizes, top=inference.positions)
-        found = [decode(_mix(heads, mixture), batch.sizes, inference) for mixture in mixtures]
-        of_image = (
-            [d._replace(labels=d.labels + n * classes) for n, d in enumerate(row)] for row in zip(*found, strict=True)
-        )
-        return [Detections(*(torch.cat(part) for part in zip(*row, strict=True))) for row in of_image]
+        found = [decode(_mix(heads, mixture), batch.sizes, inference) for mixture in MIXTURES]
+        numbered = [[d._replace(labels=d.labels + n * classes) for d in each] for n, each in enumerate(found)]
+        return [Detections(*map(torch.cat, zip(*row, strict=True))) for row in zip(*numbered, strict=True)]
 
-    numbered = [Category(id=number, name=str(number)) for number in range(len(mixtures) * classes)]
+    numbered = tuple(Category(id=number, name=str(number)) for number in range(len(MIXTURES) * classes))
+    runner, pooled = FunctionRunner(detect_each, device, task.detector.divisor), replace(dataset, categories=numbered)
+    shown = sys.stderr.isatty()
     with evaluation_mode(task):
-        rows = detect_dataset(
-            FunctionRunner(detect_each, device, task.detector.divisor),
-            replace(dataset, categories=tuple(numbered)),
-            inference,
-            workers=run.settings.data.workers,
-            progress=progress,
-        )
-    found: list[list[dict]] = [[] for _ in mixtures]
+        rows = detect_dataset(runner, pooled, inference, workers=run.settings.data.workers, progress=shown)
+    found: list[list[dict]] = [[] for _ in MIXTURES]
     for row in rows:
         mixture, label = divmod(row["category_id"], classes)
         found[mixture].append(row | {"category_id": dataset.categories[label].id})
     truth = dataset.to_coco()
-    return {mixture: coco_metrics(truth, rows) for mixture, rows in zip(mixtures, found, strict=True)}
-
-
-def _mixtures() -> Iterator[Mixture]:
-    for foreground, classes, boxes in product((S_HEAD, T_HEAD), (S_HEAD, T_HEAD), (ADJUSTED, S_HEAD, T_HEAD)):
-        if foreground == classes or boxes != ADJUSTED:
-            yield Mixture(foreground, classes, boxes)
+    return {mixture: coco_metrics(truth, rows) for mixture, rows in zip(MIXTURES, found, strict=True)}
 
 
 def _mix(heads: BothHeads, mixture: Mixture) -> Predictions:
-    """The predictions that have each part from the head that the mixture names."""
+    """Returns the predictions that have each part from the head that the mixture names."""
     head = {S_HEAD: heads.student, T_HEAD: heads.teacher}
     logits = head[mixture.classes].logits
     if mixture.foreground != mixture.classes:
@@ -131,10 +114,9 @@ def _mix(heads: BothHeads, mixture: Mixture) -> Predictions:
 
 
 def mix_scores(foreground: Tensor, classes: Tensor) -> Tensor:
-    """Log-probabilities with the background of one head and the classes, given an object, of another.
+    """Returns log-probabilities with the background of one head and the classes, given an object, of another.
 
-    Args:
-        foreground, classes: logits (..., K+1), the last of the background.
+    Both are logits (..., K+1), the last of the background.
     """
     own = foreground.log_softmax(-1)
     there = own[..., :-1].logsumexp(-1, keepdim=True)

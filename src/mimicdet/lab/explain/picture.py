@@ -1,6 +1,4 @@
-"""Objects with the adjusted box and the points that the S-head reads, one column a model (Figure 3)."""
-
-from __future__ import annotations
+"""Draws objects with the adjusted box and the points that the S-head reads, one column a model (Figure 3)."""
 
 from collections.abc import Sequence
 
@@ -11,21 +9,17 @@ from mimicdet.lab.explain.alignment import Sight
 from mimicdet.report.draw import contact_sheet
 
 _CELL = 360
-"""Side of an object's picture."""
+"""The side of an object's picture, in pixels."""
 _MARGIN = 0.35
-"""Room around an object, of its longer side."""
+"""The room around an object, as a share of its longer side."""
 _BOX, _OBJECT, _INSIDE, _OUTSIDE = (86, 180, 233), (255, 255, 255), (240, 228, 66), (213, 94, 0)
-"""Of Okabe and Ito's palette: adjusted box, object, points inside the box and outside it."""
+"""Colours of Okabe and Ito's palette: adjusted box, object, points inside the box and outside it."""
 
 
 def choose_objects(sights: Sequence[Sequence[Sight | None]], count: int) -> list[int]:
-    """At most ``count`` objects of an image that every model found, of all sizes from the smallest to the largest.
-
-    Args:
-        sights: of each model, the same objects.
-    """
-    found = [i for i, column in enumerate(zip(*sights, strict=True)) if all(column)]
-    found.sort(key=lambda i: float(np.prod(_size(sights[0][i]))))
+    """Chooses at most ``count`` of an image's objects that every model found, from the smallest to the largest."""
+    boxes = {i: column[0].box for i, column in enumerate(zip(*sights, strict=True)) if all(column)}
+    found = sorted(boxes, key=lambda i: float(np.prod(boxes[i][2:] - boxes[i][:2])))
     if len(found) <= count:
         return found
     return [found[round(k * (len(found) - 1) / max(count - 1, 1))] for k in range(count)]
@@ -34,12 +28,10 @@ def choose_objects(sights: Sequence[Sequence[Sight | None]], count: int) -> list
 def draw_alignment(
     image: np.ndarray, columns: Sequence[tuple[str, Sequence[Sight | None]]], objects: Sequence[int]
 ) -> Image.Image:
-    """A row for each object, a column for each model.
+    """Draws a row for each object and a column for each model.
 
-    Args:
-        image: (h, w, 3) uint8 RGB.
-        columns: name of a model, and what it sees of the image's objects.
-        objects: which of them; each found by all models.
+    The image is (h, w, 3) uint8 RGB. A column has a model's name, and its sight of each of the image's objects;
+    ``objects`` are the indices of those to draw, each found by all models.
     """
     cells, titles = [], []
     for i in objects:
@@ -51,13 +43,8 @@ def draw_alignment(
     return contact_sheet(cells, titles=titles, columns=len(columns), cell=_CELL)
 
 
-def _size(sight: Sight | None) -> np.ndarray:
-    assert sight is not None
-    return np.asarray(sight.box[2:] - sight.box[:2])
-
-
 def _view(sights: Sequence[Sight], shape: tuple[int, int]) -> tuple[int, int, int, int]:
-    """A square around an object and its adjusted boxes, the same for all models, inside the image where it fits."""
+    """Returns a square around an object and its adjusted boxes, for all models, inside the image where it fits."""
     boxes = np.array([box for sight in sights for box in (sight.box, sight.adjusted_box)])
     low, high = boxes[:, :2].min(0), boxes[:, 2:].max(0)
     half = max(float((high - low).max()), 8.0) * (0.5 + _MARGIN)

@@ -1,1 +1,1 @@
-"""Experiments: a list of runs in a file, their results in a table."""
+"""Makes experiments: a list of runs in a file, their results in a table."""

@@ -5,14 +5,12 @@ arrays hold what became of each detection (:func:`~mimicdet.lab.study.judged.pac
 its own, a study's folder one of all its jobs.
 """
 
-from __future__ import annotations
-
 import io
 import json
 from collections.abc import Mapping, Sequence
 from lzma import LZMAError
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from zipfile import ZIP_LZMA, BadZipFile, ZipFile, ZipInfo
 
 import numpy as np
@@ -21,7 +19,7 @@ from typing_extensions import TypedDict  # pydantic reads the standard library's
 
 from mimicdet.errors import UserError
 from mimicdet.files import replace_file
-from mimicdet.lab.bench.timing import Timing, ratio
+from mimicdet.lab.bench import Timing, ratio
 from mimicdet.lab.study.judged import Judged, pack, unpack
 from mimicdet.settings_file import shown
 
@@ -44,7 +42,7 @@ class Speed(_Part):
     def median(self) -> float:
         return Timing(tuple(self.milliseconds)).median
 
-    def over(self, other: Speed) -> float | None:
+    def over(self, other: Self) -> float | None:
         """Returns this time over that one's, by the images' median; None where they were not measured together."""
         if self.runs != other.runs or self.device != other.device:
             return None
@@ -81,9 +79,7 @@ class Outcome(_Part):
 def write_evidence(outcomes: Sequence[Outcome], folder: Path, texts: Mapping[str, str] | None = None) -> None:
     """Writes ``evidence.npz``, of the same bytes for the same outcomes; UserError where that is impossible.
 
-    Args:
-        outcomes: of the same images and classes.
-        texts: for readers of the file, by name; they are not read here.
+    The outcomes are of the same images and classes. ``texts`` are for readers of the file, by name.
     """
     runs = json.dumps([one.model_dump() for one in outcomes], indent=1)
     members = {name: text.encode() for name, text in {_RUNS: runs, **(texts or {})}.items()}

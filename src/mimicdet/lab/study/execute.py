@@ -1,7 +1,5 @@
 """Trains and measures the jobs of a study, each in a process of its own; what is finished stays."""
 
-from __future__ import annotations
-
 import os
 import queue
 import subprocess
@@ -13,115 +11,37 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import IO
 
+import torch
+
 from mimicdet.engine.run_folder import RunFolder
 from mimicdet.engine.stop import TrainingStopped, stop_on_signals
 from mimicdet.files import replace_file
 from mimicdet.lab.study.outcome import DETECTIONS, Data, finished, measure
 from mimicdet.lab.study.plan import Job
-from mimicdet.lab.study.reuse import take_over
+from mimicdet.lab.study.progress import take_over
 from mimicdet.settings_file import dump_settings
-
-INTERRUPTED = 130
-"""Exit code of a command that a signal ended."""
-
-
-def execute(jobs: Sequence[Job], data: Data, *, parallel: int, reuse: bool) -> list[str]:
-    """Runs every job that is not finished, students as soon as their teachers are.
-
-    A job is trained with ``mimicdet train`` (continued, if it was interrupted) and its last weights are measured: the
-    best ones would have been chosen on the very images that count here.
-
-    Args:
-        parallel: so many at a time; each on a GPU of its own where there are GPUs.
-        reuse: take over what other studies have finished.
-
-    Returns:
-        A sentence for each that failed.
-
-    Raises:
-        UserError: a finished job had other settings or data; before anything is trained.
-        TrainingStopped: after SIGINT or SIGTERM, when the trainings under way have written their checkpoints.
-    """
-    for job in jobs:
-        finished(job, data)
-    failures: list[str] = []
-    seats = _Seats(parallel)
-    waiting = list(jobs)
-    running: dict[Future[str | None], Job] = {}
-    with (
-        stop_on_signals() as stop,
-        _stopping(seats),  # a signal while the pool waits for the last ones, after an error
-        stop.at_once(),
-        ThreadPoolExecutor(parallel) as pool,
-        _stopping(seats),  # before the pool waits
-    ):
-        while waiting or running:
-            ended = [job for job in jobs if job not in waiting and job not in running.values()]
-            for job in [job for job in waiting if _teachers(job, jobs) <= {j.name for j in ended}]:
-                if len(running) == parallel:  # none is queued: after an error or a signal nothing more may begin
-                    break
-                waiting.remove(job)
-                if any(finished(j, data) is None for j in jobs if j.run in job.needs):
-                    failures.append(f"{job.name}: its teacher '{', '.join(job.needs)}' is not finished")
-                else:
-                    running[pool.submit(_finish, job, seats, data, reuse)] = job
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                del running[future]
-                failures += filter(None, [future.result()])
-    return failures
-
-
-@contextmanager
-def _stopping(seats: _Seats) -> Iterator[None]:
-    """Tells the commands on the seats to end too, on a signal inside; whoever started them waits for them."""
-    try:
-        yield
-    except TrainingStopped:
-        seats.stop()
-        raise
-
-
-def _teachers(job: Job, jobs: Sequence[Job]) -> set[str]:
-    """Returns the names of the jobs that must have ended before."""
-    return {other.name for other in jobs if other.run in job.needs}
-
-
-def _say(line: str) -> None:
-    """Prints a line in one piece, for several threads write."""
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
 
 
 class _Seats:
     """Seats are GPUs, or shares of the processor, handed out to jobs; commands run there."""
 
     def __init__(self, number: int) -> None:
-        import torch
-
-        gpus = torch.cuda.device_count()
-        self._free: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self.free: queue.SimpleQueue[int] = queue.SimpleQueue()
         for seat in range(number):
-            self._free.put(seat)
-        self._lock = threading.Lock()
-        self._gpus = gpus
+            self.free.put(seat)
+        self._gpus = torch.cuda.device_count()
         self._threads = max(1, (os.cpu_count() or 1) // number)
+        self._lock = threading.Lock()
         self._running: set[subprocess.Popen[bytes]] = set()
         self._stopped = False
-
-    def take(self) -> int:
-        return self._free.get()
-
-    def give(self, seat: int) -> None:
-        self._free.put(seat)
 
     def run(self, seat: int, words: Sequence[str], output: IO[str]) -> int:
         """Runs a command of ours and returns its exit code."""
         with self._lock:
             if self._stopped:
-                return INTERRUPTED
-            process = subprocess.Popen(
-                [sys.executable, "-m", "mimicdet", *words], stdout=output, stderr=output, env=self._environment(seat)
-            )
+                return 130  # as of a command that a signal ended
+            command = [sys.executable, "-m", "mimicdet", *words]
+            process = subprocess.Popen(command, stdout=output, stderr=output, env=self._environment(seat))
             self._running.add(process)
         try:
             return process.wait()
@@ -129,7 +49,16 @@ class _Seats:
             with self._lock:
                 self._running.remove(process)
 
-    def stop(self) -> None:
+    @contextmanager
+    def stopping(self) -> Iterator[None]:
+        """Tells the commands to end too, on a signal inside; whoever started them waits for them."""
+        try:
+            yield
+        except TrainingStopped:
+            self._stop()
+            raise
+
+    def _stop(self) -> None:
         """Tells the commands to end; none begins any more."""
         with self._lock:
             if self._stopped:
@@ -140,26 +69,73 @@ class _Seats:
         print("\nthe trainings under way write their checkpoints and end; the same command goes on", file=sys.stderr)
 
     def _environment(self, seat: int) -> dict[str, str]:
-        if self._gpus:
-            visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-            names = visible.split(",") if visible else [str(i) for i in range(self._gpus)]
-            return {**os.environ, "CUDA_VISIBLE_DEVICES": names[seat % self._gpus]}
-        return {"OMP_NUM_THREADS": str(self._threads), **os.environ}  # a user's own choice goes before ours
+        if not self._gpus:
+            return {"OMP_NUM_THREADS": str(self._threads), **os.environ}  # a user's own choice goes before ours
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        names = visible.split(",") if visible else [str(i) for i in range(self._gpus)]
+        return {**os.environ, "CUDA_VISIBLE_DEVICES": names[seat % self._gpus]}
+
+
+def execute(jobs: Sequence[Job], data: Data, *, parallel: int, reuse: bool) -> list[str]:
+    """Runs every job that is not finished, students as soon as their teachers are.
+
+    A job is trained with ``mimicdet train`` (continued, if it was interrupted) and its last weights are measured: the
+    best ones would have been chosen on the very images that count here.
+
+    So many run in ``parallel``, each on a GPU of its own where there are GPUs. With ``reuse``, what other studies have
+    finished is taken over. For each that failed a sentence is returned.
+
+    Raises:
+        UserError: a finished job had other settings or data; before anything is trained.
+        TrainingStopped: after SIGINT or SIGTERM, when the trainings under way have written their checkpoints.
+    """
+    for job in jobs:
+        finished(job, data)
+    failures: list[str] = []
+    waiting, seats = list(jobs), _Seats(parallel)
+    running: dict[Future[str | None], Job] = {}
+    with (
+        stop_on_signals() as stop,
+        seats.stopping(),  # a signal while the pool waits for the last ones, after an error
+        stop.at_once(),
+        ThreadPoolExecutor(parallel) as pool,
+        seats.stopping(),  # before the pool waits
+    ):
+        while waiting or running:
+            ended = {job.name for job in jobs if job not in waiting and job not in running.values()}
+            for job in list(waiting):
+                if not {other.name for other in jobs if other.run in job.needs} <= ended:
+                    continue
+                if len(running) == parallel:  # none is queued: after an error or a signal nothing more may begin
+                    break
+                waiting.remove(job)
+                if any(finished(other, data) is None for other in jobs if other.run in job.needs):
+                    failures.append(f"{job.name}: its teacher '{', '.join(job.needs)}' is not finished")
+                else:
+                    running[pool.submit(_finish, job, seats, data, reuse)] = job
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                del running[future]
+                failures += filter(None, [future.result()])
+    return failures
 
 
 def _finish(job: Job, seats: _Seats, data: Data, reuse: bool) -> str | None:
     """Trains and measures a job; returns a sentence if that failed."""
+
+    def say(text: str) -> None:  # a line in one piece, for several threads write
+        print(f"{job.name}: {text}\n", end="", flush=True)
+
     if finished(job, data) is not None:
-        _say(f"{job.name}: finished before")
+        say("finished before")
         return None
     if reuse and (outcome := take_over(job, data)) is not None:
-        _say(f"{job.name}: finished in {outcome.place}, taken over")
+        say(f"finished in {outcome.place}, taken over")
         return None
-    seat = seats.take()
+    seat = seats.free.get()
     log = job.folder.with_suffix(".log")
     log.parent.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
-    _say(f"{job.name}: training, see {log}")
+    say(f"training, see {log}")
     try:
         for command in _commands(job, data):
             with log.open("a") as output:
@@ -168,10 +144,10 @@ def _finish(job: Job, seats: _Seats, data: Data, reuse: bool) -> str | None:
                 lines = log.read_text(errors="replace").strip().splitlines()
                 return f"{job.name}: {lines[-1] if lines else f'exit code {code}'} (see {log})"
         outcome = measure(job, data)
-        _say(f"{job.name}: AP {100 * outcome.metrics['AP']:.1f} ({time.perf_counter() - began:.0f} s)")
+        say(f"AP {100 * outcome.metrics['AP']:.1f} ({time.perf_counter() - began:.0f} s)")
         return None
     finally:
-        seats.give(seat)
+        seats.free.put(seat)
 
 
 def _commands(job: Job, data: Data) -> Iterator[list[str]]:

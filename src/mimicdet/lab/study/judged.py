@@ -4,14 +4,17 @@ I images, K classes, T the ten IoU thresholds, D detections of a class, J result
 classes.
 """
 
-from __future__ import annotations
-
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
+
+Row = Mapping[str, Any]
+"""An annotation or a result as COCO writes it."""
+_OfImages = defaultdict[int, list[Row]]
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0, 1, 101)
@@ -22,10 +25,7 @@ _BITS = 1 << np.arange(len(THRESHOLDS), dtype=np.uint16)[:, None]  # (T, 1)
 
 @dataclass(frozen=True)
 class _Class:
-    """Holds a class's detections over all images, best score first, up to the last one that hits an object.
-
-    What lies between two hits is in the order of the images, for precision is looked at where there is a hit.
-    """
+    """Holds a class's detections over all images, best score first."""
 
     image: np.ndarray  # (D,) int64
     hit: np.ndarray  # (T, D) bool
@@ -41,16 +41,12 @@ class Judged:
     classes: tuple[_Class, ...]  # K
 
     def ap(self, times: np.ndarray | None = None) -> float:
-        """Returns COCO's AP over images that count ``times`` (I,) each; -1 where no image has an object.
-
-        Args:
-            times: None: each counts once.
-        """
+        """Returns COCO's AP over images that count ``times`` (I,) each, or once; -1 where no image has an object."""
         times = np.ones(self.images, np.int64) if times is None else times
         values = [value for one in self.classes if (value := _ap(one, times)) is not None]
         return float(np.mean(values)) if values else -1.0
 
-    def pairs_with(self, other: Judged) -> bool:
+    def pairs_with(self, other: Self) -> bool:
         """Says whether both number the same images alike: only then does a choice of images mean the same to both."""
         mine, theirs = (sorted(tuple(one.objects) for one in judged.classes) for judged in (self, other))
         return self.images == other.images and mine == theirs
@@ -88,27 +84,27 @@ def unpack(arrays: Mapping[str, np.ndarray]) -> list[Judged]:
     return [Judged(objects.shape[2], tuple(classes[j * k : (j + 1) * k])) for j in range(len(objects))]
 
 
-def judge(ground_truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]]) -> Judged:
+def judge(ground_truth: Mapping[str, Any], detections: Sequence[Row], *, whole: bool = False) -> Judged:
     """Matches detections with objects as COCO does, greedily and best score first.
 
-    Images are numbered by their files' names, so that they pair with those of the same data in another format, whose
-    ids are others.
-
-    Args:
-        ground_truth: a COCO dictionary.
-        detections: COCO results.
+    The ground truth is a COCO dictionary, the detections are COCO results. Images are numbered by their files' names,
+    so that they pair with those of the same data in another format, whose ids are others. Where ``whole``, detections
+    that AP does not depend on stay.
     """
     images = sorted(ground_truth["images"], key=lambda image: (PurePath(image["file_name"]).stem, image["id"]))
     index = {image["id"]: i for i, image in enumerate(images)}
-    classes = tuple(
-        _judge_class(
-            [a for a in ground_truth["annotations"] if a["category_id"] == category["id"]],
-            [d for d in detections if d["category_id"] == category["id"]],
-            index,
-        )
-        for category in ground_truth["categories"]
-    )
-    return Judged(len(index), classes)
+    objects, found = (_by_class(rows, index) for rows in (ground_truth["annotations"], detections))
+    ids = [category["id"] for category in ground_truth["categories"]]
+    classes = [_judge_class(objects[k], found[k], len(index)) for k in ids]
+    return Judged(len(index), tuple(classes if whole else map(_to_last_hit, classes)))
+
+
+def _by_class(rows: Sequence[Row], index: Mapping[Any, int]) -> defaultdict[Any, _OfImages]:
+    """Returns COCO's rows by category and by the image's number; images in the order of their first rows."""
+    found: defaultdict[Any, _OfImages] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        found[row["category_id"]][index[row["image_id"]]].append(row)
+    return found
 
 
 def _as_bits(parts: Sequence[np.ndarray]) -> np.ndarray:
@@ -137,46 +133,36 @@ def _ap(one: _Class, times: np.ndarray) -> float | None:
     return float(np.mean(values))
 
 
-def _judge_class(
-    objects: list[Mapping[str, Any]], detections: list[Mapping[str, Any]], index: Mapping[Any, int]
-) -> _Class:
-    """Matches a class's detections; ``index`` gives the number of an image by its id."""
-    objects_of: dict[int, list[Mapping[str, Any]]] = {i: [] for i in index.values()}
-    for annotation in objects:
-        objects_of[index[annotation["image_id"]]].append(annotation)
-    found_of: dict[int, list[Mapping[str, Any]]] = {}
-    for detection in detections:
-        found_of.setdefault(index[detection["image_id"]], []).append(detection)
+def _judge_class(objects: _OfImages, detections: _OfImages, images: int) -> _Class:
     nothing = np.zeros((len(THRESHOLDS), 0), bool)
     parts = [(np.zeros(0), np.zeros(0, np.int64), nothing, nothing)]
-    for i, found in found_of.items():
+    for i, found in detections.items():
         found = sorted(found, key=lambda d: -d["score"])[:LIMIT]
-        hit, counts = _match(found, objects_of[i])
+        hit, counts = _match(found, objects[i])
         parts.append((np.array([d["score"] for d in found], float), np.full(len(found), i), hit, counts))
-    number = [sum(not a.get("iscrowd", 0) for a in objects_of[i]) for i in range(len(index))]
+    number = [sum(not a.get("iscrowd", 0) for a in objects[i]) for i in range(images)]
     scores, image, hit, counts = (np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))
     order = np.argsort(-scores, kind="stable")
-    return _to_last_hit(_Class(image[order], hit[:, order], counts[:, order], np.array(number, np.int64)))
+    return _Class(image[order], hit[:, order], counts[:, order], np.array(number, np.int64))
 
 
 def _to_last_hit(one: _Class) -> _Class:
-    """Returns what AP depends on: nothing behind the last hit, and between two hits the order of the images."""
+    """Returns what AP depends on, precision at hits: up to the last one, between two in the order of images."""
     is_hit = one.hit.any(0)  # (D,)
     before: np.ndarray = np.cumsum(is_hit) - is_hit  # (D,) so many hits
     order = np.lexsort((one.image, is_hit, before))[: np.flatnonzero(is_hit).max(initial=-1) + 1]
     return _Class(one.image[order], one.hit[:, order], one.counts[:, order], one.objects)
 
 
-def _match(found: list[Mapping[str, Any]], objects: list[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+def _match(found: list[Row], objects: list[Row]) -> tuple[np.ndarray, np.ndarray]:
     """Returns which detections, best score first, hit an object and which count, both (T, D)."""
-    t, d = len(THRESHOLDS), len(found)
-    hit, counts = np.zeros((t, d), bool), np.ones((t, d), bool)
+    hit, counts = np.zeros((len(THRESHOLDS), len(found)), bool), np.ones((len(THRESHOLDS), len(found)), bool)
     if not objects or not found:
         return hit, counts
     crowd = np.array([bool(a.get("iscrowd", 0)) for a in objects])
     overlap = _overlaps(found, objects, crowd)
-    free = np.ones((t, len(objects)), bool)
-    for k in range(d):
+    free = np.ones((len(THRESHOLDS), len(objects)), bool)
+    for k in range(len(found)):
         possible = (overlap[k] >= np.minimum(THRESHOLDS, 1 - 1e-10)[:, None]) & free
         real = np.where(possible & ~crowd, overlap[k], -1)
         # Of equal overlaps COCO keeps the last
@@ -188,7 +174,7 @@ def _match(found: list[Mapping[str, Any]], objects: list[Mapping[str, Any]]) -> 
     return hit, counts
 
 
-def _overlaps(found: list[Mapping[str, Any]], objects: list[Mapping[str, Any]], crowd: np.ndarray) -> np.ndarray:
+def _overlaps(found: list[Row], objects: list[Row], crowd: np.ndarray) -> np.ndarray:
     """Returns (D, M) IoU; with crowd regions the share of the detection that lies inside."""
     a, b = (np.array([x["bbox"] for x in rows], float) for rows in (found, objects))
     low = np.maximum(a[:, None, :2], b[None, :, :2])

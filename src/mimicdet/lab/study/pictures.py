@@ -1,18 +1,14 @@
 """Draws a study's table: AP of every run and seed, what it gains on the baseline, and AP against time."""
 
-from __future__ import annotations
-
 import io
 import itertools
 import statistics
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from mimicdet.lab.study.line import Line
+from mimicdet.lab.study.comparison import Line
 
 _COLORS = {True: "#999999", False: "#0072B2"}  # the baseline, the others
 _HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -21,31 +17,29 @@ _LONGEST_LINE = 40
 _FORMS = ("s", "D", "^", "v", "P", "X", "*", "p")
 
 
-def picture_of_ap(title: str, lines: Sequence[Line]) -> bytes:
-    """Returns a PNG: a mark at each run's mean, a dot for each seed; no bars, for the axis does not begin at 0.
+def figure_of_ap(title: str, lines: Sequence[Line]) -> Figure:
+    """Draws a mark at each run's mean and a dot for each seed; no bars, for the axis does not begin at 0.
 
     Beside it, where there is a baseline, how far each lies from it, with the interval over images.
     """
-    return _png(figure_of_ap(title, lines))
-
-
-def figure_of_ap(title: str, lines: Sequence[Line]) -> Figure:
-    """Draws what :func:`picture_of_ap` returns."""
     compared = any(line.difference for line in lines)
     figure = Figure(figsize=(12 if compared else 8, 0.5 * len(lines) + 1.4), layout="constrained")
-    FigureCanvasAgg(figure)
-    places = list(range(len(lines)))[::-1]
+    axes, beside = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2)) if compared else [figure.subplots()] * 2
     if compared:
-        axes, beside = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
-        _draw_differences(beside, places, lines)
-    else:
-        axes = figure.subplots()
+        beside.axvline(0, color=_COLORS[True], linestyle="--", linewidth=1, zorder=0)
+        beside.tick_params(axis="y", length=0)
+        beside.set_xlabel("difference from the baseline: mean,\n95 % over images (line),\neach seed (dot)")
+    places = range(len(lines))[::-1]
     for place, line in zip(places, lines, strict=True):
         mean, color = statistics.mean(line.ap), _COLORS[line.is_baseline]
         if line.is_baseline:
             axes.axvline(mean, color=color, linestyle="--", linewidth=1, zorder=0)
         axes.plot([mean], [place], "|", color=color, markersize=22, markeredgewidth=4)
         axes.plot(line.ap, [place] * len(line.ap), "o", color="#222222", markersize=4)
+        if (one := line.difference) is not None:
+            beside.plot(one.interval, [place] * 2, "-", color=_COLORS[False], linewidth=2.5)
+            beside.plot([one.mean], [place], "|", color=_COLORS[False], markersize=12, markeredgewidth=3)
+            beside.plot(one.by_seed, [place] * len(one.seeds), "o", color="#222222", markersize=4)
     axes.set_ylim(-0.6, len(lines) - 0.4)
     axes.set_yticks(places, [textwrap.fill(line.name, _LONGEST_LINE) for line in lines])
     axes.set_xlim(*_limits([value for line in lines for value in line.ap]))
@@ -54,22 +48,10 @@ def figure_of_ap(title: str, lines: Sequence[Line]) -> Figure:
     return figure
 
 
-def _draw_differences(axes: Axes, places: Sequence[int], lines: Sequence[Line]) -> None:
-    axes.axvline(0, color=_COLORS[True], linestyle="--", linewidth=1, zorder=0)
-    for place, line in zip(places, lines, strict=True):
-        if line.difference is not None:
-            axes.plot(line.difference.interval, [place] * 2, "-", color=_COLORS[False], linewidth=2.5)
-            axes.plot([line.difference.mean], [place], "|", color=_COLORS[False], markersize=12, markeredgewidth=3)
-            axes.plot(line.difference.by_seed, [place] * len(line.difference.seeds), "o", color="#222222", markersize=4)
-    axes.tick_params(axis="y", length=0)
-    axes.set_xlabel("difference from the baseline: mean,\n95 % over images (line),\neach seed (dot)")
-
-
-def picture_of_speed(title: str, lines: Sequence[Line]) -> bytes:
-    """Returns a PNG: each run's mean AP over the milliseconds of an image, where measured; up and left is better."""
+def figure_of_speed(title: str, lines: Sequence[Line]) -> Figure:
+    """Draws each run's mean AP over the milliseconds of an image, where measured; up and left is better."""
     timed = [(line, line.speed.median) for line in lines if line.speed is not None]
     figure = Figure(figsize=(9, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots()
     looks = _looks()  # the baseline takes none of them
     for line, milliseconds in timed:
@@ -83,7 +65,7 @@ def picture_of_speed(title: str, lines: Sequence[Line]) -> bytes:
     axes.set_ylabel("AP in points: mean, lowest to highest seed")
     axes.set_title(title)
     figure.legend(loc="outside right upper", frameon=False)  # beside: names in the picture would hide what it shows
-    return _png(figure)
+    return figure
 
 
 def _looks() -> Iterator[tuple[str, str]]:
@@ -97,7 +79,8 @@ def _limits(values: Sequence[float]) -> tuple[float, float]:
     return max(0.0, low - margin), high + margin
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """Returns a figure as a PNG file has it."""
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
     written = io.BytesIO()

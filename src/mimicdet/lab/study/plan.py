@@ -1,7 +1,5 @@
 """Plans the trainings that a study asks for."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,20 +30,15 @@ class Job:
 def plan(study: Study, file: Path, out: Path) -> list[Job]:
     """Returns every training of a study, teachers before their students.
 
-    Args:
-        file: the study's, for messages.
-        out: the folder that the trainings' folders lie in.
-
-    Raises:
-        UserError: settings do not exist or do not go together, or teachers are no runs of the study.
+    Their folders lie in ``out``. UserError, which names the study's ``file``, where settings do not exist or do not go
+    together, or teachers are no runs of the study.
     """
     jobs: list[Job] = []
     by_name = {run.name: run for run in study.runs}
     for run in study.runs:
-        preset = run.preset or study.preset
-        where = f"in {file}, run '{run.name}'"
+        where, preset = f"in {file}, run '{run.name}'", run.preset or study.preset
         layers = [read_layer(preset_file(preset, where))] if preset else []
-        values: dict[str, Any] = {**study.set, **run.set}
+        values = {**study.set, **run.set}
         for key in values:
             check_key(key, where)
         teachers = values.get("distill.teachers", [])

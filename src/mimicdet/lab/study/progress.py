@@ -1,16 +1,16 @@
-"""Says how far a study has come, and about how long the rest will take."""
+"""Says how far a study has come, takes over what other studies have finished, and estimates what the rest will take."""
 
-from __future__ import annotations
-
+import shutil
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mimicdet.engine.run_folder import RunFolder, read_metrics
-from mimicdet.lab.study.outcome import Data, finished_jobs
+from mimicdet.errors import UserError
+from mimicdet.lab.study.evidence import EVIDENCE, Outcome, read_evidence, write_evidence
+from mimicdet.lab.study.outcome import Data, finished_jobs, what_differs
 from mimicdet.lab.study.plan import Job
-from mimicdet.lab.study.reuse import finished_beside
 from mimicdet.report.table import table
 
 
@@ -33,17 +33,17 @@ def progress_of(jobs: Sequence[Job], out: Path, data: Data | None, *, reuse: boo
         elif reuse and (outcome := finished_beside(job, data)) is not None:
             found.append(Progress(job, f"finished in {outcome.place}", outcome.seconds))
         else:
-            found.append(Progress(job, _begun(job) or "to be trained", None))
+            found.append(Progress(job, _begun(job), None))
     return found
 
 
 def progress_table(found: Sequence[Progress], *, parallel: int) -> str:
     """Returns a line for each job, and beneath how many are left and about how long they will take.
 
-    Args:
-        parallel: so many trainings at a time, as those that are finished had.
+    That is with ``parallel`` trainings at a time, as those that are finished had.
     """
-    rows = [[one.job.run, str(one.job.seed), one.state, _minutes(one.seconds)] for one in found]
+    minutes = ["-" if one.seconds is None else f"{one.seconds / 60:.1f}" for one in found]
+    rows = [[one.job.run, str(one.job.seed), one.state, took] for one, took in zip(found, minutes, strict=True)]
     left = [one for one in found if one.seconds is None]
     took = {one.job.run: one.seconds for one in found if one.seconds is not None}
     summary = f"{len(found) - len(left)} of {len(found)} trainings are finished"
@@ -54,13 +54,47 @@ def progress_table(found: Sequence[Progress], *, parallel: int) -> str:
     return f"{table(['run', 'seed', 'state', 'minutes'], rows)}\n\n{summary}"
 
 
-def _begun(job: Job) -> str | None:
+def _begun(job: Job) -> str:
     folder = RunFolder(job.folder)
     if not folder.holds_a_run:
-        return None
+        return "to be trained"
     epochs = [record["epoch"] for record in read_metrics(folder.metrics_file) if record["kind"] == "train"]
     return f"begun, {epochs[-1] if epochs else 0:.1f} of {job.settings.train.epochs} epochs"
 
 
-def _minutes(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{seconds / 60:.1f}"
+def finished_beside(job: Job, data: Data | None) -> Outcome | None:
+    """Returns what a job's very settings and seed gave in another study, on the same data; ``data`` None: on any.
+
+    The other study's folder must lie beside this one's. A job with teachers is never taken over, for equal settings do
+    not mean equal teachers; one that has begun here goes on.
+    """
+    if job.settings.task == "distill" or job.folder.exists():
+        return None
+    study = job.folder.parent.parent
+    for file in sorted(study.parent.glob(f"*/*/seed{job.seed}/{EVIDENCE}")):
+        if study not in file.parents:
+            (outcome,) = read_evidence(file.parent)
+            if what_differs(outcome, job, data) is None:
+                return outcome
+    return None
+
+
+def take_over(job: Job, data: Data) -> Outcome | None:
+    """Copies what :func:`finished_beside` finds without its checkpoints, and returns it as it lies there.
+
+    The copy has its name only when it is whole. It has no speed, which is one beside others, which are not here.
+    UserError where it cannot be written.
+    """
+    if (outcome := finished_beside(job, data)) is None:
+        return None
+    unfinished, source = job.folder.with_name(f".{job.folder.name}"), str(outcome.place)
+    unneeded = {RunFolder(outcome.place).checkpoints.name}
+    try:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.copytree(source, unfinished, ignore=lambda folder, _: unneeded if folder == source else set())
+        write_evidence([outcome.model_copy(update={"run": job.run, "speed": None})], unfinished)
+        unfinished.rename(job.folder)
+    except (OSError, UserError) as error:  # also shutil.Error
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise UserError(f"{source} cannot be copied to {job.folder} ({error})") from error
+    return outcome

@@ -1,7 +1,5 @@
 """Writes what a study shows: its table, as Markdown, CSV and picture, and how far each two runs lie apart."""
 
-from __future__ import annotations
-
 import csv
 import io
 import statistics
@@ -9,10 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from mimicdet.files import replace_file
-from mimicdet.lab.study.difference import Difference
-from mimicdet.lab.study.evidence import Speed
-from mimicdet.lab.study.line import Line
-from mimicdet.lab.study.pictures import picture_of_ap, picture_of_speed
+from mimicdet.lab.study.comparison import Difference, Differences, Line
+from mimicdet.lab.study.pictures import figure_of_ap, figure_of_speed, png
 from mimicdet.lab.study.study_file import Study
 from mimicdet.report.table import table
 
@@ -30,19 +26,12 @@ _HOW_FAST = (
 )
 
 
-def write_report(
-    study: Study, lines: Sequence[Line], differences: Mapping[tuple[str, str], Difference], about: str, out: Path
-) -> str:
-    """Writes a study's tables and pictures into ``out``.
+def write_report(study: Study, lines: Sequence[Line], differences: Differences, about: str, out: Path) -> str:
+    """Writes a study's tables and pictures into ``out``, and returns the table as text for a terminal.
 
     These are table.md, table.csv and table.png, differences.csv, diagnostics.csv (how each run's last epoch went, where
-    any run has left that) and, of a study with speeds, speed.png.
-
-    Args:
-        about: what was measured and the command that makes the table, shown above it.
-
-    Returns:
-        The table as text for a terminal.
+    any run has left that) and, of a study with speeds, speed.png. ``about`` stands above the table: what was measured
+    and the command that makes it.
     """
     columns = _columns(lines)
     rows = [[cell(line) for cell in columns.values()] for line in lines]
@@ -59,22 +48,19 @@ def write_report(
     replace_file(out / "table.md", ("\n\n".join(filter(None, parts)) + "\n").encode())
     replace_file(out / "table.csv", _table_csv(lines, timed=timed).encode())
     replace_file(out / "differences.csv", differences_csv(differences).encode())
-    diagnostics = diagnostics_csv({(o.run, o.seed): o.diagnostics for line in lines for o in line.outcomes})
-    if diagnostics:
+    if diagnostics := diagnostics_csv({(o.run, o.seed): o.diagnostics for line in lines for o in line.outcomes}):
         replace_file(out / "diagnostics.csv", diagnostics.encode())
     else:
         (out / "diagnostics.csv").unlink(missing_ok=True)
-    replace_file(out / "table.png", picture_of_ap(study.title, lines))
+    replace_file(out / "table.png", png(figure_of_ap(study.title, lines)))
     if timed:
-        replace_file(out / "speed.png", picture_of_speed(study.title, lines))
+        replace_file(out / "speed.png", png(figure_of_speed(study.title, lines)))
     return table(list(columns), rows)
 
 
-def differences_csv(differences: Mapping[tuple[str, str], Difference]) -> str:
+def differences_csv(differences: Differences) -> str:
     """Returns a table with a line for each two runs."""
-    rows = (
-        [run, against, _listed(one.seeds), *_cells_of_difference(one)] for (run, against), one in differences.items()
-    )
+    rows = ([*runs, _listed(one.seeds), *_cells_of_difference(one)] for runs, one in differences.items())
     return _csv(["run", "against", "seeds", "by_seed", "difference", "low", "high"], rows)
 
 
@@ -82,8 +68,8 @@ def diagnostics_csv(found: Mapping[tuple[str, int], Mapping[str, float]]) -> str
     """Returns a table with a line for each run and seed that has diagnostics; empty where none has any."""
     names = list(dict.fromkeys(name for values in found.values() for name in values))
     rows = (
-        [run, seed, *(f"{values[name]:.4g}" if name in values else "" for name in names)]
-        for (run, seed), values in found.items()
+        [*key, *(f"{values[name]:.4g}" if name in values else "" for name in names)]
+        for key, values in found.items()
         if values
     )
     return _csv(["run", "seed", *names], rows) if names else ""
@@ -93,15 +79,8 @@ def _table_csv(lines: Sequence[Line], *, timed: bool) -> str:
     header = ["name", "seeds", "ap", "ap50", "ap75", "teacher_ap", "seconds", "by_seed", "difference", "low", "high"]
     rows = []
     for line in lines:
-        numbers: tuple[Sequence[float], ...] = (
-            line.seeds,
-            line.ap,
-            line.metric("AP50"),
-            line.metric("AP75"),
-            line.teacher_ap,
-            line.seconds,
-        )
-        row = [line.name, *(_listed(values) for values in numbers)]
+        metrics = line.ap, line.metric("AP50"), line.metric("AP75")
+        row = [line.name, *(_listed(values) for values in (line.seeds, *metrics, line.teacher_ap, line.seconds))]
         row += _cells_of_difference(line.difference) if line.difference else [""] * 4
         row += [line.published, *([f"{line.speed.median:.4g}" if line.speed else ""] if timed else [])]
         rows.append(row)
@@ -139,32 +118,33 @@ def _how_measured(study: Study, lines: Sequence[Line]) -> str:
 
 def _columns(lines: Sequence[Line]) -> dict[str, Callable[[Line], str]]:
     """Returns what makes a line's cell, by the column's heading; columns that would be empty are left out."""
-    of_baseline = next((line.speed for line in lines if line.is_baseline), None)
+    baseline = next((line for line in lines if line.is_baseline), None)
     columns: dict[str, Callable[[Line], str]] = {
         "run": lambda line: line.name,
         "AP": lambda line: spread(line.ap),
+        "difference": _change,
+        "by seed": lambda line: " ".join(f"{v:+.1f}" for v in line.difference.by_seed) if line.difference else _DASH,
+        "AP50": lambda line: spread(line.metric("AP50")),
+        "AP75": lambda line: spread(line.metric("AP75")),
+        "seeds": lambda line: ranges(line.seeds),
+        "minutes": lambda line: f"{statistics.mean(line.seconds) / 60:.1f}",
+        "ms (ratio)": lambda line: _time(line, baseline),
+        "T-head AP (kept)": _of_teacher,
+        "published": lambda line: line.published or _DASH,
     }
-    columns["difference"] = lambda line: "baseline" if line.is_baseline else _change(line.difference)
-    if any(line.difference and len(line.difference.seeds) > 1 for line in lines):
-        columns["by seed"] = lambda line: _by_seed(line.difference)
-    columns |= {"AP50": lambda line: spread(line.metric("AP50")), "AP75": lambda line: spread(line.metric("AP75"))}
-    columns |= {"seeds": lambda line: ranges(line.seeds)}
-    columns["minutes"] = lambda line: f"{statistics.mean(line.seconds) / 60:.1f}"
-    if any(line.speed for line in lines):
-        columns["ms (ratio)"] = lambda line: _time(line.speed, of_baseline)
-    if any(line.teacher_ap for line in lines):
-        columns["T-head AP (kept)"] = _of_teacher
-    if any(line.published for line in lines):
-        columns["published"] = lambda line: line.published or _DASH
-    return columns
+    filled = {
+        "by seed": any(line.difference and len(line.difference.seeds) > 1 for line in lines),
+        "ms (ratio)": any(line.speed for line in lines),
+        "T-head AP (kept)": any(line.teacher_ap for line in lines),
+        "published": any(line.published for line in lines),
+    }
+    return {name: cell for name, cell in columns.items() if filled.get(name, True)}
 
 
-def _change(difference: Difference | None) -> str:
-    return "{:+.1f} [{:+.1f}, {:+.1f}]".format(difference.mean, *difference.interval) if difference else _DASH
-
-
-def _by_seed(difference: Difference | None) -> str:
-    return " ".join(f"{value:+.1f}" for value in difference.by_seed) if difference else _DASH
+def _change(line: Line) -> str:
+    if line.is_baseline or line.difference is None:
+        return "baseline" if line.is_baseline else _DASH
+    return "{:+.1f} [{:+.1f}, {:+.1f}]".format(line.difference.mean, *line.difference.interval)
 
 
 def ranges(seeds: Sequence[int]) -> str:
@@ -178,11 +158,11 @@ def ranges(seeds: Sequence[int]) -> str:
     return ", ".join("-".join(map(str, one)) for one in found)
 
 
-def _time(speed: Speed | None, of_baseline: Speed | None) -> str:
-    if speed is None:
+def _time(line: Line, baseline: Line | None) -> str:
+    if line.speed is None:
         return _DASH
-    share = speed.over(of_baseline) if of_baseline else None
-    return f"{speed.median:.1f}" + ("" if share is None else f" ({share:.2f})")
+    share = line.speed.over(baseline.speed) if baseline and baseline.speed else None
+    return f"{line.speed.median:.1f}" + ("" if share is None else f" ({share:.2f})")
 
 
 def _of_teacher(line: Line) -> str:
@@ -195,7 +175,5 @@ def _of_teacher(line: Line) -> str:
 
 def spread(values: Sequence[float]) -> str:
     """Returns mean and standard deviation, as tables show them."""
-    if not values:
-        return _DASH
     mean = f"{statistics.mean(values):.1f}"
     return f"{mean} ± {statistics.stdev(values):.1f}" if len(values) > 1 else mean

@@ -1,19 +1,16 @@
 """Measures how fast the models of a study's runs are, side by side on one machine."""
 
-from __future__ import annotations
+from collections.abc import Callable, Sequence
+from itertools import cycle
 
-import functools
-import itertools
-from collections.abc import Callable, Iterator, Sequence
-
+import numpy as np
 import torch
 
 from mimicdet.data.dataset import DetectionDataset
 from mimicdet.data.decode import read_image
 from mimicdet.data.transform import resize_for_inference
 from mimicdet.engine.run_folder import RunFolder
-from mimicdet.lab.bench.stages import batch_detector
-from mimicdet.lab.bench.timing import alternate
+from mimicdet.lab.bench import alternate, batch_detector
 from mimicdet.lab.study.evidence import Outcome, Speed, write_evidence
 from mimicdet.predict import Detector
 
@@ -22,17 +19,11 @@ ROUNDS = 20
 
 
 def measure_speeds(outcomes: Sequence[Outcome], data: DetectionDataset) -> str | None:
-    """Measures the models of all runs, of the first finished seed each, unless that was done before.
+    """Measures the models of all runs, of the first finished seed each, unless that was done; or says why it cannot.
 
-    The first images are detected in one by one, each by every model in turn, so that a machine that slows down slows
-    all of them; on a processor by one thread, which other machines have too. The times go into the runs' evidence.
-
-    Args:
-        outcomes: of all finished jobs, read from their folders.
-        data: the validation split.
-
-    Returns:
-        Why a finished run could not be measured.
+    The first images of the validation split are detected in one by one, each by every model in turn, so that a machine
+    that slows down slows all of them; on a processor by one thread, which other machines have too. The times go into
+    the runs' evidence, which the outcomes were read from.
     """
     first = {one.run: one for one in reversed(outcomes)}
     if all(one.speed is not None and set(one.speed.runs) == set(first) for one in first.values()):
@@ -43,11 +34,7 @@ def measure_speeds(outcomes: Sequence[Outcome], data: DetectionDataset) -> str |
     detectors = {run: Detector.from_pretrained(RunFolder(one.place).last_model) for run, one in first.items()}
     device = next(iter(detectors.values())).device
     images = [read_image(record.file) for record in data.images[:ROUNDS]]
-    cases: dict[str, Callable[[], object]] = {}
-    for run, detector in detectors.items():
-        sides = detector.inference.shorter_side, detector.inference.longer_side
-        units = itertools.cycle([batch_detector(detector, [resize_for_inference(i, *sides)]) for i in images])
-        cases[run] = functools.partial(_next, units)
+    cases = {run: _in_turn(detector, images) for run, detector in detectors.items()}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -61,5 +48,8 @@ def measure_speeds(outcomes: Sequence[Outcome], data: DetectionDataset) -> str |
     return None
 
 
-def _next(units: Iterator[Callable[[], object]]) -> object:
-    return next(units)()
+def _in_turn(detector: Detector, images: Sequence[np.ndarray]) -> Callable[[], object]:
+    """Returns a unit of work that detects in the next image at each call."""
+    sides = detector.inference.shorter_side, detector.inference.longer_side
+    units = cycle([batch_detector(detector, [resize_for_inference(image, *sides)]) for image in images])
+    return lambda: next(units)()

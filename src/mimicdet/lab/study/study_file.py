@@ -3,10 +3,7 @@
 ::
 
     title: What mimicking gives
-    data: ../aquarium           # --data on the command line wins
-    train: train
-    val: valid+test
-    seeds: [0, 1, 2]
+    data: ../aquarium           # --data on the command line wins; train, val and seeds may stand here too
     baseline: without           # the run that the others are compared with
     speed: true                 # also the milliseconds of an image, of every run's model in turn
     preset: small               # of every run that names no other
@@ -39,8 +36,6 @@ The file ``sizes/cpu.yaml`` beside it says what all studies have in common there
 A run's settings win over the study's, those over the size's for the run's family, those over the size's for all.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import re
@@ -62,8 +57,6 @@ _FORMS = {
     "sizes": "it should hold names of files in the folder 'sizes', such as sizes: {cpu: {}}",
 }
 """Says what the values of keys should be where pydantic speaks of tuples and objects."""
-_LONGEST = 80
-"""Characters of a value that a message shows."""
 
 Seeds = Annotated[tuple[int, ...], Field(min_length=1)]
 
@@ -132,12 +125,7 @@ class Size(_Part):
     published_on: str = ""
 
 
-_LINES = {
-    "study": "'title: WHAT IT SHOWS' and 'runs:' with runs below",
-    "size": "'seeds: [0, 1, 2]' and 'set: {train.epochs: 8}'",
-}
-"""Says what lines a file may have."""
-_ITEMS: dict[str, tuple[str, type[BaseModel]]] = {
+_ITEMS: dict[str, tuple[str, type[_Part]]] = {
     "runs": ("run", PlannedRun),
     "sizes": ("size", Changes),
     "families": ("family", _Family),
@@ -147,20 +135,15 @@ _Content = TypeVar("_Content", Study, Size)
 
 
 def read_study(file: Path, size: str | None = None) -> Study:
-    """Reads a study and checks it.
-
-    Args:
-        size: one of the study's sizes; it may be left out where there is one at most.
+    """Reads a study and checks it, at one of its sizes; that may be left out where there is one at most.
 
     Raises:
         UserError: a file cannot be read, does not say what a study needs, or has no such size.
     """
     study = _read(Study, file)
     for run in study.runs:
-        if unknown := set(run.sizes or ()) - set(study.sizes):
-            raise UserError(
-                f"{file}: 'sizes' of run '{run.name}' names '{min(unknown)}', which is no size of the study"
-            )
+        if no := set(run.sizes or ()) - set(study.sizes):
+            raise UserError(f"{file}: 'sizes' of run '{run.name}' names '{min(no)}', which is no size of the study")
     if study.sizes:
         study = _at_size(study, size, file)
     elif size:
@@ -230,7 +213,11 @@ def _read(kind: type[_Content], file: Path) -> _Content:
     content = parse_yaml(text, str(file))
     if not isinstance(content, dict):
         found = "is empty" if content is None else f"holds no {what}"
-        raise UserError(f"{file} {found}: it should have lines such as {_LINES[what]}")
+        study, size = (
+            "'title: WHAT IT SHOWS' and 'runs:' with runs below",
+            "'seeds: [0, 1, 2]' and 'set: {train.epochs: 8}'",
+        )
+        raise UserError(f"{file} {found}: it should have lines such as {study if kind is Study else size}")
     try:
         return kind.model_validate_json(json.dumps(content, default=str))
     except ValidationError as error:
@@ -269,4 +256,4 @@ def _explain(error: ValidationError, content: dict[str, Any], kind: type[BaseMod
 
 def _short(value: Any) -> str:
     text = shown(value)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+    return text if len(text) <= 80 else f"{text[:80]}..."

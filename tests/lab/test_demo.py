@@ -16,9 +16,8 @@ from mimicdet.cli import guarded, main
 from mimicdet.commands.parser import parse_as
 from mimicdet.commands.train import Train
 from mimicdet.errors import UserError
-from mimicdet.lab.demo import run as demo_run
-from mimicdet.lab.demo.run import Demo
-from mimicdet.lab.demo.trees import IMAGES, unpack_trees
+from mimicdet.lab import demo as demo_run
+from mimicdet.lab.demo import IMAGES, Demo, unpack_trees
 from mimicdet.settings_file import dump_settings, load_settings
 from tests.engine.toy import toy_settings
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from mimicdet.lab.bench import timing
-from mimicdet.lab.bench.timing import Timing, alternate, ratio
+from mimicdet.lab import bench as timing
+from mimicdet.lab.bench import Timing, alternate, ratio
 
 
 def test_every_case_runs_once_a_round_and_warm_up_does_not_count() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mimicdet.lab.demo.threshold import best_threshold
+from mimicdet.lab.demo import best_threshold
 
 TRUTH: dict[str, Any] = {
     "images": [{"id": 1, "file_name": "a.png"}],

@@ -4,7 +4,7 @@ import torch
 
 from mimicdet.config import InferenceSettings
 from mimicdet.inference.decode import decode
-from mimicdet.lab.bench.stages import STAGES, stages
+from mimicdet.lab.bench import STAGES, stages
 from tests.tiny import tiny_detector
 
 

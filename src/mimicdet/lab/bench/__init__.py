@@ -1,1 +1,0 @@
-"""Measuring how fast detectors run: in alternation, with the spread, stage by stage."""

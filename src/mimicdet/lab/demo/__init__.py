@@ -1,1 +1,0 @@
-"""``make demo``: tree crowns in aerial photographs, from download to pictures, by the commands that users have."""
