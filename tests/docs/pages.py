@@ -14,6 +14,8 @@ PAGES = sorted(
 )
 GENERATED = {"settings.md"}
 """Made from the settings' own docstrings, which their tests look after."""
+EXAMPLE = "\n## Example: "
+"""What begins a section of CONTRIBUTING.md that changes the package itself."""
 
 _FENCE = re.compile(r"^( *)```(\S*)\s*$")
 _MARK = re.compile(r"<!-- not run: (.+?) -->\s*$")

@@ -25,7 +25,7 @@ from mimicdet import (
     train,
 )
 from tests.docs.pages import ROOT
-from tests.docs.workspace import HEADS, SIZE
+from tests.docs.workspace import small_settings
 
 PUBLIC = (Detector, evaluate, export_model, load_dataset, load_model, load_settings, train)
 
@@ -62,17 +62,9 @@ def test_unknown_names_are_refused() -> None:
         _ = mimicdet.Detecter  # type: ignore[attr-defined]
 
 
-SMALL = {name.removeprefix("--"): value for name, value in (SIZE | HEADS).items()}
-
-
-def numbers(values: dict[str, str]) -> dict[str, Any]:
-    changes: dict[str, Any] = {name: int(value) if value.isdecimal() else value for name, value in values.items()}
-    return changes | {"data.shorter_side": [changes["data.shorter_side"]]}
-
-
 def test_from_data_to_a_file(workspace: Path) -> None:
     """A path and its two data sets train the same; numbers are those of the run, whoever measures."""
-    settings = load_settings("small", numbers(SMALL))
+    settings = small_settings("small")
     result = train(settings=settings, train_data="cells", out="runs/one")
     again = train(
         settings=settings, train_data=load_dataset("cells"), val_data=load_dataset("cells", "val"), out="runs/two"

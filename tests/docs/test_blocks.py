@@ -1,7 +1,7 @@
 """Every command and code block of README and docs/ does what it says, but for those marked ``<!-- not run: WHY -->``.
 
 A page's blocks run one after the other in a folder of their own, as a reader would type them. Only ``mimicdet train``
-gets something added: tiny sizes.
+and ``load_settings`` get something added: tiny sizes.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import pytest
 import mimicdet
 from mimicdet.cli import main
 from mimicdet.settings_file import load_settings
-from tests.docs.pages import PAGES, ROOT, Block, blocks, commands
-from tests.docs.workspace import HEADS, SIZE
+from tests.docs.pages import EXAMPLE, PAGES, ROOT, Block, blocks, commands
+from tests.docs.workspace import small_settings, with_sizes
 
 WHYS = ("minutes", "hours", "installs", "needs COCO", "needs a GPU", "needs 8 GPUs")
 """Reasons for a block not to be run; each mark begins with one."""
@@ -51,9 +51,8 @@ def run_command(command: str, place: str) -> None:
         done = subprocess.run(["bash", "-c", command], env=environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{place}: {command}\n{done.stderr}"
         return
+    words = with_sizes(words)
     if words[1] == "train" and "--resume" not in words:
-        size = SIZE if any(word.startswith("small_") for word in words) else SIZE | HEADS
-        words += [word for option, value in size.items() if option not in words for word in (option, value)]
         shutil.rmtree(words[words.index("--out") + 1], ignore_errors=True)  # a reader's is new
     assert main(words[1:]) == 0, f"{place}: {command}"
 
@@ -67,8 +66,10 @@ def read_yaml(block: Block) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_blocks_of_a_page(page: Path, workspace: Path) -> None:
-    run_all(blocks(page.read_text(encoding="utf-8"), str(page.relative_to(ROOT))))
+def test_blocks_of_a_page(page: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mimicdet, "load_settings", small_settings, raising=False)
+    text = page.read_text(encoding="utf-8").partition(EXAMPLE)[0]  # test_contributing.py runs those that follow
+    run_all(blocks(text, str(page.relative_to(ROOT))))
 
 
 @pytest.mark.parametrize("name", mimicdet.__all__)

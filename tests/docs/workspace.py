@@ -5,11 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from mimicdet.cli import main
+from mimicdet.config import Settings
+from mimicdet.settings_file import load_settings
 from tests.docs.pages import ROOT
 from tests.engine.toy import SIDE, toy_data
 
@@ -31,6 +35,26 @@ HEADS = {"--model.head_channels": "32", "--model.head_features": "32", "--teache
 """Sizes that MimicDet alone has."""
 RUNS = ("cells", "teacher", "trees", "without")
 """Runs that pages name as there already; of all but the first the model alone."""
+
+
+def with_sizes(words: list[str]) -> list[str]:
+    """Returns a command's words; ``mimicdet train`` gets sizes that it does not name itself."""
+    if words[1] != "train" or "--resume" in words:
+        return words
+    dense = "--model.family" in words or any(word.startswith("small_") for word in words)
+    size = SIZE if dense else SIZE | HEADS
+    return words + [word for option, value in size.items() if option not in words for word in (option, value)]
+
+
+def small_settings(preset: str | None = None, changes: Mapping[str, Any] | None = None, **others: Any) -> Settings:
+    """Does as ``load_settings``, with the same sizes where a preset is asked for."""
+    size: dict[str, Any] = {}
+    if preset:
+        words = with_sizes(["mimicdet", "train", "--preset", preset])[4:]
+        size = dict(zip((word.removeprefix("--") for word in words[::2]), words[1::2], strict=True))
+        size = {name: int(value) if value.isdecimal() else value for name, value in size.items()}
+        size["data.shorter_side"] = [SIDE]
+    return load_settings(preset, size | dict(changes or {}), **others)
 
 
 def make_workspace(folder: Path) -> Path:
