@@ -58,10 +58,12 @@ def measure(folder: Path, options: Any) -> list[Row]:
     teacher = _settings(options.family, "tf_efficientnet_lite2", 128)
     torch.manual_seed(0)
     save_model(
-        folder, build_model(teacher, len(NAMES)), model_settings=teacher.model_dump(mode="json"),
+        folder,
+        build_model(teacher, len(NAMES)),
+        model_settings=teacher.model_dump(mode="json"),
         inference=InferenceSettings().model_dump(mode="json"),
         categories=[Category(i, name) for i, name in enumerate(NAMES)],
-    )  # fmt: skip
+    )
     batch = example_batch(options.batch, height, width, options.device, classes=len(NAMES))
     tasks = {"student alone": _task(options, None, {})}
     tasks |= {name: _task(options, folder, weights) for name, weights in VARIANTS.items()}
@@ -70,10 +72,16 @@ def measure(folder: Path, options: Any) -> list[Row]:
     cases["teacher"] = lambda: seen.dense_maps(batch.images, batch.sizes)
     title = f"{options.family} {height}x{width} batch {options.batch}"
     return rows_of(
-        alternate(cases, rounds=options.rounds, device=options.device, title=title), "student alone",
-        backbone="lite0", device=options.device, precision="float32", mode=f"train {options.family}", height=height,
-        width=width, batch=options.batch,
-    )  # fmt: skip
+        alternate(cases, rounds=options.rounds, device=options.device, title=title),
+        "student alone",
+        backbone="lite0",
+        device=options.device,
+        precision="float32",
+        mode=f"train {options.family}",
+        height=height,
+        width=width,
+        batch=options.batch,
+    )
 
 
 def _settings(family: str, backbone: str, channels: int) -> TrunkSettings:
@@ -85,8 +93,9 @@ def _settings(family: str, backbone: str, channels: int) -> TrunkSettings:
 
 def _task(options: Any, teacher: Path | None, weights: dict[str, float]) -> Any:
     settings: dict[str, Any] = {
-        "task": "detect", "model": _settings(options.family, "tf_efficientnet_lite0", 96).model_dump()
-    }  # fmt: skip
+        "task": "detect",
+        "model": _settings(options.family, "tf_efficientnet_lite0", 96).model_dump(),
+    }
     if teacher is not None:
         settings |= {"task": "distill", "distill": {"teachers": (str(teacher),), **OFF, **weights}}
     built = settings_from(settings)

@@ -79,9 +79,16 @@ def measure(
         cases[name] = lambda run=run: run(images.numpy(), sizes.numpy())  # type: ignore[misc]
     title = f"{backbone} {height}x{width} batch {batch}"
     return rows_of(
-        alternate(cases, rounds=options.rounds, title=title), "mimicdet", backbone=backbone, device="cpu",
-        precision="float32", mode="export", height=height, width=width, batch=batch,
-    )  # fmt: skip
+        alternate(cases, rounds=options.rounds, title=title),
+        "mimicdet",
+        backbone=backbone,
+        device="cpu",
+        precision="float32",
+        mode="export",
+        height=height,
+        width=width,
+        batch=batch,
+    )
 
 
 SIDE = 2048
@@ -138,9 +145,14 @@ def _export(model: Any, file: Path, format: str) -> None:
     raw = file.with_name("raw" + file.name)
     for outputs, path in (("raw", raw), ("detections", file)):
         differences = export_detector(
-            model, path, format=format, outputs=outputs, inference=inference, categories=categories,  # type: ignore[arg-type]
+            model,
+            path,
+            format=format,
+            outputs=outputs,
+            inference=inference,
+            categories=categories,  # type: ignore[arg-type]
             photographs=[portrait],
-        )  # fmt: skip
+        )
         if outputs == "raw":
             boxes, scores = (max(getattr(d, name) for d in differences) for name in ("boxes", "scores"))
             print(f"{file.name}: boxes differ by up to {boxes:.2g} px, scores by {scores:.2g}", flush=True)

@@ -90,9 +90,14 @@ def measure(backbone: str, height: int, width: int, batch: int, precision: str, 
     cases["backbone + pyramid"] = lambda: floor(canvas)
     cases = {name: cast(run) for name, run in cases.items()}
     setting = {
-        "backbone": backbone, "device": device.type, "precision": precision, "mode": mode,
-        "height": height, "width": width, "batch": batch,
-    }  # fmt: skip
+        "backbone": backbone,
+        "device": device.type,
+        "precision": precision,
+        "mode": mode,
+        "height": height,
+        "width": width,
+        "batch": batch,
+    }
     title = f"{backbone} {height}x{width} batch {batch} {precision} {mode}"
     rows = rows_of(alternate(cases, rounds=options.rounds, device=device, title=title), "mimicdet", **setting)
     if mode == "eager":

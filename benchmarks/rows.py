@@ -57,13 +57,20 @@ def print_rows(rows: Sequence[Row]) -> None:
     no_memory = all(row.peak_mib is None for row in rows)
     cells = [
         [
-            row.model, row.backbone, row.device, row.precision, row.mode, f"{row.height}x{row.width}", str(row.batch),
-            f"{row.median_ms:.1f}", f"{row.low_ms:.1f}..{row.high_ms:.1f}",
+            row.model,
+            row.backbone,
+            row.device,
+            row.precision,
+            row.mode,
+            f"{row.height}x{row.width}",
+            str(row.batch),
+            f"{row.median_ms:.1f}",
+            f"{row.low_ms:.1f}..{row.high_ms:.1f}",
             "" if row.ratio is None else f"{row.ratio:.3f}",
             *([] if no_memory else ["" if row.peak_mib is None else f"{row.peak_mib:.0f}"]),
         ]
         for row in rows
-    ]  # fmt: skip
+    ]
     header = ["model", "backbone", "device", "precision", "mode", "size", "batch", "ms", "10 %..90 %", "ratio"]
     header += [] if no_memory else ["peak MiB"]
     print(table(header, cells), flush=True)

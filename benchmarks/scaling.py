@@ -40,9 +40,15 @@ CLASSES = (3, 80, 1200)
 OBJECTS = (0, 10, 300)
 PHOTOGRAPHS = 24
 TRANSFORM = TrainTransform(
-    shorter_side=(480,), shorter_side_sampling="choice", longer_side=800, scale_jitter=(1.0, 1.0), horizontal_flip=0.5,
-    vertical_flip=0.0, quarter_turn=0.0, color_jitter=0.0,
-)  # fmt: skip
+    shorter_side=(480,),
+    shorter_side_sampling="choice",
+    longer_side=800,
+    scale_jitter=(1.0, 1.0),
+    horizontal_flip=0.5,
+    vertical_flip=0.0,
+    quarter_turn=0.0,
+    color_jitter=0.0,
+)
 
 
 def main() -> None:
@@ -71,8 +77,10 @@ def _area_and_batch(options: Any) -> list[Row]:
 
 
 def _classes(options: Any) -> list[Row]:
-    detect = {f"{k} classes": _predicts(_detector(options.backbone, options.device, k), 1, *AREAS[2], options.device)
-              for k in CLASSES}  # fmt: skip
+    detect = {
+        f"{k} classes": _predicts(_detector(options.backbone, options.device, k), 1, *AREAS[2], options.device)
+        for k in CLASSES
+    }
     train = {}
     for k in CLASSES:
         task = mimic_task(options.backbone, options.device, classes=k)
@@ -132,10 +140,16 @@ def _photographs(folder: Path) -> DetectionDataset:
         nothing = np.zeros(0, dtype=np.int64)
         records.append(
             ImageRecord(
-                id=i, file=file, height=2400, width=3200, boxes=np.zeros((0, 4)), labels=nothing,
-                crowd=nothing.astype(bool), areas=np.zeros(0),
+                id=i,
+                file=file,
+                height=2400,
+                width=3200,
+                boxes=np.zeros((0, 4)),
+                labels=nothing,
+                crowd=nothing.astype(bool),
+                areas=np.zeros(0),
             )
-        )  # fmt: skip
+        )
     categories = (Category(1, "thing"),)
     return DetectionDataset(root=folder, split="val", format="coco", categories=categories, images=tuple(records))
 
@@ -171,9 +185,16 @@ def _group(cases: Mapping[str, Callable[[], object]], mode: str, options: Any) -
 def _rows(timings: Mapping[str, Timing], mode: str, options: Any) -> list[Row]:
     height, width = AREAS[1]
     rows = rows_of(
-        timings, None, mode=mode, backbone=options.backbone, device=options.device, precision="float32",
-        height=height, width=width, batch=2 if mode.startswith("train") else 1,
-    )  # fmt: skip
+        timings,
+        None,
+        mode=mode,
+        backbone=options.backbone,
+        device=options.device,
+        precision="float32",
+        height=height,
+        width=width,
+        batch=2 if mode.startswith("train") else 1,
+    )
     return [replace(row, ratio=round(row.median_ms / rows[0].median_ms, 3)) for row in rows]
 
 

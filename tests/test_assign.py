@@ -85,8 +85,11 @@ def literal_match(height: int, width: int, size: tuple[int, int], objects: Objec
     for box, _, crowd in objects:
         w, h = box[2] - box[0], box[3] - box[1]
         level = max([0, *(l for l in range(5) if w * h >= (16 * STRIDES[l]) ** 2)])
-        own = [(i, abs(2 * ax - box[0] - box[2]), abs(2 * ay - box[1] - box[3]))
-               for i, (l, ax, ay, valid) in enumerate(anchors) if l == level and valid]  # fmt: skip
+        own = [
+            (i, abs(2 * ax - box[0] - box[2]), abs(2 * ay - box[1] - box[3]))
+            for i, (l, ax, ay, valid) in enumerate(anchors)
+            if l == level and valid
+        ]
         central = {i for i, dx, dy in own if 10 * dx <= tenths * w and 10 * dy <= tenths * h}
         inside = [(dx * dx + dy * dy, -i) for i, dx, dy in own if dx <= w and dy <= h]
         if ensure and not central and inside:
@@ -104,9 +107,12 @@ def test_anchors_equal_the_literal_version(data: st.DataObject, ensure: bool, te
     batch = [data.draw(objects_in(*size)) for size in sizes]
     places = places_of(height, width)
     match = match_anchors(
-        places, places.valid(torch.tensor(sizes)), *padded(batch, extra=data.draw(st.integers(0, 2))),
-        center_fraction=tenths / 10, ensure_match=ensure,
-    )  # fmt: skip
+        places,
+        places.valid(torch.tensor(sizes)),
+        *padded(batch, extra=data.draw(st.integers(0, 2))),
+        center_fraction=tenths / 10,
+        ensure_match=ensure,
+    )
     for row, size, objects in zip(match.tolist(), sizes, batch, strict=True):
         assert row == literal_match(height, width, size, objects, tenths, ensure)
 
@@ -114,17 +120,36 @@ def test_anchors_equal_the_literal_version(data: st.DataObject, ensure: bool, te
 def match_one(box: list[float], *, ensure: bool, canvas: int = 1280) -> tuple[Places, Tensor]:
     places = places_of(canvas, canvas)
     match = match_anchors(
-        places, torch.ones(1, len(places.level), dtype=torch.bool), torch.tensor([[box]]), torch.zeros(1, 1).long(),
-        torch.zeros(1, 1, dtype=torch.bool), center_fraction=0.3, ensure_match=ensure,
-    )  # fmt: skip
+        places,
+        torch.ones(1, len(places.level), dtype=torch.bool),
+        torch.tensor([[box]]),
+        torch.zeros(1, 1).long(),
+        torch.zeros(1, 1, dtype=torch.bool),
+        center_fraction=0.3,
+        ensure_match=ensure,
+    )
     return places, (match[0] != NO_OBJECT).nonzero().squeeze(1)
 
 
 @pytest.mark.parametrize(
     ("side", "level"),
-    [(9, 3), (31, 3), (32, 3), (63.75, 3), (64, 4), (127.75, 4), (128, 5), (255.75, 5), (256, 6), (511.75, 6), (512, 7),
-     (1023.75, 7), (1024, 7), (1270, 7)],
-)  # fmt: skip
+    [
+        (9, 3),
+        (31, 3),
+        (32, 3),
+        (63.75, 3),
+        (64, 4),
+        (127.75, 4),
+        (128, 5),
+        (255.75, 5),
+        (256, 6),
+        (511.75, 6),
+        (512, 7),
+        (1023.75, 7),
+        (1024, 7),
+        (1270, 7),
+    ],
+)
 def test_levels_by_scale(side: float, level: int):
     """S_l <= scale < 2 S_l, all that are smaller on P3, all that are larger on P7."""
     places, positions = match_one([4.0, 4.0, 4 + side, 4 + side], ensure=True)
@@ -153,9 +178,14 @@ def test_the_smallest_of_several_objects_wins():
         boxes, labels, crowds = padded([list(order)])
         places = places_of(64, 64)
         match = match_anchors(
-            places, torch.ones(1, len(places.level), dtype=torch.bool), boxes, labels, crowds,
-            center_fraction=0.5, ensure_match=False,
-        )  # fmt: skip
+            places,
+            torch.ones(1, len(places.level), dtype=torch.bool),
+            boxes,
+            labels,
+            crowds,
+            center_fraction=0.5,
+            ensure_match=False,
+        )
         won = labels[0][match[0][match[0] != NO_OBJECT]].tolist()
         assert won.count(1) == 4, "centres at 28 and 36 px lie in 23..37"
         assert won.count(0) == 16 - 4, "those at 20 and 44 px besides in 15..45"
@@ -276,8 +306,14 @@ def test_diverged_boxes_are_no_crash():
     valid = torch.ones(1, 4, dtype=torch.bool)
     proposals = make_proposals(boxes, torch.tensor([[torch.nan, 1, 2, 3]]), valid, nms_iou=0.8, count=10)
     assert sorted(proposals.positions[0].tolist()) == [0, 1, 2, 3]
-    targets = match_proposals(proposals, boxes[:, 1:2], torch.zeros(1, 1).long(), torch.zeros(1, 1, dtype=torch.bool),
-                              num_classes=K, positive_iou=0.6)  # fmt: skip
+    targets = match_proposals(
+        proposals,
+        boxes[:, 1:2],
+        torch.zeros(1, 1).long(),
+        torch.zeros(1, 1, dtype=torch.bool),
+        num_classes=K,
+        positive_iou=0.6,
+    )
     assert targets.match[0].tolist() == [0 if p == 1 else NO_OBJECT for p in proposals.positions[0].tolist()]
 
 
@@ -400,8 +436,10 @@ def test_balanced_samples_literal(data: st.DataObject, count: int, fraction: flo
         assert [i for i in range(r) if got[i]] == sorted(positives + negatives)
 
 
-@pytest.mark.parametrize(("positives", "negatives", "expected"), [(100, 900, (32, 96)), (10, 900, (10, 118)),
-                                                                 (100, 20, (32, 20)), (0, 900, (0, 128))])  # fmt: skip
+@pytest.mark.parametrize(
+    ("positives", "negatives", "expected"),
+    [(100, 900, (32, 96)), (10, 900, (10, 118)), (100, 20, (32, 20)), (0, 900, (0, 128))],
+)
 def test_the_papers_128_at_one_to_three(positives: int, negatives: int, expected: tuple[int, int]):
     classes = torch.tensor([1] * positives + [K] * negatives + [IGNORED] * 50)[None]
     keys = random_keys(torch.tensor([3]), classes.shape[1], 1, torch.device("cpu"))[..., 0]

@@ -23,7 +23,7 @@ from mimicdet.models.mimicdet import MimicDet
 from mimicdet.models.pyramid import FinerLevel
 from mimicdet.teachers.t_head import THead
 from mimicdet.weights.folder import save_model
-from tests.tiny import enliven
+from tests.fakes.tiny import enliven
 
 PAPER = MimicDetSettings.Model(backbone="resnet50", weights="random", offsets="learned", head_init="gaussian")
 """The paper's detector; where weights start does not matter here."""
@@ -156,9 +156,17 @@ def test_the_papers_other_backbones_build(name: str) -> None:
 
 
 TINY = MimicDetSettings.Model(
-    backbone="test_resnet", weights="random", pyramid_channels=16, head_channels=24, head_features=20,
-    kernel_size=5, finest_kernel_size=3, offsets="learned", frozen_stages=0, freeze_batch_norm=False,
-)  # fmt: skip
+    backbone="test_resnet",
+    weights="random",
+    pyramid_channels=16,
+    head_channels=24,
+    head_features=20,
+    kernel_size=5,
+    finest_kernel_size=3,
+    offsets="learned",
+    frozen_stages=0,
+    freeze_batch_norm=False,
+)
 
 
 def tiny(**changes: Any) -> MimicDet:
@@ -256,9 +264,13 @@ def save(folder: Path, settings: MimicDetSettings.Model = TINY, *, seed: int = 0
     model = build_model(settings, 3)
     enliven(model)
     save_model(
-        folder, model, model_settings=settings.model_dump(mode="json"),
-        inference=INFERENCE.model_dump(mode="json"), categories=CATEGORIES, extra={"step": 3},
-    )  # fmt: skip
+        folder,
+        model,
+        model_settings=settings.model_dump(mode="json"),
+        inference=INFERENCE.model_dump(mode="json"),
+        categories=CATEGORIES,
+        extra={"step": 3},
+    )
     return model
 
 

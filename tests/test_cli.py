@@ -218,9 +218,24 @@ def test_train_takes_preset_file_and_overrides(tmp_path: Path) -> None:
     config = tmp_path / "my.yaml"
     config.write_text("optim:\n  lr: 0.5\n  momentum: 0.5\n")
     parsed = options(
-        "train", "--preset", "small", "cells", "--config", str(config), "--optim.lr", "0.25", "--out", "run",
-        "--data.shorter-side", "320", "400", "--assign.ensure_match", "false", "--no-images", "--resume",
-    )  # fmt: skip
+        "train",
+        "--preset",
+        "small",
+        "cells",
+        "--config",
+        str(config),
+        "--optim.lr",
+        "0.25",
+        "--out",
+        "run",
+        "--data.shorter-side",
+        "320",
+        "400",
+        "--assign.ensure_match",
+        "false",
+        "--no-images",
+        "--resume",
+    )
     expected = load_settings(preset="small", config=config).model_dump()
     expected["optim"]["lr"] = 0.25
     expected["data"]["shorter_side"] = (320, 400)
@@ -338,9 +353,16 @@ def imported_by(words: str) -> set[str]:
 
 @pytest.mark.parametrize(
     "words",
-    ["--help", "--version", "presets", "train --help", "train x --out r --optim.rl 1", "--print-completion bash",
-     *(f"{name} --help" for name in COMMANDS if name != "train")],
-)  # fmt: skip
+    [
+        "--help",
+        "--version",
+        "presets",
+        "train --help",
+        "train x --out r --optim.rl 1",
+        "--print-completion bash",
+        *(f"{name} --help" for name in COMMANDS if name != "train"),
+    ],
+)
 def test_nothing_heavy_is_imported_for_help_and_typing_errors(words: str) -> None:
     assert not imported_by(words) & set(HEAVY)
 

@@ -40,14 +40,28 @@ def test_eight_images_are_fitted(lite0: str, tmp_path: Path) -> None:
     eight = dataclasses.replace(eight, images=eight.images[:8])
     settings = small(
         {
-            "model.weights": lite0, "model.pyramid_channels": 64, "model.head_channels": 64,
-            "teacher.conv_channels": 64, "train.epochs": 90, "train.eval_every": 0, "train.batch_size": 2,
-            "optim.lr_batch": 2, "optim.lr": 0.0015, "optim.warmup_steps": 10, "optim.ema_decay": 0.9,
-            "data.shorter_side": [240], "data.longer_side": 320, "inference.shorter_side": 240,
-            "inference.longer_side": 320, "data.horizontal_flip": 0.0, "data.vertical_flip": 0.0,
-            "data.color_jitter": 0.0, "data.scale_jitter": [1.0, 1.0], "data.workers": 0,
+            "model.weights": lite0,
+            "model.pyramid_channels": 64,
+            "model.head_channels": 64,
+            "teacher.conv_channels": 64,
+            "train.epochs": 90,
+            "train.eval_every": 0,
+            "train.batch_size": 2,
+            "optim.lr_batch": 2,
+            "optim.lr": 0.0015,
+            "optim.warmup_steps": 10,
+            "optim.ema_decay": 0.9,
+            "data.shorter_side": [240],
+            "data.longer_side": 320,
+            "inference.shorter_side": 240,
+            "inference.longer_side": 320,
+            "data.horizontal_flip": 0.0,
+            "data.vertical_flip": 0.0,
+            "data.color_jitter": 0.0,
+            "data.scale_jitter": [1.0, 1.0],
+            "data.workers": 0,
         }
-    )  # fmt: skip
+    )
     result = train(settings=settings, train_data=eight, val_data=eight, out=tmp_path / "run")
     assert result.last is not None
     assert result.last["AP50"] >= 0.9

@@ -19,9 +19,15 @@ PAPER = [name for name in NAMES if name.startswith("paper_")]
 def test_there_are_these() -> None:
     rivals = [f"{name}_r50_{schedule}" for name in RIVALS for schedule in ("1x", "2x")]
     assert set(NAMES) == {
-        "demo", "paper_r101_2x", "paper_r50_1x", "paper_r50_2x", "paper_x101_64x4d_sota", "small",
-        *rivals, *(f"small_{name}" for name in RIVALS),
-    }  # fmt: skip
+        "demo",
+        "paper_r101_2x",
+        "paper_r50_1x",
+        "paper_r50_2x",
+        "paper_x101_64x4d_sota",
+        "small",
+        *rivals,
+        *(f"small_{name}" for name in RIVALS),
+    }
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -62,8 +68,12 @@ def test_rivals_follow_their_papers(name: str) -> None:
     one = s.one_stage.model_dump()
     assert one.pop("boxes") == (2.0 if family in ("atss", "gfl") else 1.0)
     published = {"focal_alpha": 0.25, "focal_gamma": 2.0, "positive_iou": 0.5, "negative_iou": 0.4} | {
-        "center_radius": 1.5, "candidates": 9, "classification": 1.0, "quality": 1.0, "distribution": 0.25
-    }  # fmt: skip
+        "center_radius": 1.5,
+        "candidates": 9,
+        "classification": 1.0,
+        "quality": 1.0,
+        "distribution": 0.25,
+    }
     assert one == {key: published[key] for key in one}
     own = {"retinanet": {"positive_iou", "negative_iou"}, "fcos": {"center_radius", "quality"}}
     own |= {"atss": {"candidates", "quality"}, "gfl": {"candidates", "distribution"}}
@@ -174,5 +184,9 @@ def test_paper_presets_differ_only_where_the_experiments_do(name: str) -> None:
     base, other = flat(load_settings(preset="paper_r50_1x")), flat(load_settings(preset=name))
     differing = {key for key in base if base[key] != other[key]}
     assert differing <= {
-        "model.backbone", "optim.milestones", "train.epochs", "data.shorter_side", "data.shorter_side_sampling",
-    }  # fmt: skip
+        "model.backbone",
+        "optim.milestones",
+        "train.epochs",
+        "data.shorter_side",
+        "data.shorter_side_sampling",
+    }

@@ -95,10 +95,26 @@ def test_resolved_settings_mean_the_same_to_other_yaml_readers() -> None:
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("1e-3", 1e-3), ("5E+2", 500.0), ("-.5", -0.5), ("3.", 3.0), ("7", 7), ("-7", -7), ("no", "no"), ("off", "off"),
-     ("true", True), ("False", False), ("null", None), ("1:30", "1:30"), ("010", "010"), ("2020-01-01", "2020-01-01"),
-     ("1_000", "1_000"), ("'7'", "7"), ("[1, 2e1]", [1, 20.0])],
-)  # fmt: skip
+    [
+        ("1e-3", 1e-3),
+        ("5E+2", 500.0),
+        ("-.5", -0.5),
+        ("3.", 3.0),
+        ("7", 7),
+        ("-7", -7),
+        ("no", "no"),
+        ("off", "off"),
+        ("true", True),
+        ("False", False),
+        ("null", None),
+        ("1:30", "1:30"),
+        ("010", "010"),
+        ("2020-01-01", "2020-01-01"),
+        ("1_000", "1_000"),
+        ("'7'", "7"),
+        ("[1, 2e1]", [1, 20.0]),
+    ],
+)
 def test_scalars(text: str, value: Any) -> None:
     result = parse_yaml(f"key: {text}", "here")["key"]
     assert result == value
@@ -113,12 +129,19 @@ def test_every_float_survives_as_python_writes_it(value: float) -> None:
 
 @pytest.mark.parametrize(
     ("text", "part"),
-    [("optim:\n  lr: [1\n", "my.yaml, line "), ("a: 1\na: 2", "line 2: not valid YAML: key 'a' is given twice"),
-     ("a: &x [1]\nb: *x", "line 2: not valid YAML: aliases"), ("[a]: 1", "line 1: not valid YAML: a key must"),
-     ("{}: 1", "line 1: not valid YAML: a key must"), ("\x00", "not valid YAML"), ("- 1", "holds no settings"),
-     ("just words", "holds no settings"), ("a: !!python/object:os.system {}", "line 1: not valid YAML"),
-     ("a:\n\t- b", "line 2: not valid YAML")],
-)  # fmt: skip
+    [
+        ("optim:\n  lr: [1\n", "my.yaml, line "),
+        ("a: 1\na: 2", "line 2: not valid YAML: key 'a' is given twice"),
+        ("a: &x [1]\nb: *x", "line 2: not valid YAML: aliases"),
+        ("[a]: 1", "line 1: not valid YAML: a key must"),
+        ("{}: 1", "line 1: not valid YAML: a key must"),
+        ("\x00", "not valid YAML"),
+        ("- 1", "holds no settings"),
+        ("just words", "holds no settings"),
+        ("a: !!python/object:os.system {}", "line 1: not valid YAML"),
+        ("a:\n\t- b", "line 2: not valid YAML"),
+    ],
+)
 def test_broken_yaml_names_file_and_line(text: str, part: str, tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         read_layer(write(tmp_path, text))
@@ -141,12 +164,21 @@ def test_missing_and_unreadable_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("wrong", "right"),
-    [("optim.learning_rate", "optim.lr"), ("lr", "optim.lr"), ("optmi.lr", "optim.lr"),
-     ("optim.wd", "optim.weight_decay"), ("epochs", "train.epochs"), ("train.epoch", "train.epochs"),
-     ("train.lr", "optim.lr"),
-     ("assign.ensurematch", "assign.ensure_match"), ("data.shorter-side", "data.shorter_side"),
-     ("batch_size", "train.batch_size"), ("inference.nms", "inference.nms_iou"), ("tsak", "task")],
-)  # fmt: skip
+    [
+        ("optim.learning_rate", "optim.lr"),
+        ("lr", "optim.lr"),
+        ("optmi.lr", "optim.lr"),
+        ("optim.wd", "optim.weight_decay"),
+        ("epochs", "train.epochs"),
+        ("train.epoch", "train.epochs"),
+        ("train.lr", "optim.lr"),
+        ("assign.ensurematch", "assign.ensure_match"),
+        ("data.shorter-side", "data.shorter_side"),
+        ("batch_size", "train.batch_size"),
+        ("inference.nms", "inference.nms_iou"),
+        ("tsak", "task"),
+    ],
+)
 def test_suggestions(wrong: str, right: str) -> None:
     assert suggestion(wrong) == f"did you mean '{right}'?"
 
@@ -171,10 +203,16 @@ def test_unknown_key_in_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "part"),
-    [("lr: 1", "unknown setting 'lr' in"), ("optim.lr: 1", "should be nested: 'optim:' and 'lr: ...' below it"),
-     ("optim: 3", "is a section"), ("optim: [1]", "is a section"), ("1: 2", "unknown setting '1'"),
-     ("optmi:\n  lr: 3", "unknown setting 'optmi'"), ("<<: {a: 1}", "unknown setting '<<'")],
-)  # fmt: skip
+    [
+        ("lr: 1", "unknown setting 'lr' in"),
+        ("optim.lr: 1", "should be nested: 'optim:' and 'lr: ...' below it"),
+        ("optim: 3", "is a section"),
+        ("optim: [1]", "is a section"),
+        ("1: 2", "unknown setting '1'"),
+        ("optmi:\n  lr: 3", "unknown setting 'optmi'"),
+        ("<<: {a: 1}", "unknown setting '<<'"),
+    ],
+)
 def test_misplaced_keys(text: str, part: str, tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         read_layer(write(tmp_path, text))
@@ -219,7 +257,7 @@ def test_unknown_preset() -> None:
         ("model: {levels: [3, 5]}", "model.levels must be consecutive pyramid levels from 2 up"),
         ("model: {levels: [3, 4]}", "teacher.levels [2, 3, 4, 5, 6] must name one level for each of"),
     ],
-)  # fmt: skip
+)
 def test_wrong_values_name_source_key_value_and_what_is_expected(text: str, part: str, tmp_path: Path) -> None:
     file = write(tmp_path, text)
     with pytest.raises(UserError) as error:
@@ -240,11 +278,31 @@ def test_the_layer_that_set_the_value_is_named(tmp_path: Path) -> None:
 
 def test_overrides_of_each_type() -> None:
     settings = from_words(
-        "--optim.lr", "1e-2", "--data.shorter_side", "640", "800", "--assign.ensure_match", "False",
-        "--train.precision", "no", "--model.backbone", "123", "--data.scale-jitter", "0.5", "2",
-        "--task=detect", "--train.epochs=3", "--optim.milestones=1,2.5", "--data.voc_one_based",
-        "--train.trackers", "[]", "--model.kernel_size", "3", "--optim.warmup_factor", "0",
-    )  # fmt: skip
+        "--optim.lr",
+        "1e-2",
+        "--data.shorter_side",
+        "640",
+        "800",
+        "--assign.ensure_match",
+        "False",
+        "--train.precision",
+        "no",
+        "--model.backbone",
+        "123",
+        "--data.scale-jitter",
+        "0.5",
+        "2",
+        "--task=detect",
+        "--train.epochs=3",
+        "--optim.milestones=1,2.5",
+        "--data.voc_one_based",
+        "--train.trackers",
+        "[]",
+        "--model.kernel_size",
+        "3",
+        "--optim.warmup_factor",
+        "0",
+    )
     assert settings.optim.lr == 0.01
     assert settings.data.shorter_side == (640, 800)
     assert settings.assign.ensure_match is False
@@ -273,12 +331,15 @@ def test_overrides_leave_other_arguments_alone() -> None:
 
 @pytest.mark.parametrize(
     ("words", "part"),
-    [(["--optim.learning_rate", "1"], "unknown setting '--optim.learning_rate'; did you mean '--optim.lr'?"),
-     (["--optim", "1"], "'--optim' is a section of settings: name a key of it, such as --optim.optimizer"),
-     (["--optim.lr"], "--optim.lr needs a value"), (["--optim.lr", "--train.epochs", "3"], "--optim.lr needs a value"),
-     (["--data.shorter_side"], "--data.shorter_side needs a value"),
-     (["--data.shorter_side", "[1"], "--data.shorter_side, line 1: not valid YAML")],
-)  # fmt: skip
+    [
+        (["--optim.learning_rate", "1"], "unknown setting '--optim.learning_rate'; did you mean '--optim.lr'?"),
+        (["--optim", "1"], "'--optim' is a section of settings: name a key of it, such as --optim.optimizer"),
+        (["--optim.lr"], "--optim.lr needs a value"),
+        (["--optim.lr", "--train.epochs", "3"], "--optim.lr needs a value"),
+        (["--data.shorter_side"], "--data.shorter_side needs a value"),
+        (["--data.shorter_side", "[1"], "--data.shorter_side, line 1: not valid YAML"),
+    ],
+)
 def test_bad_overrides(words: list[str], part: str) -> None:
     with pytest.raises(UserError) as error:
         asked(*words)

@@ -1,7 +1,5 @@
 """Trains, evaluates and exports from Python: ``from mimicdet import train, evaluate, export_model``."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Writes files and folders so that nothing is ever half-written, and says before the work what could not be."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import json

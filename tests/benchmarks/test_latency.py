@@ -14,11 +14,27 @@ def test_rows_json_and_picture(tmp_path: Path) -> None:
     file, picture = tmp_path / "rows.json", tmp_path / "rows.png"
     done = subprocess.run(
         [
-            sys.executable, SCRIPT, "--backbone", "lite0", "--size", "64x96", "--rounds", "1", "--peer", "retinanet",
-            "--device", "cpu", "--json", file, "--png", picture,
+            sys.executable,
+            SCRIPT,
+            "--backbone",
+            "lite0",
+            "--size",
+            "64x96",
+            "--rounds",
+            "1",
+            "--peer",
+            "retinanet",
+            "--device",
+            "cpu",
+            "--json",
+            file,
+            "--png",
+            picture,
         ],
-        capture_output=True, text=True, cwd=tmp_path,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     content = json.loads(file.read_text())
     rows = {(row["model"], row["mode"]): row for row in content["rows"]}

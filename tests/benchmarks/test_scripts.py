@@ -63,9 +63,14 @@ def test_scaling(tmp_path: Path) -> None:
     rows, _ = rows_of("scaling.py", tmp_path, "--workers", "0", "1")
     groups = {row["mode"] for row in rows}
     assert groups == {
-        "detect, by area", "detect, by batch", "detect, by classes", "train, by classes", "train, by objects",
-        "images, by workers", "images, by decoding",
-    }  # fmt: skip
+        "detect, by area",
+        "detect, by batch",
+        "detect, by classes",
+        "train, by classes",
+        "train, by objects",
+        "images, by workers",
+        "images, by decoding",
+    }
     for group in groups:
         first, *others = [row for row in rows if row["mode"] == group]
         assert first["ratio"] == 1

@@ -20,7 +20,7 @@ from mimicdet.data.dataset import DetectionDataset
 from mimicdet.data.splits import load_dataset
 from mimicdet.inference.coco_metrics import METRIC_NAMES, coco_metrics
 from mimicdet.settings_file import dump_settings, load_settings
-from tests.engine.toy import SIDE, toy_data, toy_settings
+from tests.fakes.toy import SIDE, toy_data, toy_settings
 
 
 def write_split(folder: Path, split: str, dataset: DetectionDataset) -> None:
@@ -317,9 +317,21 @@ def test_presets_are_listed_and_printed(tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_under_torchrun_an_error_is_told_once(config: Path, tmp_path: Path) -> None:
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mimicdet",
-        "train", str(tmp_path / "nothing"), "--out", str(tmp_path / "run"), "--config", str(config),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "mimicdet",
+        "train",
+        str(tmp_path / "nothing"),
+        "--out",
+        str(tmp_path / "run"),
+        "--config",
+        str(config),
+    ]
     outcome = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert outcome.returncode != 0
     assert outcome.stderr.count("error: ") == 1

@@ -57,14 +57,22 @@ def dataset(categories: dict[str, int], *labels: str) -> DetectionDataset:
     names = list(categories)
     n = len(labels)
     record = ImageRecord(
-        id=7, file=Path("a.png"), height=9, width=9, boxes=np.tile([0.0, 0, 1, 1], (n, 1)),
-        labels=np.array([names.index(label) for label in labels], dtype=np.int64), crowd=np.zeros(n, dtype=bool),
+        id=7,
+        file=Path("a.png"),
+        height=9,
+        width=9,
+        boxes=np.tile([0.0, 0, 1, 1], (n, 1)),
+        labels=np.array([names.index(label) for label in labels], dtype=np.int64),
+        crowd=np.zeros(n, dtype=bool),
         areas=np.ones(n),
-    )  # fmt: skip
+    )
     return DetectionDataset(
-        root=Path("cells"), split="val", format="coco", images=(record,),
+        root=Path("cells"),
+        split="val",
+        format="coco",
+        images=(record,),
         categories=tuple(Category(id=i, name=name) for name, i in categories.items()),
-    )  # fmt: skip
+    )
 
 
 def model_classes(**ids: int) -> list[Category]:

@@ -13,7 +13,7 @@ from mimicdet.data import check as module
 from mimicdet.data.check import check_dataset
 from mimicdet.data.faults import FaultKind
 from mimicdet.data.splits import load_dataset
-from tests.data.small_sets import (
+from tests.fakes.small_sets import (
     BCCD,
     coco_document,
     error_of,
@@ -132,8 +132,12 @@ def test_all_faults_of_a_file_are_counted(tmp_path: Path) -> None:
     document["images"].append({"id": 8, "file_name": "gone.png"})
     write_coco(tmp_path, document=document)
     assert check_dataset(tmp_path).errors == {
-        "unknown_category": 2, "unknown_image": 1, "broken_record": 1, "duplicate_annotation": 1, "missing_image": 1,
-    }  # fmt: skip
+        "unknown_category": 2,
+        "unknown_image": 1,
+        "broken_record": 1,
+        "duplicate_annotation": 1,
+        "missing_image": 1,
+    }
 
 
 def test_splits_without_images_and_without_objects(tmp_path: Path) -> None:

@@ -117,8 +117,14 @@ def raw_split(*, recorded: tuple[int, int] | None = (30, 40), fractions: bool = 
 
 
 def add(raw: RawSplit, owner: int, box: tuple[float, ...], **more: float) -> None:
-    raw.add(owner=owner, box=box, label=int(more.get("label", 0)), item=f"annotation {len(raw.boxes)}",
-            area=more.get("area", math.nan), crowd=bool(more.get("crowd", 0)))  # fmt: skip
+    raw.add(
+        owner=owner,
+        box=box,
+        label=int(more.get("label", 0)),
+        item=f"annotation {len(raw.boxes)}",
+        area=more.get("area", math.nan),
+        crowd=bool(more.get("crowd", 0)),
+    )
 
 
 def cleaned(raw: RawSplit, sizes: object = None, share: float = 1.0) -> tuple[module.DetectionDataset, FaultLog]:

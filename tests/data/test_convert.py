@@ -19,7 +19,7 @@ from mimicdet.data.check import check_dataset
 from mimicdet.data.convert import convert_dataset
 from mimicdet.data.dataset import DetectionDataset
 from mimicdet.data.splits import available_splits, load_dataset
-from tests.data.small_sets import (
+from tests.fakes.small_sets import (
     BCCD,
     coco_document,
     error_of,
@@ -41,11 +41,16 @@ def targets(dataset: DetectionDataset, *, crowd: bool = True) -> list[tuple[Any,
         kept = np.ones(len(image.labels), bool) if crowd else ~image.crowd
         rows.append(
             (
-                image.file.name, image.file.read_bytes(), image.height, image.width, image.boxes[kept].tobytes(),
-                image.boxes[kept].astype(np.float32).tobytes(), image.labels[kept].tobytes(),
+                image.file.name,
+                image.file.read_bytes(),
+                image.height,
+                image.width,
+                image.boxes[kept].tobytes(),
+                image.boxes[kept].astype(np.float32).tobytes(),
+                image.labels[kept].tobytes(),
                 image.crowd[kept].tobytes(),
             )
-        )  # fmt: skip
+        )
     return rows
 
 
@@ -90,10 +95,13 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
             y1, y2 = sorted((fractions[2] * height, fractions[3] * height))
             annotations.append(
                 {
-                    "id": len(annotations), "image_id": images[-1]["id"], "iscrowd": draw(st.integers(0, 1)),
-                    "category_id": 7 * draw(st.integers(0, len(names) - 1)), "bbox": [x1, y1, x2 - x1, y2 - y1],
+                    "id": len(annotations),
+                    "image_id": images[-1]["id"],
+                    "iscrowd": draw(st.integers(0, 1)),
+                    "category_id": 7 * draw(st.integers(0, len(names) - 1)),
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
                 }
-            )  # fmt: skip
+            )
     categories = [{"id": 7 * n, "name": name} for n, name in enumerate(names)]
     return {"images": images, "annotations": annotations, "categories": categories}
 

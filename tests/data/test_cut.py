@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mimicdet.data.cut import Cut, Damage, cut_datasets
+from mimicdet.data.cut import CutDataset, Damage, cut_datasets
 from mimicdet.data.dataset import Category, DetectionDataset, ImageRecord
 from mimicdet.data.decode import read_image
 from mimicdet.data.splits import load_dataset
@@ -128,9 +128,12 @@ def test_tiles_that_leave_no_object_are_refused(tmp_path: Path) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(
-    st.integers(30, 90), st.integers(30, 90), st.integers(10, 40), st.sampled_from([0.0, 0.25, 0.5]),
+    st.integers(30, 90),
+    st.integers(30, 90),
+    st.integers(10, 40),
+    st.sampled_from([0.0, 0.25, 0.5]),
     st.integers(1, 25),
-)  # fmt: skip
+)
 def test_the_strip_held_back_shares_no_pixel_with_the_rest(
     tmp_path_factory: pytest.TempPathFactory, height: int, width: int, tile: int, overlap: float, strip: int
 ) -> None:
@@ -158,7 +161,7 @@ def test_the_strip_held_back_shares_no_pixel_with_the_rest(
 def test_every_split_is_cut_and_small_images_stay_whole(tmp_path: Path) -> None:
     splits = {"train": dataset(tmp_path / "a", (40, 40), (10, 12)), "test": dataset(tmp_path / "b", (30, 30), boxes=[])}
     cut = cut_datasets(splits, tmp_path / "out", tile=30)
-    assert cut == Cut(out=tmp_path / "out", tiles={"train": 5, "test": 1}, objects={"train": 2, "test": 0})
+    assert cut == CutDataset(out=tmp_path / "out", tiles={"train": 5, "test": 1}, objects={"train": 2, "test": 0})
     assert cut.lines()[1:] == ["  train: 5 tiles, 2 objects", "  test: 1 tiles, 0 objects"]
     small = load_dataset(tmp_path / "out", "train").images[-1]
     assert (small.height, small.width) == (10, 12)
@@ -167,9 +170,14 @@ def test_every_split_is_cut_and_small_images_stay_whole(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "sentence"),
-    [({"tile": 0}, "1 pixel at least, not 0"), ({"overlap": 1.0}, "not 1.0"), ({"overlap": -0.1}, "not -0.1"),
-     ({"hold_back": -1}, "not -1"), ({"hold_back": 40}, "0.png: has 30 x 40 pixels, of which 40 cannot be held back")],
-)  # fmt: skip
+    [
+        ({"tile": 0}, "1 pixel at least, not 0"),
+        ({"overlap": 1.0}, "not 1.0"),
+        ({"overlap": -0.1}, "not -0.1"),
+        ({"hold_back": -1}, "not -1"),
+        ({"hold_back": 40}, "0.png: has 30 x 40 pixels, of which 40 cannot be held back"),
+    ],
+)
 def test_values_out_of_range(change: dict[str, float], sentence: str, tmp_path: Path) -> None:
     options = {"tile": 20, "overlap": 0.25, "hold_back": 0} | change
     with pytest.raises(UserError, match=sentence):

@@ -29,7 +29,7 @@ from mimicdet.data.decode import (
     to_rgb,
 )
 from mimicdet.errors import UserError
-from tests.data.small_sets import error_of, write_image
+from tests.fakes.small_sets import error_of, write_image
 
 GRADIENT = np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3)
 

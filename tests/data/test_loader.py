@@ -26,9 +26,15 @@ from mimicdet.errors import UserError
 
 N = 7
 SETTINGS: dict[str, Any] = {
-    "shorter_side": (80, 110), "shorter_side_sampling": "range", "longer_side": 160, "scale_jitter": (0.7, 1.5),
-    "horizontal_flip": 0.5, "vertical_flip": 0.5, "quarter_turn": 0.5, "color_jitter": 0.4,
-}  # fmt: skip
+    "shorter_side": (80, 110),
+    "shorter_side_sampling": "range",
+    "longer_side": 160,
+    "scale_jitter": (0.7, 1.5),
+    "horizontal_flip": 0.5,
+    "vertical_flip": 0.5,
+    "quarter_turn": 0.5,
+    "color_jitter": 0.4,
+}
 TRANSFORM = TrainTransform(**SETTINGS)
 
 
@@ -43,10 +49,16 @@ def dataset(tmp_path: Path) -> DetectionDataset:
         corners = np.sort(rng.uniform(0, 200, (i, 2, 2)), axis=1)  # the first image has no objects
         images.append(
             ImageRecord(
-                id=100 + 3 * i, file=file, height=height, width=width, boxes=corners.reshape(i, 4),
-                labels=rng.integers(0, 2, i), crowd=rng.random(i) < 0.3, areas=np.ones(i),
+                id=100 + 3 * i,
+                file=file,
+                height=height,
+                width=width,
+                boxes=corners.reshape(i, 4),
+                labels=rng.integers(0, 2, i),
+                crowd=rng.random(i) < 0.3,
+                areas=np.ones(i),
             )
-        )  # fmt: skip
+        )
     return DetectionDataset(tmp_path, "train", "coco", (Category(1, "a"), Category(5, "b")), tuple(images))
 
 
@@ -112,10 +124,16 @@ def large_photograph(tmp_path: Path) -> DetectionDataset:
         Image.fromarray(pixels).save(tmp_path / name)
         records.append(
             ImageRecord(
-                id=i, file=tmp_path / name, height=901, width=1200, boxes=np.array([[200.0, 300.0, 800.0, 700.0]]),
-                labels=np.zeros(1, np.int64), crowd=np.zeros(1, bool), areas=np.ones(1),
+                id=i,
+                file=tmp_path / name,
+                height=901,
+                width=1200,
+                boxes=np.array([[200.0, 300.0, 800.0, 700.0]]),
+                labels=np.zeros(1, np.int64),
+                crowd=np.zeros(1, bool),
+                areas=np.ones(1),
             )
-        )  # fmt: skip
+        )
     return DetectionDataset(tmp_path, "train", "coco", (Category(1, "a"),), tuple(records))
 
 
@@ -174,9 +192,7 @@ def test_an_item_is_a_function_of_seed_epoch_and_index(dataset: DetectionDataset
     plan = TRANSFORM.plan(record.size, generator)
     pixels = np.asarray(Image.open(record.file))
     image, boxes, labels, crowd = plan.apply(pixels, record.boxes, record.labels, record.crowd)
-    for got, expected in (
-        (sample.image, image), (sample.boxes, boxes), (sample.labels, labels), (sample.crowd, crowd)
-    ):  # fmt: skip
+    for got, expected in ((sample.image, image), (sample.boxes, boxes), (sample.labels, labels), (sample.crowd, crowd)):
         assert torch.equal(got, expected)
     assert (sample.image_id, sample.file) == (record.id, str(record.file))
     assert sample.original_size == (record.height, record.width)
@@ -325,8 +341,11 @@ def test_workers_end_with_a_killed_training(dataset: DetectionDataset, tmp_path:
     name, value = mark.split("=")
     training = subprocess.Popen(
         [sys.executable, tmp_path / "main.py", tmp_path / "dataset.pkl"],
-        env={**os.environ, name: value}, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
+        env={**os.environ, name: value},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
 
     def alive() -> list[int]:
         pids = []

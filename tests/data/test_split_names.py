@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mimicdet.data.split_names import disjoint_splits, name_splits, resolve_split, split_word, standard_name
-from tests.data.small_sets import error_of
+from tests.fakes.small_sets import error_of
 
 ROOT = Path("/data")
 
@@ -67,5 +67,10 @@ def test_trainval_repeats_train_and_val() -> None:
 
 def test_standard_names() -> None:
     assert [standard_name(n) for n in ("valid", "training", "test", "train2014", "trainval", "default")] == [
-        "val", "train", "test", "train2014", "trainval", None,
-    ]  # fmt: skip
+        "val",
+        "train",
+        "test",
+        "train2014",
+        "trainval",
+        None,
+    ]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mimicdet.data.splits import available_splits, find_splits, load_dataset
-from tests.data.small_sets import BCCD, coco_document, error_of, needs_bccd, write_coco, write_voc, write_yolo
+from tests.fakes.small_sets import BCCD, coco_document, error_of, needs_bccd, write_coco, write_voc, write_yolo
 
 
 def test_pooled_splits_get_new_ids_only_if_they_clash(tmp_path: Path) -> None:

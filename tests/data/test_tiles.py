@@ -117,11 +117,14 @@ def literal_merge(parts: list[tuple], windows: list[Window], height: int, width:
         for t, cut, box, score, label in everything
         if not cut
         or not any(
-            u != t and area(other) > area(box) and other_label == label and other_score >= 0.5 * score
+            u != t
+            and area(other) > area(box)
+            and other_label == label
+            and other_score >= 0.5 * score
             and inside(box, other) >= 0.7
             for u, _, other, other_score, other_label in everything
         )
-    ]  # fmt: skip
+    ]
     kept = []
     for label in {entry[2] for entry in left}:
         own = [entry for entry in left if entry[2] == label]

@@ -12,10 +12,15 @@ from mimicdet.data.transform import MIN_VISIBLE, TrainTransform, resize_for_infe
 
 def transform(**changes: Any) -> TrainTransform:
     plain: dict[str, Any] = {
-        "shorter_side": (100,), "shorter_side_sampling": "choice", "longer_side": 1000,
-        "scale_jitter": (1.0, 1.0), "horizontal_flip": 0.0, "vertical_flip": 0.0, "quarter_turn": 0.0,
+        "shorter_side": (100,),
+        "shorter_side_sampling": "choice",
+        "longer_side": 1000,
+        "scale_jitter": (1.0, 1.0),
+        "horizontal_flip": 0.0,
+        "vertical_flip": 0.0,
+        "quarter_turn": 0.0,
         "color_jitter": 0.0,
-    }  # fmt: skip
+    }
     return TrainTransform(**{**plain, **changes})
 
 
@@ -56,9 +61,14 @@ def boxes_in(draw: st.DrawFn, height: int, width: int) -> list[tuple[int, int, i
 
 
 varied = transform(
-    shorter_side=(60, 200), shorter_side_sampling="range", longer_side=220, scale_jitter=(0.5, 2.0),
-    horizontal_flip=0.5, vertical_flip=0.5, quarter_turn=0.5,
-)  # fmt: skip
+    shorter_side=(60, 200),
+    shorter_side_sampling="range",
+    longer_side=220,
+    scale_jitter=(0.5, 2.0),
+    horizontal_flip=0.5,
+    vertical_flip=0.5,
+    quarter_turn=0.5,
+)
 
 
 @settings(max_examples=150, deadline=None)

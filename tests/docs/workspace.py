@@ -15,7 +15,7 @@ from mimicdet.cli import main
 from mimicdet.config import Settings
 from mimicdet.settings_file import load_settings
 from tests.docs.pages import ROOT
-from tests.engine.toy import SIDE, toy_data
+from tests.fakes.toy import SIDE, toy_data
 
 SIZE = {
     "--train.epochs": "1",

@@ -21,15 +21,15 @@ from mimicdet.engine.checkpoint import (
     LAST,
     MAY_CHANGE,
     PREVIOUS,
-    fingerprint,
     load_checkpoint,
     newest_checkpoint,
     require_same_run,
     save_checkpoint,
+    training_data_identity,
 )
 from mimicdet.errors import UserError
 from mimicdet.settings_file import FIELDS
-from tests.engine.toy import toy_data, toy_settings
+from tests.fakes.toy import toy_data, toy_settings
 
 
 def state(step: int, size: int = 1000) -> dict[str, Any]:
@@ -170,7 +170,7 @@ def changed(settings: Settings, name: str, value: Any) -> Settings:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return fingerprint(toy_data(tmp_path_factory.mktemp("data")))
+    return training_data_identity(toy_data(tmp_path_factory.mktemp("data")))
 
 
 def require(
@@ -220,7 +220,7 @@ def test_settings_of_another_version(data: dict[str, Any]) -> None:
 
 def test_the_training_set_must_be_the_same(tmp_path: Path, data: dict[str, Any]) -> None:
     settings, dataset = toy_settings(), toy_data(tmp_path)
-    require(settings, settings, data, data_now=fingerprint(dataset))
+    require(settings, settings, data, data_now=training_data_identity(dataset))
 
     fewer = replace(dataset, images=dataset.images[1:])
     renamed = replace(dataset, categories=(dataset.categories[0], replace(dataset.categories[1], name="blue")))
@@ -236,7 +236,7 @@ def test_the_training_set_must_be_the_same(tmp_path: Path, data: dict[str, Any])
         (relabelled, "objects have changed"),
     ]:
         with pytest.raises(UserError, match=told):
-            require(settings, settings, data, data_now=fingerprint(other))
+            require(settings, settings, data, data_now=training_data_identity(other))
 
 
 def test_the_fingerprint_is_plain(data: dict[str, Any]) -> None:

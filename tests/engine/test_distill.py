@@ -23,7 +23,7 @@ from mimicdet.tasks.detect import FasterRcnnTask
 from mimicdet.tasks.distill import DistillTask
 from mimicdet.weights.folder import save_model
 from tests.engine.test_resume import assert_identical, checkpoint
-from tests.engine.toy import SIDE, toy_data, toy_settings
+from tests.fakes.toy import SIDE, toy_data, toy_settings
 
 
 def student(family: str = "gfl", **changes: Any) -> Settings:

@@ -12,8 +12,8 @@ from mimicdet.data.splits import load_dataset
 from mimicdet.engine.run_folder import read_metrics
 from mimicdet.engine.train import train
 from mimicdet.inference.coco_metrics import METRIC_NAMES, coco_metrics
-from tests.data.small_sets import BCCD, needs_bccd
-from tests.engine.toy import toy_settings
+from tests.fakes.small_sets import BCCD, needs_bccd
+from tests.fakes.toy import toy_settings
 
 SIDE = 128
 NAMES = [*METRIC_NAMES, "per_class_AP", "per_class_AP50", "images", "objects", "detections"]

@@ -15,19 +15,19 @@ import torch
 
 from mimicdet.engine.run_folder import read_metrics
 from mimicdet.engine.stop import TrainingStopped
-from tests.engine.toy import toy_data
-from tests.engine.train_toy import EMPTY, train_toy
+from tests.fakes.toy import toy_data
+from tests.fakes.train_toy import EMPTY, train_toy
 
 ROOT = Path(__file__).parents[2]
 TIMES = {"seconds", "seconds_per_step", "data_wait"}
 
 
 def start_toy(*arguments: str | Path, processes: int = 0) -> subprocess.Popen[str]:
-    """``python -m tests.engine.train_toy``, alone or by torchrun with ``processes``."""
+    """``python -m tests.fakes.train_toy``, alone or by torchrun with ``processes``."""
     toy_data(Path(arguments[0]).parent / "images", empty=EMPTY)  # here, before several processes want to write it
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     return subprocess.Popen(
-        [sys.executable, *(torchrun if processes else []), "-m", "tests.engine.train_toy", *map(str, arguments)],
+        [sys.executable, *(torchrun if processes else []), "-m", "tests.fakes.train_toy", *map(str, arguments)],
         cwd=ROOT,
         # As many threads as the runs of this process that it is compared with: their number changes the sums' last bits
         env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},

@@ -33,7 +33,7 @@ from mimicdet.settings_file import load_settings
 from mimicdet.tasks.mimic import MimicTask
 from mimicdet.tasks.task import WholeStep
 from mimicdet.weights.folder import read_description
-from tests.engine.toy import toy_data, toy_settings
+from tests.fakes.toy import toy_data, toy_settings
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,15 @@ from mimicdet.config import InferenceSettings, MimicDetSettings
 from mimicdet.data.dataset import Category
 
 SETTINGS = MimicDetSettings.Model(
-    backbone="resnet10t", weights="random", pyramid_channels=16, pyramid_norm="layer", head_channels=16,
-    head_features=32, head_init="he", offsets="box_grid+learned",
-)  # fmt: skip
+    backbone="resnet10t",
+    weights="random",
+    pyramid_channels=16,
+    pyramid_norm="layer",
+    head_channels=16,
+    head_features=32,
+    head_init="he",
+    offsets="box_grid+learned",
+)
 INFERENCE = InferenceSettings(
     shorter_side=200, longer_side=320, score_threshold=0.3, nms_iou=0.5, max_detections=40, positions=300
 )

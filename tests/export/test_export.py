@@ -27,7 +27,7 @@ from mimicdet.export.export import compare, export_detector
 from mimicdet.export.exported_file import load
 from mimicdet.export.network import RawNetwork
 from mimicdet.export.write import PACKAGES
-from tests.fake_detector import make_dataset
+from tests.fakes.detector import make_dataset
 
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 ALL_OF_THEM = pytest.mark.slow
@@ -104,9 +104,11 @@ def test_the_command_prints_the_differences_and_says_what_it_wrote(exported: Fil
     lines = exported.printed["torch", "raw"].splitlines()
     rows = [line.split() for line in lines if line.startswith(tuple("123"))]
     assert [row[:5] for row in rows] == [
-        ["1", "x", "320", "x", "448"], ["2", "x", "256", "x", "352"], ["1", "x", "608", "x", "416"],
+        ["1", "x", "320", "x", "448"],
+        ["2", "x", "256", "x", "352"],
+        ["1", "x", "608", "x", "416"],
         ["3", "x", "96", "x", "160"],
-    ]  # fmt: skip
+    ]
     for row in rows:
         assert int(row[5]) > 3
         assert float(row[7]) <= 0.01
@@ -151,18 +153,30 @@ def test_a_file_that_differs_is_not_written(
     monkeypatch.setattr("mimicdet.export.export.write_torch", write_again)
     with pytest.raises(UserError, match=r"model.pt2 is not written: on 1 image\(s\) of 320 x 448 pixels"):
         export_detector(
-            loaded.model, file, format="torch", outputs="raw", inference=loaded.inference.model_dump(mode="json"),
-            categories=loaded.categories, photographs=[read_image(photographs[0])],
-        )  # fmt: skip
+            loaded.model,
+            file,
+            format="torch",
+            outputs="raw",
+            inference=loaded.inference.model_dump(mode="json"),
+            categories=loaded.categories,
+            photographs=[read_image(photographs[0])],
+        )
     assert [path.name for path in tmp_path.iterdir()] == ["model.pt2"]
     assert file.read_text() == "earlier"
 
 
 @pytest.mark.parametrize(
     ("box", "score", "rows", "equal"),
-    [(0, 0, 0, True), (0.009, 0, 0, True), (0.011, 0, 0, False), (0, 9e-5, 0, True), (0, 1.1e-4, 0, False),
-     (0, 0, 3, False), (5, 0, 0, False)],
-)  # fmt: skip
+    [
+        (0, 0, 0, True),
+        (0.009, 0, 0, True),
+        (0.011, 0, 0, False),
+        (0, 9e-5, 0, True),
+        (0, 1.1e-4, 0, False),
+        (0, 0, 3, False),
+        (5, 0, 0, False),
+    ],
+)
 def test_what_counts_as_equal(
     model_folder: Path, photographs: list[Path], box: float, score: float, rows: int, equal: bool
 ) -> None:
@@ -222,12 +236,14 @@ def test_broken_files_are_explained(exported: Files, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [("--format onnx --out x.xml", "x.xml: the name of a file in onnx form must end with .onnx"),
-     ("--format onnx --out nowhere/x.onnx", "nowhere: there is no such folder"),
-     ("--format torch --precision fp16", "--precision fp16 needs --format onnx, not torch"),
-     ("--format onnx --precision int8", "--precision int8 needs --data"),
-     ("--format tflite", "--format")],
-)  # fmt: skip
+    [
+        ("--format onnx --out x.xml", "x.xml: the name of a file in onnx form must end with .onnx"),
+        ("--format onnx --out nowhere/x.onnx", "nowhere: there is no such folder"),
+        ("--format torch --precision fp16", "--precision fp16 needs --format onnx, not torch"),
+        ("--format onnx --precision int8", "--precision int8 needs --data"),
+        ("--format tflite", "--format"),
+    ],
+)
 def test_what_cannot_be_exported_is_refused(
     model_folder: Path, words: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -237,16 +253,22 @@ def test_what_cannot_be_exported_is_refused(
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [("--data nosuch --precision fp16", "nosuch"),
-     ("--data half --precision fp16", "there is no split 'val'"),
-     ("--data cats", "the model does not know the class 'horse'"),
-     ("--out folder.onnx", "folder.onnx is a folder; name a file to write"),
-     ("--out locked/x.onnx", "x.onnx cannot be written (locked: Permission denied); choose another folder")],
-)  # fmt: skip
+    [
+        ("--data nosuch --precision fp16", "nosuch"),
+        ("--data half --precision fp16", "there is no split 'val'"),
+        ("--data cats", "the model does not know the class 'horse'"),
+        ("--out folder.onnx", "folder.onnx is a folder; name a file to write"),
+        ("--out locked/x.onnx", "x.onnx cannot be written (locked: Permission denied); choose another folder"),
+    ],
+)
 def test_all_that_is_wrong_is_said_before_the_work(
-    model_folder: Path, words: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    model_folder: Path,
+    words: str,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.setattr("mimicdet.api.export_detector", lambda *_, **__: pytest.fail("it was exported"))
     monkeypatch.chdir(tmp_path)
     for name in ("folder.onnx", "locked"):

@@ -30,9 +30,13 @@ def save_model(family: str, folder: Path) -> Path:
     """Random weights that find things: scores lie around 0.5."""
     torch.manual_seed(0)
     settings = SETTINGS_OF[family].Model(
-        family=family, backbone="resnet10t", weights="random", pyramid_channels=16, pyramid_norm="layer",
+        family=family,
+        backbone="resnet10t",
+        weights="random",
+        pyramid_channels=16,
+        pyramid_norm="layer",
         head_groups=0 if family == "retinanet" else 4,
-    )  # type: ignore[arg-type]  # fmt: skip
+    )  # type: ignore[arg-type]
     model = build_model(settings, num_classes=3)
     assert isinstance(model, OneStage)
     for name, parameter in model.head.named_parameters():

@@ -20,9 +20,13 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a description, something that is no model, and photographs of which one is good."""
     monkeypatch.chdir(tmp_path)
     about = ExportDescription(
-        format="onnx", outputs="detections", precision="float32", divisor=32,
-        inference=INFERENCE.model_dump(mode="json"), categories=(Category(7, "cat"),),
-    )  # fmt: skip
+        format="onnx",
+        outputs="detections",
+        precision="float32",
+        divisor=32,
+        inference=INFERENCE.model_dump(mode="json"),
+        categories=(Category(7, "cat"),),
+    )
     Path("model.onnx.json").write_text(json.dumps(about.to_json()))
     Path("model.onnx").write_bytes(b"no model")
     Image.new("RGB", (90, 60)).save("good.jpg", quality=95)

@@ -22,7 +22,7 @@ from mimicdet.inference.coco_metrics import Metrics
 from mimicdet.inference.dataset import FunctionRunner, detect_dataset, evaluate_runner, evaluation_mode
 from mimicdet.inference.decode import Detections
 from mimicdet.inference.fold import FoldedModel
-from tests.fake_detector import FakeDetector, make_dataset
+from tests.fakes.detector import FakeDetector, make_dataset
 
 SIZE = {"shorter_side": 75, "longer_side": 133}
 

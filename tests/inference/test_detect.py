@@ -5,7 +5,7 @@ import torch
 
 from mimicdet.config import InferenceSettings
 from mimicdet.inference.detect import detect, sizes_or_none
-from tests.tiny import tiny_detector
+from tests.fakes.tiny import tiny_detector
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from mimicdet.data.dataset import Category
 from mimicdet.models.detector import DetectionModel
 from mimicdet.predict.detector import Detection
 from mimicdet.tasks import build_task
-from tests.engine.toy import SIDE, toy_settings
+from tests.fakes.toy import SIDE, toy_settings
 
 SETTINGS = toy_settings()
 CATEGORIES = (Category(1, "red"), Category(5, "green"))

@@ -19,7 +19,7 @@ from mimicdet.errors import UserError
 from mimicdet.lab import demo as demo_run
 from mimicdet.lab.demo import IMAGES, Demo, unpack_trees
 from mimicdet.settings_file import dump_settings, load_settings
-from tests.engine.toy import toy_settings
+from tests.fakes.toy import toy_settings
 
 
 def write_wheel(file: Path) -> Path:

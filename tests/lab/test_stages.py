@@ -5,7 +5,7 @@ import torch
 from mimicdet.config import InferenceSettings
 from mimicdet.inference.decode import decode
 from mimicdet.lab.bench import STAGES, stages
-from tests.tiny import tiny_detector
+from tests.fakes.tiny import tiny_detector
 
 
 @torch.inference_mode()

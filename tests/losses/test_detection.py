@@ -55,8 +55,12 @@ def test_boxes_literal(std: tuple[float, float, float, float]):
         deltas[positive].tolist(), targets[positive].tolist(), boxes[positive].tolist(), strict=True
     ):
         w, h, tw, th = box[2] - box[0], box[3] - box[1], target[2] - target[0], target[3] - target[1]
-        wanted = [(target[0] + tw / 2 - box[0] - w / 2) / w, (target[1] + th / 2 - box[1] - h / 2) / h,
-                  math.log(tw / w), math.log(th / h)]  # fmt: skip
+        wanted = [
+            (target[0] + tw / 2 - box[0] - w / 2) / w,
+            (target[1] + th / 2 - box[1] - h / 2) / h,
+            math.log(tw / w),
+            math.log(th / h),
+        ]
         expected += sum(abs(d - t / s) for d, t, s in zip(delta, wanted, std, strict=True))
     assert loss.item() == pytest.approx(expected, rel=1e-12)
     (gradient,) = torch.autograd.grad(loss, deltas)
@@ -76,8 +80,12 @@ def test_right_deltas_cost_nothing():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_targets_of_negatives_touch_neither_value_nor_gradient(target: float, box: str, dtype: torch.dtype):
     """Placeholders are zero boxes, and refined boxes may have lost their area: encoding those gives infinities."""
-    kinds = {"usual": [1.0, 1.0, 9.0, 9.0], "no area": [3.0, 3.0, 3.0, 3.0], "huge": [-1e30, -1e30, 1e30, 1e30],
-             "tiny": [0.0, 0.0, 1e-38, 1e-38]}  # fmt: skip
+    kinds = {
+        "usual": [1.0, 1.0, 9.0, 9.0],
+        "no area": [3.0, 3.0, 3.0, 3.0],
+        "huge": [-1e30, -1e30, 1e30, 1e30],
+        "tiny": [0.0, 0.0, 1e-38, 1e-38],
+    }
     boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], kinds[box]], dtype=dtype)
     targets = torch.tensor([[0.0, 0.0, 10.0, 10.0], [target] * 4], dtype=dtype)
     deltas = torch.full((2, 4), 0.5, dtype=dtype, requires_grad=True)

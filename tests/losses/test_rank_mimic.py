@@ -36,9 +36,11 @@ def test_divergences(count: int, groups: int, temperature: float, seed: int) -> 
     teacher, student, group = draw(count, groups, seed)
     found = rank_divergences(teacher, student, group, groups, temperature=temperature)
     torch.testing.assert_close(
-        found, torch.tensor(literal(teacher, student, group, groups, temperature), dtype=torch.float64),
-        atol=1e-10, rtol=1e-10,
-    )  # fmt: skip
+        found,
+        torch.tensor(literal(teacher, student, group, groups, temperature), dtype=torch.float64),
+        atol=1e-10,
+        rtol=1e-10,
+    )
     assert (found >= -1e-12).all()
 
 

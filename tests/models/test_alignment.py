@@ -85,9 +85,7 @@ def read_everywhere(layer: AlignedConv, feature: Tensor, offsets: Tensor | None)
         points = points + offsets.flatten(2).transpose(1, 2).reshape(-1, k * k, 2)
     n = len(points)
     start = torch.arange(b).repeat_interleave(h * w) * h * w
-    taps = sample_bilinear(
-        table, points, start=start, height=torch.full((n,), h), width=torch.full((n,), w)
-    )  # fmt: skip
+    taps = sample_bilinear(table, points, start=start, height=torch.full((n,), h), width=torch.full((n,), w))
     return layer.at(taps).reshape(b, h * w, -1).transpose(1, 2).reshape(b, -1, h, w)
 
 

@@ -13,7 +13,7 @@ from mimicdet.errors import UserError
 from mimicdet.models import backbone as backbone_module
 from mimicdet.models.backbone import Backbone, build_backbone
 from mimicdet.tasks import build_task
-from tests.tiny import gradients, sample
+from tests.fakes.tiny import gradients, sample
 
 FAMILIES = {
     "resnet18": (0, 1, 2, 3, 5),
@@ -232,13 +232,20 @@ def test_one_training_step_changes_the_unfrozen_parameters_only(name: str) -> No
     settings = settings_from(
         {
             "model": {
-                "backbone": name, "weights": "random", "pyramid_channels": 8, "head_channels": 8, "head_features": 12,
-                "kernel_size": 3, "finest_kernel_size": 1, "frozen_stages": 2, "freeze_batch_norm": True,
+                "backbone": name,
+                "weights": "random",
+                "pyramid_channels": 8,
+                "head_channels": 8,
+                "head_features": 12,
+                "kernel_size": 3,
+                "finest_kernel_size": 1,
+                "frozen_stages": 2,
+                "freeze_batch_norm": True,
             },
             "teacher": {"conv_channels": 8},
             "assign": {"proposals": 60, "t_samples": 16, "s_class_samples": 16},
         }
-    )  # fmt: skip
+    )
     torch.manual_seed(0)
     task = build_task(settings, class_names=["a", "b", "c"])
     for key, buffer in task.detector.trunk.backbone.named_buffers():

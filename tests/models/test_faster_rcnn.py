@@ -22,9 +22,14 @@ def make(seed: int = 0) -> FasterRcnn:
     """Weights that propose, classify and move."""
     torch.manual_seed(seed)
     settings = FasterRcnnSettings.Model(
-        backbone="test_resnet", weights="random", pyramid_channels=16, head_features=32,
-        levels=(2, 3, 4, 5, 6), pyramid_top="p5", frozen_stages=0,
-    )  # fmt: skip
+        backbone="test_resnet",
+        weights="random",
+        pyramid_channels=16,
+        head_features=32,
+        levels=(2, 3, 4, 5, 6),
+        pyramid_top="p5",
+        frozen_stages=0,
+    )
     model = build_model(settings, CLASSES)
     assert isinstance(model, FasterRcnn)
     for layer in (*model.rpn.head.modules(), model.roi_heads.box_predictor.cls_score):
@@ -52,11 +57,19 @@ def torchvisions(model: FasterRcnn) -> FasterRCNN:
 
     anchors = AnchorGenerator(((32,), (64,), (128,), (256,), (512,)), ((0.5, 1.0, 2.0),) * 5)
     other = FasterRCNN(
-        Features(model), num_classes=None, min_size=HEIGHT, max_size=WIDTH, image_mean=[0, 0, 0], image_std=[1, 1, 1],
-        rpn_anchor_generator=anchors, box_roi_pool=MultiScaleRoIAlign(["p2", "p3", "p4", "p5"], 7, 2),
-        box_head=model.roi_heads.box_head, box_predictor=model.roi_heads.box_predictor, box_score_thresh=0.3,
+        Features(model),
+        num_classes=None,
+        min_size=HEIGHT,
+        max_size=WIDTH,
+        image_mean=[0, 0, 0],
+        image_std=[1, 1, 1],
+        rpn_anchor_generator=anchors,
+        box_roi_pool=MultiScaleRoIAlign(["p2", "p3", "p4", "p5"], 7, 2),
+        box_head=model.roi_heads.box_head,
+        box_predictor=model.roi_heads.box_predictor,
+        box_score_thresh=0.3,
         rpn_head=model.rpn.head,
-    )  # fmt: skip
+    )
     return other.eval()
 
 
@@ -91,9 +104,11 @@ def test_it_loses_what_torchvisions_loses() -> None:
     torch.manual_seed(7)
     found = model.losses(images, torch.tensor([[HEIGHT, WIDTH]] * 2), targets)
     names = {
-        "proposal_objectness": "loss_objectness", "proposal_boxes": "loss_rpn_box_reg",
-        "classification": "loss_classifier", "boxes": "loss_box_reg",
-    }  # fmt: skip
+        "proposal_objectness": "loss_objectness",
+        "proposal_boxes": "loss_rpn_box_reg",
+        "classification": "loss_classifier",
+        "boxes": "loss_box_reg",
+    }
     for name, own in names.items():
         torch.testing.assert_close(found[name], expected[own])
     torch.stack(list(found.values())).sum().backward()

@@ -10,7 +10,7 @@ from mimicdet.data.batch import Batch, collate
 from mimicdet.inference.decode import Detections, decode
 from mimicdet.models.mimicdet import MimicDet
 from mimicdet.ops.boxes import decode_deltas
-from tests.tiny import SIZES, enliven, on_canvas, samples, tiny_batch, tiny_detector
+from tests.fakes.tiny import SIZES, enliven, on_canvas, samples, tiny_batch, tiny_detector
 
 INFERENCE = InferenceSettings(score_threshold=0.05, nms_iou=0.6, max_detections=50)
 
@@ -159,10 +159,16 @@ def test_a_batch_is_its_images_one_by_one_with_a_real_backbone_on_the_same_canva
     assert not torch.equal(found[0].scores[:5], found[1].scores[:5])
     for i in range(3):
         one = Batch(
-            images=batch.images[i : i + 1], sizes=batch.sizes[i : i + 1], boxes=batch.boxes[i : i + 1],
-            labels=batch.labels[i : i + 1], crowd=batch.crowd[i : i + 1], seeds=batch.seeds[i : i + 1],
-            image_ids=(0,), files=("",), original_sizes=((0, 0),),
-        )  # fmt: skip
+            images=batch.images[i : i + 1],
+            sizes=batch.sizes[i : i + 1],
+            boxes=batch.boxes[i : i + 1],
+            labels=batch.labels[i : i + 1],
+            crowd=batch.crowd[i : i + 1],
+            seeds=batch.seeds[i : i + 1],
+            image_ids=(0,),
+            files=("",),
+            original_sizes=((0, 0),),
+        )
         same(detections(detector, one), found[i : i + 1], tolerance=1e-6)
 
 

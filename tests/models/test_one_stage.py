@@ -20,7 +20,7 @@ from mimicdet.families.retinanet import from_deltas
 from mimicdet.inference.decode import decode
 from mimicdet.models.anchors import Anchors
 from mimicdet.models.one_stage import OneStage, first_part, second_part
-from tests.tiny import enliven
+from tests.fakes.tiny import enliven
 
 FAMILIES = ("retinanet", "fcos", "atss", "gfl")
 SIZES = torch.tensor([[128, 160], [100, 90]])
@@ -28,9 +28,14 @@ SIZES = torch.tensor([[128, 160], [100, 90]])
 
 def tiny(family: str, *, channels: int = 16, classes: int = 3, **changes: Any) -> OneStage:
     settings = SETTINGS_OF[family].Model(
-        family=family, backbone="test_resnet", weights="random", pyramid_channels=channels, frozen_stages=0,
-        head_groups=0 if family == "retinanet" else 4, **changes,
-    )  # fmt: skip
+        family=family,
+        backbone="test_resnet",
+        weights="random",
+        pyramid_channels=channels,
+        frozen_stages=0,
+        head_groups=0 if family == "retinanet" else 4,
+        **changes,
+    )
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = build_model(settings, classes).eval()
@@ -204,8 +209,10 @@ def test_box_decoders() -> None:
     outputs = torch.tensor([[0.5, 1.0, 1.5, 2.0]])
     coder = BoxLinearCoder(normalize_by_size=True)
     torch.testing.assert_close(from_distances(outputs, anchors, stride), coder.decode(outputs, anchors))
-    torch.testing.assert_close(from_scaled_deltas(outputs, anchors, stride),
-                               from_deltas(outputs * torch.tensor([0.1, 0.1, 0.2, 0.2]), anchors, stride))  # fmt: skip
+    torch.testing.assert_close(
+        from_scaled_deltas(outputs, anchors, stride),
+        from_deltas(outputs * torch.tensor([0.1, 0.1, 0.2, 0.2]), anchors, stride),
+    )
     logits = torch.full((1, 4, 17), -1e4)
     for side, (low, share) in enumerate(((1, 0.5), (2, 0.25), (0, 1.0), (15, 0.0))):
         logits[0, side, low], logits[0, side, low + 1] = (

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from mimicdet.models.pyramid import FinerLevel, Norm, Pyramid, he_init, level_mask, mask_padding
-from tests.tiny import enliven
+from tests.fakes.tiny import enliven
 
 IN_CHANNELS = {2: 5, 3: 3, 4: 4, 5: 6}
 
@@ -59,8 +59,12 @@ def test_levels_are_what_section_3_1_says() -> None:
     for found, wanted in zip(out.levels, expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
     assert [tuple(level.shape) for level in out.levels] == [
-        (2, 4, 8, 16), (2, 4, 4, 8), (2, 4, 2, 4), (2, 4, 1, 2), (2, 4, 1, 1)
-    ]  # fmt: skip
+        (2, 4, 8, 16),
+        (2, 4, 4, 8),
+        (2, 4, 2, 4),
+        (2, 4, 1, 2),
+        (2, 4, 1, 1),
+    ]
 
     finer = make_finer()
     p2 = conv(conv(c[2], finer.lateral) + twice(top3), finer.output, padding=1)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from mimicdet.models.anchors import square_anchors
 from mimicdet.models.mimicdet import Refinement
-from tests.tiny import enliven
+from tests.fakes.tiny import enliven
 
 
 def test_outputs_are_one_3x3_and_two_1x1_convolutions_in_the_order_of_places() -> None:

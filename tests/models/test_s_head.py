@@ -14,7 +14,7 @@ from mimicdet.models.anchors import square_anchors
 from mimicdet.models.detector import Places
 from mimicdet.models.s_head import HeadOutput, SHead
 from mimicdet.ops.boxes import decode_deltas
-from tests.tiny import enliven
+from tests.fakes.tiny import enliven
 
 SHAPES = ((5, 7), (3, 4), (2, 2), (1, 1))
 """Rows and columns of the levels: odd sizes, and one where every tap but the centre is outside."""

@@ -19,8 +19,8 @@ from mimicdet.data.dataset import Category, DetectionDataset
 from mimicdet.errors import UserError
 from mimicdet.models.detector import DetectionModel, Predictions
 from mimicdet.predict.detector import Detection
-from tests.fake_detector import CATEGORIES, FakeDetector, make_dataset
-from tests.tiny import tiny_trunk
+from tests.fakes.detector import CATEGORIES, FakeDetector, make_dataset
+from tests.fakes.tiny import tiny_trunk
 
 SMALL = MimicDetSettings.Model(
     backbone="resnet18", weights="random", pyramid_channels=16, head_channels=16, head_features=32

@@ -19,7 +19,7 @@ from mimicdet.inference.coco_metrics import coco_metrics
 from mimicdet.inference.dataset import detect_dataset, evaluate_runner, evaluation_mode
 from mimicdet.inference.fold import FoldedModel
 from mimicdet.predict import Detector, PredictSummary, find_images, predict_files
-from tests.fake_detector import CATEGORIES, FakeDetector, make_dataset
+from tests.fakes.detector import CATEGORIES, FakeDetector, make_dataset
 
 
 @pytest.fixture

@@ -15,13 +15,26 @@ from mimicdet.report import curves
 from mimicdet.report.curves import _panels, _running_mean, _style, draw_curves
 
 TRAIN = {
-    "kind": "train", "step": 20, "epoch": 0.5, "lr": 0.01, "loss": 3.0, "s_boxes": 1.0, "mimic_boxes": 0.4,
-    "diag/recall_50": 0.7, "diag/cosine_box": -0.1, "diag/anchor_positives_p3": 12.0, "diag/proposals": 900.0,
-    "diag/offset_length": 1.2, "diag/offset_length_p3": 1.1, "diag/learned_offset_p3": 0.2, "diag/something_new": 5.0,
+    "kind": "train",
+    "step": 20,
+    "epoch": 0.5,
+    "lr": 0.01,
+    "loss": 3.0,
+    "s_boxes": 1.0,
+    "mimic_boxes": 0.4,
+    "diag/recall_50": 0.7,
+    "diag/cosine_box": -0.1,
+    "diag/anchor_positives_p3": 12.0,
+    "diag/proposals": 900.0,
+    "diag/offset_length": 1.2,
+    "diag/offset_length_p3": 1.1,
+    "diag/learned_offset_p3": 0.2,
+    "diag/something_new": 5.0,
     "grad_norm": 4.0,
     "grad_norm/backbone": 2.0,
-    "seconds": 3.0, "skipped_steps": 0,
-}  # fmt: skip
+    "seconds": 3.0,
+    "skipped_steps": 0,
+}
 EVAL = {"kind": "eval", "step": 40, "epoch": 1.0, "AP": 0.2, "AP50": 0.5, "APs": -1, "teacher/AP": 0.3}
 
 
@@ -34,8 +47,11 @@ def test_every_number_but_the_bookkeeping_has_its_place():
     drawn = [name for panel in _panels([TRAIN, EVAL]) for name in panel.names]
     assert len(drawn) == len(set(drawn))
     assert set(drawn) == set(TRAIN) - {"kind", "step", "epoch", "seconds", "skipped_steps"} | set(EVAL) - {
-        "kind", "step", "epoch", "APs"
-    }  # fmt: skip
+        "kind",
+        "step",
+        "epoch",
+        "APs",
+    }
     (own,) = (panel for panel in _panels([TRAIN, EVAL]) if "diag/offset_length_p3" in panel.names)
     assert own.names == ("diag/offset_length_p3",), "not among the shares, which end at 1"
     (accuracy,) = (panel for panel in _panels([TRAIN, EVAL]) if "teacher/AP" in panel.names)
@@ -95,8 +111,10 @@ def test_curves_hold_the_records_values(tmp_path: Path, monkeypatch: pytest.Monk
 def test_running_mean_equals_the_literal_one():
     y = np.random.default_rng(0).normal(size=50)
     y[[3, 4, 5, 6, 7, 8, 30]] = np.nan
-    literal = [np.nanmean(y[max(0, i - 2) : i + 3]) if np.isfinite(y[max(0, i - 2) : i + 3]).any() else np.nan
-               for i in range(50)]  # fmt: skip
+    literal = [
+        np.nanmean(y[max(0, i - 2) : i + 3]) if np.isfinite(y[max(0, i - 2) : i + 3]).any() else np.nan
+        for i in range(50)
+    ]
     np.testing.assert_allclose(_running_mean(y, 5), literal)
 
 

@@ -45,9 +45,14 @@ def test_small_images_are_enlarged_and_their_boxes_with_them():
 
 def test_truth_is_dashed_white_and_colour():
     picture = draw_boxes(
-        GREY, np.zeros((0, 4)), np.zeros(0), class_names=NAMES,
-        truth_boxes=np.array([[200, 300, 500, 600]]), truth_labels=np.array([1]), legend=False,
-    )  # fmt: skip
+        GREY,
+        np.zeros((0, 4)),
+        np.zeros(0),
+        class_names=NAMES,
+        truth_boxes=np.array([[200, 300, 500, 600]]),
+        truth_labels=np.array([1]),
+        legend=False,
+    )
     edge = pixels(picture)[300, 205:495]
     assert 0.3 < (edge == 255).all(-1).mean() < 0.7
     assert 0.3 < (edge == class_color(1)).all(-1).mean() < 0.7
@@ -127,8 +132,10 @@ def test_occupied_equals_comparing_with_every_rectangle(taken: list[tuple], new:
 
 
 def test_contact_sheet_fits_every_picture_into_its_cell():
-    pictures = [Image.new("RGB", size, color) for size, color in
-                [((100, 50), (255, 0, 0)), ((50, 100), (0, 255, 0)), ((640, 640), (0, 0, 255))]]  # fmt: skip
+    pictures = [
+        Image.new("RGB", size, color)
+        for size, color in [((100, 50), (255, 0, 0)), ((50, 100), (0, 255, 0)), ((640, 640), (0, 0, 255))]
+    ]
     sheet = contact_sheet(pictures, titles=["one", "two", "x" * 500], cell=200)
     assert sheet.width == 16 + 2 * (200 + 16)
     found = pixels(sheet)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from mimicdet.data.dataset import fingerprint
 from mimicdet.data.splits import load_dataset
-from tests.data.small_sets import SHARED
+from tests.fakes.small_sets import SHARED
 
 SCRIPT = Path(__file__).parents[2] / "studies/shrink_aquarium.py"
 COPY = SHARED / "data/aquarium_512"

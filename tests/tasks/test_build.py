@@ -10,7 +10,7 @@ from mimicdet.config import LossSettings, settings_from
 from mimicdet.tasks import build_task
 from mimicdet.tasks.detect import DetectTask
 from mimicdet.tasks.mimic import MimicTask
-from tests.tiny import tiny_batch, tiny_settings
+from tests.fakes.tiny import tiny_batch, tiny_settings
 
 
 def build(**sections: Any) -> Any:

@@ -9,8 +9,8 @@ from mimicdet.config import LossSettings
 from mimicdet.data.batch import collate
 from mimicdet.tasks.detect import DetectTask
 from mimicdet.tasks.student import prepare, student_sums, total
+from tests.fakes.tiny import gradients, sample, samples, tiny_batch, tiny_settings, tiny_task
 from tests.tasks.literal import literal_loss
-from tests.tiny import gradients, sample, samples, tiny_batch, tiny_settings, tiny_task
 
 PARTS = ("refinement_objectness", "refinement_boxes", "s_classification", "s_boxes")
 

@@ -11,7 +11,7 @@ from mimicdet.models.alignment import box_grid_offsets
 from mimicdet.models.mimicdet import MimicDet
 from mimicdet.tasks.diagnostics import mimic_diagnostics, student_diagnostics
 from mimicdet.tasks.student import prepare, student_sums
-from tests.tiny import sample, samples, tiny_batch, tiny_detector, tiny_settings, tiny_task
+from tests.fakes.tiny import sample, samples, tiny_batch, tiny_detector, tiny_settings, tiny_task
 
 ASSIGN = tiny_settings().assign
 

@@ -24,7 +24,7 @@ from mimicdet.tasks.mimic import MimicTask
 from mimicdet.tasks.roi_lesson import _chosen
 from mimicdet.teachers.roi import RoiTeacher
 from mimicdet.weights.folder import save_model
-from tests.tiny import SIZES, enliven, tiny_batch, tiny_settings
+from tests.fakes.tiny import SIZES, enliven, tiny_batch, tiny_settings
 
 FAMILIES = ("mimicdet", "retinanet", "fcos", "atss", "gfl")
 NAMES = ("a", "b", "c")
@@ -33,13 +33,18 @@ OFF = dict.fromkeys(LOSSES, 0.0)
 
 def model_settings(family: str, *, channels: int = 16, **changes: Any) -> TrunkSettings:
     own: dict[str, Any] = (
-        {"head_channels": 8, "head_features": 12} if family == "mimicdet"
+        {"head_channels": 8, "head_features": 12}
+        if family == "mimicdet"
         else {"head_groups": 0 if family == "retinanet" else 4}
-    )  # fmt: skip
+    )
     return SETTINGS_OF[family].Model(
-        family=family, backbone="test_resnet", weights="random", pyramid_channels=channels, frozen_stages=0,
+        family=family,
+        backbone="test_resnet",
+        weights="random",
+        pyramid_channels=channels,
+        frozen_stages=0,
         **(own | changes),
-    )  # fmt: skip
+    )
 
 
 def save_teacher(
@@ -51,17 +56,24 @@ def save_teacher(
         model = build_model(settings, len(names))
         enliven(model.s_head if family == "mimicdet" else model.head)  # type: ignore[union-attr,arg-type]
     save_model(
-        folder, model, model_settings=settings.model_dump(mode="json"),
+        folder,
+        model,
+        model_settings=settings.model_dump(mode="json"),
         inference=InferenceSettings().model_dump(mode="json"),
         categories=[Category(i + 1, name) for i, name in enumerate(names)],
-    )  # fmt: skip
+    )
     return str(folder)
 
 
 def make(
-    teachers: list[str], family: str = "gfl", *, names: tuple[str, ...] = NAMES, seed: int = 0,
-    model: dict[str, Any] | None = None, **distill: Any,
-) -> DistillTask:  # fmt: skip
+    teachers: list[str],
+    family: str = "gfl",
+    *,
+    names: tuple[str, ...] = NAMES,
+    seed: int = 0,
+    model: dict[str, Any] | None = None,
+    **distill: Any,
+) -> DistillTask:
     settings = settings_from(
         {
             "task": "distill",
@@ -124,8 +136,13 @@ def test_rank_is_the_literal_one(tmp_path: Path, family: str, which: str) -> Non
 @torch.no_grad()
 def test_mimicdet_ranks_the_positions_whose_boxes_overlap_an_object(tmp_path: Path, whose: str) -> None:
     """Not those of the refinement module, of which most objects have one."""
-    task = make([save_teacher(tmp_path, "mimicdet")], "mimicdet", **OFF | {"rank": 1.0}, assignment=whose,
-                rank_which="classification")  # fmt: skip
+    task = make(
+        [save_teacher(tmp_path, "mimicdet")],
+        "mimicdet",
+        **OFF | {"rank": 1.0},
+        assignment=whose,
+        rank_which="classification",
+    )
     batch = tiny_batch()
     maps = task.student.step(batch).maps(), task.teachers[0].network.dense_maps(batch.images, batch.sizes)
     refined = task.detector.refine(batch.images, batch.sizes)
@@ -147,8 +164,10 @@ def test_mimicdet_ranks_the_positions_whose_boxes_overlap_an_object(tmp_path: Pa
         for k, positions in groups.items():
             student, teacher = (
                 log_softmax([side.logits[b, a, batch.labels[b, k]].sigmoid().item() for a in positions])
-                if positions else [] for side in maps
-            )  # fmt: skip
+                if positions
+                else []
+                for side in maps
+            )
             image += sum(math.exp(t) * (t - s) for t, s in zip(teacher, student, strict=True))
         total += image / max(len(objects), 1) / len(batch.labels)
     assert most > 2
@@ -448,15 +467,22 @@ def test_a_t_head_comes_from_its_runs_averaged_weights(tmp_path: Path) -> None:
 @torch.no_grad()
 def test_our_own_faster_rcnn_teaches_as_a_two_stage_detector(tmp_path: Path) -> None:
     settings = FasterRcnnSettings.Model(
-        backbone="test_resnet", weights="random", pyramid_channels=16, head_features=20,
-        levels=(2, 3, 4, 5, 6), frozen_stages=0,
-    )  # fmt: skip
+        backbone="test_resnet",
+        weights="random",
+        pyramid_channels=16,
+        head_features=20,
+        levels=(2, 3, 4, 5, 6),
+        frozen_stages=0,
+    )
     torch.manual_seed(5)
     model = build_model(settings, 3)
     save_model(
-        tmp_path, model, model_settings=settings.model_dump(mode="json"), inference=InferenceSettings().model_dump(),
+        tmp_path,
+        model,
+        model_settings=settings.model_dump(mode="json"),
+        inference=InferenceSettings().model_dump(),
         categories=[Category(i, name) for i, name in enumerate(("b", "c", "a"))],
-    )  # fmt: skip
+    )
     task = make([str(tmp_path)], **OFF | {"rank": 1.0, "imitation": 1.0})
     (teacher,) = task.teachers
     assert isinstance(teacher, RoiTeacher)

@@ -12,8 +12,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mimicdet.data.batch import Sample, collate
 from mimicdet.tasks.distill import LOSSES
+from tests.fakes.tiny import sample
 from tests.tasks.test_distill import OFF, make, save_teacher
-from tests.tiny import sample
 
 WORLD = 2
 EXACT = {"rank": 4.0, "soft_labels": 1.0, "cross": 1.0}

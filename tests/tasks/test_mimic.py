@@ -19,13 +19,21 @@ from mimicdet.ops.boxes import decode_deltas
 from mimicdet.tasks import mimic as mimic_module
 from mimicdet.tasks.detect import DetectTask
 from mimicdet.tasks.mimic import MimicTask
+from tests.fakes.tiny import gradients, on_canvas, sample, samples, tiny_batch, tiny_settings, tiny_task
 from tests.tasks.literal import literal_loss
-from tests.tiny import gradients, on_canvas, sample, samples, tiny_batch, tiny_settings, tiny_task
 
 PARTS = (
-    "refinement_objectness", "refinement_boxes", "s_classification", "s_boxes", "t_classification", "t_boxes",
-    "mimic_classification", "mimic_boxes", "mimic_rank", "mimic_soft_labels",
-)  # fmt: skip
+    "refinement_objectness",
+    "refinement_boxes",
+    "s_classification",
+    "s_boxes",
+    "t_classification",
+    "t_boxes",
+    "mimic_classification",
+    "mimic_boxes",
+    "mimic_rank",
+    "mimic_soft_labels",
+)
 SINGLE = {"model": {"head_paths": "single"}}
 
 
@@ -443,10 +451,14 @@ def test_the_teachers_detections_do_not_depend_on_the_padding_or_the_batch() -> 
         torch.testing.assert_close(found.boxes, expected.boxes, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize(("weights", "lower"), [
-    ({}, ("loss", "refinement_objectness", "refinement_boxes", "s_classification", "t_classification", "t_boxes")),
-    (dict.fromkeys(PARTS[:6], 0.0), ("loss", *MIMIC)),
-], ids=["all", "mimic"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("weights", "lower"),
+    [
+        ({}, ("loss", "refinement_objectness", "refinement_boxes", "s_classification", "t_classification", "t_boxes")),
+        (dict.fromkeys(PARTS[:6], 0.0), ("loss", *MIMIC)),
+    ],
+    ids=["all", "mimic"],
+)
 def test_forty_steps_on_one_batch_lower_the_losses(weights: dict[str, float], lower: tuple[str, ...]) -> None:
     task = make(dtype=torch.float32, loss=weights)
     optimizer = torch.optim.AdamW(task.parameters(), lr=2e-3)

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mimicdet.data.batch import Sample, collate
 from mimicdet.tasks.task import WholeStep, divisors, mean_over_processes
-from tests.tiny import gradients, sample, tiny_settings, tiny_task
+from tests.fakes.tiny import gradients, sample, tiny_settings, tiny_task
 
 VARIANTS: list[dict[str, Any]] = [
     {},

@@ -17,7 +17,7 @@ from mimicdet.losses.one_stage import centerness
 from mimicdet.tasks import build_task
 from mimicdet.tasks.detect import OneStageTask
 from mimicdet.tasks.task import WholeStep
-from tests.tiny import SIZES, enliven, sample, tiny_batch
+from tests.fakes.tiny import SIZES, enliven, sample, tiny_batch
 
 FAMILIES = ("retinanet", "fcos", "atss", "gfl")
 
@@ -26,11 +26,17 @@ def make(family: str, **one_stage: Any) -> OneStageTask:
     settings = settings_from(
         {
             "task": "detect",
-            "model": {"family": family, "backbone": "test_resnet", "weights": "random", "pyramid_channels": 16,
-                      "head_groups": 0 if family == "retinanet" else 4, "frozen_stages": 0},
+            "model": {
+                "family": family,
+                "backbone": "test_resnet",
+                "weights": "random",
+                "pyramid_channels": 16,
+                "head_groups": 0 if family == "retinanet" else 4,
+                "frozen_stages": 0,
+            },
             "one_stage": one_stage,
         }
-    )  # fmt: skip
+    )
     with torch.random.fork_rng():
         torch.manual_seed(0)
         task = build_task(settings, class_names=["a", "b", "c"])
@@ -100,9 +106,10 @@ def test_atss_and_gfl_weigh_boxes() -> None:
             anchor = maps.places.anchors[a]
             center = (anchor[:2] + anchor[2:]) / 2
             weight = (
-                centerness(center, batch.boxes[0, match[a]]) if family == "atss"
+                centerness(center, batch.boxes[0, match[a]])
+                if family == "atss"
                 else maps.head.logits[0, a].sigmoid().max()
-            ).item()  # fmt: skip
+            ).item()
             total += weight * (1 - inter / union + (hull - union) / hull)
             weights += weight
         assert weights > 0
@@ -171,10 +178,16 @@ def test_the_order_of_images_does_not_matter(family: str) -> None:
     first, second = (tiny_batch(order) for order in (sizes, sizes))
     order = torch.tensor([2, 0, 1])
     permuted = Batch(
-        images=second.images[order], sizes=second.sizes[order], boxes=second.boxes[order], labels=second.labels[order],
-        crowd=second.crowd[order], seeds=second.seeds[order], image_ids=second.image_ids, files=second.files,
+        images=second.images[order],
+        sizes=second.sizes[order],
+        boxes=second.boxes[order],
+        labels=second.labels[order],
+        crowd=second.crowd[order],
+        seeds=second.seeds[order],
+        image_ids=second.image_ids,
+        files=second.files,
         original_sizes=second.original_sizes,
-    )  # fmt: skip
+    )
     one, other = task(first), task(permuted)
     for name in one:
         torch.testing.assert_close(one[name], other[name], atol=1e-5, rtol=1e-4)

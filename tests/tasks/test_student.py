@@ -11,8 +11,8 @@ from mimicdet.config import AssignSettings
 from mimicdet.data.batch import Batch, collate
 from mimicdet.models.mimicdet import MimicDet
 from mimicdet.tasks.student import StudentSums, matched_boxes, prepare, student_sums
+from tests.fakes.tiny import on_canvas, sample, samples, tiny_batch, tiny_detector, tiny_settings
 from tests.tasks.literal import student_terms, total
-from tests.tiny import on_canvas, sample, samples, tiny_batch, tiny_detector, tiny_settings
 
 ASSIGN = tiny_settings().assign
 

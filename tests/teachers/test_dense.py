@@ -26,9 +26,13 @@ def maps(shapes: dict[int, tuple[int, int]], *, per_cell: int = 1, classes: int 
         boxes.append(cell.repeat_interleave(per_cell, 0)[None])
     number = sum(h * w for h, w in shapes.values()) * per_cell
     return DenseMaps(
-        tuple(features), tuple(shapes), per_cell, torch.cat(logits, 1), torch.cat(boxes, 1),
+        tuple(features),
+        tuple(shapes),
+        per_cell,
+        torch.cat(logits, 1),
+        torch.cat(boxes, 1),
         torch.ones(1, number, dtype=torch.bool),
-    )  # fmt: skip
+    )
 
 
 def test_classes_take_the_students_order_and_unknown_ones_never_score() -> None:

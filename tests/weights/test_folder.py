@@ -14,7 +14,7 @@ from mimicdet.data.dataset import Category
 from mimicdet.errors import UserError
 from mimicdet.models.mimicdet import MimicDet
 from mimicdet.weights.folder import load_weights, read_description, save_model
-from tests.tiny import tiny_detector, tiny_settings, tiny_task
+from tests.fakes.tiny import tiny_detector, tiny_settings, tiny_task
 
 CATEGORIES = (Category(7, "cat"), Category(2, "Ölfaß 🐟"), Category(91, "newt"))
 MODEL = {"family": "mimicdet", "backbone": "made-up", "levels": [3, 4, 5]}

@@ -70,8 +70,10 @@ def test_names_of_feature_extractors_are_found_in_the_classifiers(name: str, tmp
 
 
 def test_half_precision_weights_become_float32(classifier: dict[str, Tensor], tmp_path: Path) -> None:
-    torch.save({key: value.half() if value.is_floating_point() else value for key, value in classifier.items()},
-               tmp_path / "weights.pth")  # fmt: skip
+    torch.save(
+        {key: value.half() if value.is_floating_point() else value for key, value in classifier.items()},
+        tmp_path / "weights.pth",
+    )
     found = loaded("test_resnet", tmp_path / "weights.pth")
     assert found["layer1.0.conv1.weight"].dtype == torch.float32
     assert torch.equal(found["layer1.0.conv1.weight"], classifier["layer1.0.conv1.weight"].half().float())
@@ -88,11 +90,15 @@ def efficientnet_pytorch_names(name: str) -> dict[str, str]:
     """
     block_parts = {
         "expanding": {
-            "conv_pw": "_expand_conv", "bn1": "_bn0", "conv_dw": "_depthwise_conv", "bn2": "_bn1",
-            "conv_pwl": "_project_conv", "bn3": "_bn2",
+            "conv_pw": "_expand_conv",
+            "bn1": "_bn0",
+            "conv_dw": "_depthwise_conv",
+            "bn2": "_bn1",
+            "conv_pwl": "_project_conv",
+            "bn3": "_bn2",
         },
         "plain": {"conv_dw": "_depthwise_conv", "bn1": "_bn1", "conv_pw": "_project_conv", "bn2": "_bn2"},
-    }  # fmt: skip
+    }
     outer = {"conv_stem": "_conv_stem", "bn1": "_bn0", "conv_head": "_conv_head", "bn2": "_bn1", "classifier": "_fc"}
     network = timm.create_model(name, pretrained=False)
     numbers = {}

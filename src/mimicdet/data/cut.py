@@ -41,7 +41,7 @@ class Damage:
 
 
 @dataclass(frozen=True)
-class Cut:
+class CutDataset:
     """A cut counts what ``cut_datasets`` wrote, by split."""
 
     out: Path
@@ -67,7 +67,7 @@ def cut_datasets(
     overlap: float = 0.25,
     hold_back: int = 0,
     progress: bool = False,
-) -> Cut:
+) -> CutDataset:
     """Writes tiles of all images as a data set in COCO form: ``out/train.json`` beside ``out/train/`` and so on.
 
     Args:
@@ -109,7 +109,9 @@ def cut_datasets(
         written = {split: _write_split(folder, split, d, windows[split], progress) for split, d in sources.items()}
     tiles = {split: len(dataset) for split, dataset in written.items()}
     objects = {split: sum(int((~r.crowd).sum()) for r in dataset.images) for split, dataset in written.items()}
-    return Cut(out, tiles, objects, {split: found for split, found in damage.items() if found.lost or found.in_parts})
+    return CutDataset(
+        out, tiles, objects, {split: found for split, found in damage.items() if found.lost or found.in_parts}
+    )
 
 
 def _divided(record: ImageRecord, tile: int, overlap: float, hold_back: int) -> tuple[list[Window], list[Window]]:

@@ -126,7 +126,7 @@ def load_checkpoint(file: Path) -> dict[str, Any]:
     return state
 
 
-def fingerprint(dataset: DetectionDataset) -> dict[str, Any]:
+def training_data_identity(dataset: DetectionDataset) -> dict[str, Any]:
     """Returns classes, number of images, and a hash over images and objects: they tell training sets apart."""
     digest = hashlib.sha256()
     for record in dataset.images:
@@ -143,7 +143,7 @@ def require_same_run(
 
     Args:
         state: of ``load_checkpoint``; its "settings" (plain values), "data" and "processes" are compared.
-        settings, data, processes: of the run that wants to continue; ``data`` by ``fingerprint``.
+        settings, data, processes: of the run that wants to continue; ``data`` by ``training_data_identity``.
     """
     try:
         saved = settings_from(state["settings"])

@@ -80,7 +80,7 @@ def start_run(
     _require_sensible(settings, train_data, val_data)
     on_main(accelerator, lambda: folder.require_fit(resume=resume, overwrite=overwrite))
     _require_lasting_teachers(settings, folder, overwrite=overwrite)
-    data, processes = checkpoint.fingerprint(train_data), accelerator.num_processes
+    data, processes = checkpoint.training_data_identity(train_data), accelerator.num_processes
     file, notice = None, None
     if resume:
         file, notice = on_main(accelerator, lambda: checkpoint.newest_checkpoint(folder.checkpoints))

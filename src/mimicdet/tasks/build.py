@@ -35,7 +35,7 @@ from mimicdet.tasks.task import Task
 from mimicdet.teachers.dense import DenseTeacher
 from mimicdet.teachers.roi import OwnFasterRcnn, RoiHead, RoiTeacher, TorchvisionFasterRcnn
 from mimicdet.teachers.t_head import THead
-from mimicdet.teachers.teacher import match_classes
+from mimicdet.teachers.teacher import match_class_names
 from mimicdet.weights.folder import DESCRIPTION_FILE, read_description
 from mimicdet.weights.pretrained import SUFFIXES, read_faster_rcnn
 
@@ -191,13 +191,13 @@ def _roi_lesson(settings: DistillSettings, path: str, head: RoiHead, names: list
             f"{path}: {refused} has no meaning with a two-stage teacher, which looks at the student's own boxes; leave "
             "it out"
         )
-    classes = match_classes(names, student.class_names, path)
+    classes = match_class_names(names, student.class_names, path)
     return RoiLesson(RoiTeacher(head=head, classes=classes, name=path), settings.roi_samples)
 
 
 def _dense_lesson(settings: DistillSettings, path: str, student: _Student) -> DenseLesson:
     loaded, name = load_model(path), str(Path(path))
-    classes = match_classes([c.name for c in loaded.categories], student.class_names, name)
+    classes = match_class_names([c.name for c in loaded.categories], student.class_names, name)
     teacher = DenseTeacher(network=loaded.model, classes=classes, scale=settings.teacher_scale, name=name)
     family, own, theirs = loaded.settings.family, student.detector.trunk.level_numbers, teacher.level_numbers
     if not set(own) & set(theirs):

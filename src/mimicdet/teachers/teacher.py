@@ -26,7 +26,7 @@ class Teacher:
 
     Args:
         network: its weights.
-        classes: for each of the student's classes the teacher's index, or UNKNOWN (:func:`match_classes`).
+        classes: for each of the student's classes the teacher's index, or UNKNOWN (:func:`match_class_names`).
         name: what messages call it.
     """
 
@@ -65,7 +65,7 @@ def half_precision(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16 if native else None, enabled=native)
 
 
-def match_classes(teacher: Sequence[str], student: Sequence[str], name: str) -> list[int]:
+def match_class_names(teacher: Sequence[str], student: Sequence[str], name: str) -> list[int]:
     """Finds for each of the student's classes the teacher's index of the same name, or UNKNOWN.
 
     Case and spaces around names do not count.

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mimicdet.data.splits import available_splits, load_dataset
-from tests.data.small_sets import coco_document, error_of, write_coco, write_image
+from tests.fakes.small_sets import coco_document, error_of, write_coco, write_image
 
 
 def write(root: Path, document: Any) -> Path:

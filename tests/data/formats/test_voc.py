@@ -8,7 +8,7 @@ import pytest
 
 from mimicdet.data.check import check_dataset
 from mimicdet.data.splits import available_splits, load_dataset
-from tests.data.small_sets import error_of, voc_xml, write_image, write_voc
+from tests.fakes.small_sets import error_of, voc_xml, write_image, write_voc
 
 
 def test_boxes_classes_and_size(tmp_path: Path) -> None:
@@ -63,8 +63,11 @@ def test_image_sets(tmp_path: Path) -> None:
         write_image(tmp_path / "JPEGImages" / f"{stem}.jpg")
         (tmp_path / "Annotations" / f"{stem}.xml").write_text(voc_xml(filename=f"{stem}.jpg"))
     for name, text in {
-        "train": "b\na\n", "val": "c d\n\n", "trainval": "b\na\nc d", "cat_train": "b 1\na -1\n",
-    }.items():  # fmt: skip
+        "train": "b\na\n",
+        "val": "c d\n\n",
+        "trainval": "b\na\nc d",
+        "cat_train": "b 1\na -1\n",
+    }.items():
         (tmp_path / "ImageSets" / "Main" / f"{name}.txt").write_text(text)
     assert available_splits(tmp_path) == ("train", "val", "trainval")
     assert [image.file.stem for image in load_dataset(tmp_path).images] == ["b", "a"]

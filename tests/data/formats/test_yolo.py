@@ -8,7 +8,7 @@ import pytest
 
 from mimicdet.data.check import check_dataset
 from mimicdet.data.splits import available_splits, load_dataset
-from tests.data.small_sets import error_of, write_image, write_yolo
+from tests.fakes.small_sets import error_of, write_image, write_yolo
 
 
 def test_fractions_become_pixels_and_ids_indices(tmp_path: Path) -> None:

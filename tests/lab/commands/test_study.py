@@ -16,7 +16,7 @@ from mimicdet.lab.study.speed import ROUNDS
 from mimicdet.settings_file import dump_settings
 from tests.commands.test_end_to_end import write_split
 from tests.engine.test_distill import student
-from tests.engine.toy import toy_data
+from tests.fakes.toy import toy_data
 
 
 def only(folder: Path) -> Outcome:

@@ -25,8 +25,8 @@ from mimicdet.lab.explain.alignment import FOUND_IOU, Sight, look_at_objects, po
 from mimicdet.lab.explain.picture import choose_objects
 from mimicdet.lab.explain.report import _short, _summary
 from mimicdet.models.mimicdet import MimicDet
-from tests.fake_detector import CATEGORIES, make_dataset
-from tests.tiny import enliven, tiny_batch, tiny_detector
+from tests.fakes.detector import CATEGORIES, make_dataset
+from tests.fakes.tiny import enliven, tiny_batch, tiny_detector
 
 LEARNED = {"offsets": "box_grid+learned", "kernel_size": 5, "finest_kernel_size": 3}
 

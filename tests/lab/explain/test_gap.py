@@ -25,7 +25,7 @@ from mimicdet.models.detector import Predictions
 from mimicdet.tasks.build import read_mimic_run
 from mimicdet.tasks.mimic import BothHeads
 from tests.commands.test_end_to_end import write_split
-from tests.engine.toy import toy_data, toy_settings
+from tests.fakes.toy import toy_data, toy_settings
 
 
 @pytest.fixture(scope="module")

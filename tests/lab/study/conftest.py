@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mimicdet.lab.study.outcome import Data
-from tests.engine.toy import toy_data
+from tests.fakes.toy import toy_data
 
 
 @pytest.fixture(scope="package")

@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from mimicdet.lab.study.comparison import Difference, Line
+from mimicdet.lab.study.comparison import Line, RunDifference
 from mimicdet.lab.study.evidence import Speed
 from mimicdet.lab.study.pictures import _looks, figure_of_ap, figure_of_speed, png
 from tests.lab.study.test_reuse import job, outcome_of
@@ -21,7 +21,7 @@ def line(
     *,
     milliseconds: float | None = None,
     is_baseline: bool = False,
-    difference: Difference | None = None,
+    difference: RunDifference | None = None,
 ) -> Line:
     """A line of a table, of as many seeds as values of AP."""
     metrics = [{"AP": value / 100, "AP50": 0.5, "AP75": 0.2} for value in ap]
@@ -49,7 +49,7 @@ def test_differences_from_the_baseline_are_drawn_beside() -> None:
     """And the interval is in the picture: a run of one seed has no other sign of how little it may be worth."""
 
     def drawn(interval: tuple[float, float] | None) -> bytes:
-        difference = Difference(seeds=(0,), by_seed=(1.0,), interval=interval) if interval else None
+        difference = RunDifference(seeds=(0,), by_seed=(1.0,), interval=interval) if interval else None
         rows = [line("before", (10.0,), is_baseline=True), line("after", (11.0,), difference=difference)]
         return png(figure_of_ap("Two", rows))
 
@@ -61,7 +61,7 @@ def test_differences_from_the_baseline_are_drawn_beside() -> None:
 def test_long_names_leave_the_axes_their_room() -> None:
     """No word runs out of the picture, or into another."""
     name = "64 channels, 5x5 on P3, no suppression, the S-head learns four times as fast, mimicking"
-    difference = Difference(seeds=(0,), by_seed=(1.0,), interval=(-0.5, 2.5))
+    difference = RunDifference(seeds=(0,), by_seed=(1.0,), interval=(-0.5, 2.5))
     others = [line(f"{name} {i}", (11.0,), difference=difference) for i in range(9)]
     rows = [line(name, (10.0,), is_baseline=True), *others]
     figure = figure_of_ap("Long names", rows)

@@ -12,21 +12,21 @@ from typing import Any
 import pytest
 
 from mimicdet.inference.coco_metrics import coco_metrics
-from mimicdet.lab.study.comparison import Difference, Line, differences_of, lines_of, paired_interval, resampled_ap
+from mimicdet.lab.study.comparison import Line, RunDifference, differences_of, lines_of, paired_interval, resampled_ap
 from mimicdet.lab.study.evidence import Outcome
 from mimicdet.lab.study.judged import judge
 from mimicdet.lab.study.plan import plan
 from mimicdet.lab.study.report import ranges, write_report
-from mimicdet.lab.study.study_file import Study
+from mimicdet.lab.study.study_file import StudyFile
 from tests.lab.study.test_judged import draw
 from tests.lab.study.test_reuse import outcome_of
 
 SEEDS = (0, 1, 2)
 
 
-def study() -> Study:
+def study() -> StudyFile:
     runs = [{"name": "before"}, {"name": "after"}, {"name": "half done"}, {"name": "not begun"}]
-    return Study.model_validate(
+    return StudyFile.model_validate(
         {"title": "Drawn", "baseline": "before", "runs": tuple(runs), "preset": "small"}, strict=False
     )
 
@@ -60,18 +60,18 @@ def outcomes(truth: dict[str, Any]) -> list[Outcome]:
 
 
 @pytest.fixture(scope="module")
-def differences(outcomes: list[Outcome]) -> dict[tuple[str, str], Difference]:
+def differences(outcomes: list[Outcome]) -> dict[tuple[str, str], RunDifference]:
     return differences_of(outcomes, samples=20)
 
 
 @pytest.fixture(scope="module")
-def lines(outcomes: list[Outcome], differences: dict[tuple[str, str], Difference]) -> list[Line]:
+def lines(outcomes: list[Outcome], differences: dict[tuple[str, str], RunDifference]) -> list[Line]:
     return lines_of(study(), outcomes, differences)
 
 
 @pytest.fixture
 def write(
-    differences: dict[tuple[str, str], Difference], tmp_path: Path
+    differences: dict[tuple[str, str], RunDifference], tmp_path: Path
 ) -> Callable[[list[Line]], list[dict[str, str]]]:
     def written(lines: list[Line]) -> list[dict[str, str]]:
         """The table's rows, by its header."""
@@ -101,7 +101,7 @@ def test_differences_of_each_seed(lines: list[Line], truth: dict[str, Any]) -> N
 
 def test_each_two_runs_are_compared(
     outcomes: list[Outcome],
-    differences: dict[tuple[str, str], Difference],
+    differences: dict[tuple[str, str], RunDifference],
     write: Write,
     lines: list[Line],
     tmp_path: Path,

@@ -12,8 +12,7 @@ from pydantic.dataclasses import dataclass
 from mimicdet.commands.parser import DOCUMENTED, Argument
 from mimicdet.errors import UserError
 from mimicdet.lab.study.plan import Job, plan
-from mimicdet.lab.study.study_file import Study as StudyFile
-from mimicdet.lab.study.study_file import read_study
+from mimicdet.lab.study.study_file import StudyFile, read_study
 
 if TYPE_CHECKING:
     from mimicdet.lab.study.outcome import Outcome

@@ -11,11 +11,11 @@ from tqdm import tqdm
 
 from mimicdet.lab.study.evidence import Outcome, Speed
 from mimicdet.lab.study.judged import Judged
-from mimicdet.lab.study.study_file import Study
+from mimicdet.lab.study.study_file import StudyFile
 
 
 @dataclass(frozen=True)
-class Difference:
+class RunDifference:
     """Holds a run's difference from another, over the seeds that both have; in points of AP."""
 
     seeds: tuple[int, ...]
@@ -27,7 +27,7 @@ class Difference:
         return statistics.mean(self.by_seed)
 
 
-Differences = Mapping[tuple[str, str], Difference]
+Differences = Mapping[tuple[str, str], RunDifference]
 """The difference of a run from another, by both names."""
 
 
@@ -38,7 +38,7 @@ class Line:
     name: str
     outcomes: tuple[Outcome, ...]  # of each seed
     is_baseline: bool
-    difference: Difference | None = None  # from the baseline
+    difference: RunDifference | None = None  # from the baseline
     speed: Speed | None = None
     published: str = ""
 
@@ -62,7 +62,7 @@ class Line:
         return [100 * one.metrics[name] for one in self.outcomes]
 
 
-def lines_of(study: Study, outcomes: Sequence[Outcome], differences: Differences) -> list[Line]:
+def lines_of(study: StudyFile, outcomes: Sequence[Outcome], differences: Differences) -> list[Line]:
     """Returns a line for each run of which at least one seed is finished."""
     lines = []
     for run in study.runs:
@@ -84,12 +84,12 @@ def differences_of(outcomes: Sequence[Outcome], *, samples: int) -> Differences:
     seeds: dict[str, list[int]] = {}
     for run, seed in ap:
         seeds.setdefault(run, []).append(seed)
-    found: dict[tuple[str, str], Difference] = {}
+    found: dict[tuple[str, str], RunDifference] = {}
     for run, other in itertools.permutations(seeds, 2):
         if shared := [seed for seed in seeds[run] if seed in seeds[other]]:
             low, high = paired_interval(*([resampled[name, seed] for seed in shared] for name in (run, other)))
             by_seed = tuple(100 * (ap[run, seed] - ap[other, seed]) for seed in shared)
-            found[run, other] = Difference(tuple(shared), by_seed, (100 * low, 100 * high))
+            found[run, other] = RunDifference(tuple(shared), by_seed, (100 * low, 100 * high))
     return found
 
 

@@ -50,8 +50,8 @@ class Speed(_Part):
 
 
 @with_config(ConfigDict(strict=True, extra="allow"))
-class Metrics(TypedDict):
-    """Holds the content of ``Metrics.to_json``, of which a table shows these three."""
+class MetricNumbers(TypedDict):
+    """Holds the content of ``MetricNumbers.to_json``, of which a table shows these three."""
 
     AP: float
     AP50: float
@@ -66,7 +66,7 @@ class Outcome(_Part):
     settings: dict[str, Any]  # by dotted name
     data: str  # fingerprint of what it was trained and measured on
     data_name: str  # of the data's folder
-    metrics: Metrics
+    metrics: MetricNumbers
     seconds: float  # of training
     teacher_ap: float | None  # of the T-head at the last evaluation, where it was evaluated
     machine: str  # that measured it

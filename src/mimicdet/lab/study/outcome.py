@@ -14,7 +14,7 @@ from mimicdet.engine.run_folder import Record, RunFolder, read_metrics
 from mimicdet.errors import UserError
 from mimicdet.inference.coco_metrics import coco_metrics
 from mimicdet.lab.bench import machine
-from mimicdet.lab.study.evidence import EVIDENCE, Metrics, Outcome, read_evidence, write_evidence
+from mimicdet.lab.study.evidence import EVIDENCE, MetricNumbers, Outcome, read_evidence, write_evidence
 from mimicdet.lab.study.judged import judge
 from mimicdet.lab.study.plan import Job
 from mimicdet.settings_file import Layer, resolve
@@ -66,7 +66,7 @@ def measure(job: Job, data: Data) -> Outcome:
         settings=settings_of(job),
         data=data.fingerprint,
         data_name=data.folder.name,
-        metrics=Metrics(**coco_metrics(truth, detections).to_json()),  # type: ignore[typeddict-item]
+        metrics=MetricNumbers(**coco_metrics(truth, detections).to_json()),  # type: ignore[typeddict-item]
         seconds=max((record["seconds"] for record in records if record["kind"] == "train"), default=0.0),
         teacher_ap=_last_evaluation(records).get("teacher/AP"),
         machine=machine(),

@@ -6,7 +6,7 @@ from typing import Any
 
 from mimicdet.config import Settings
 from mimicdet.errors import UserError
-from mimicdet.lab.study.study_file import PlannedRun, Study, slug
+from mimicdet.lab.study.study_file import PlannedRun, StudyFile, slug
 from mimicdet.settings_file import Layer, check_key, preset_file, read_layer, resolve
 
 TEACHER_RUN = "run:"
@@ -27,7 +27,7 @@ class Job:
         return f"{self.run}, seed {self.seed}"
 
 
-def plan(study: Study, file: Path, out: Path) -> list[Job]:
+def plan(study: StudyFile, file: Path, out: Path) -> list[Job]:
     """Returns every training of a study, teachers before their students.
 
     Their folders lie in ``out``. UserError, which names the study's ``file``, where settings do not exist or do not go
@@ -61,7 +61,7 @@ def folder_of(out: Path, run: str, seed: int) -> Path:
     return out / slug(run) / f"seed{seed}"
 
 
-def _teacher(teacher: str, seed: int, runs: dict[str, PlannedRun], study: Study, out: Path) -> str:
+def _teacher(teacher: str, seed: int, runs: dict[str, PlannedRun], study: StudyFile, out: Path) -> str:
     """Returns the folder of a teacher's model: of the same seed, or of its first one."""
     if not teacher.startswith(TEACHER_RUN):
         return teacher

@@ -15,7 +15,7 @@ from mimicdet.report.table import table
 
 
 @dataclass(frozen=True)
-class Progress:
+class JobProgress:
     """Says how far a job has come."""
 
     job: Job
@@ -23,21 +23,21 @@ class Progress:
     seconds: float | None  # its training took, where it is finished
 
 
-def progress_of(jobs: Sequence[Job], out: Path, data: Data | None, *, reuse: bool) -> list[Progress]:
+def progress_of(jobs: Sequence[Job], out: Path, data: Data | None, *, reuse: bool) -> list[JobProgress]:
     """Says what is finished, begun and to be done, without beginning anything; UserError as ``finished_jobs``."""
     seconds = {(one.run, one.seed): one.seconds for one in finished_jobs(jobs, out, data)}
     found = []
     for job in jobs:
         if (job.run, job.seed) in seconds:
-            found.append(Progress(job, "finished", seconds[job.run, job.seed]))
+            found.append(JobProgress(job, "finished", seconds[job.run, job.seed]))
         elif reuse and (outcome := finished_beside(job, data)) is not None:
-            found.append(Progress(job, f"finished in {outcome.place}", outcome.seconds))
+            found.append(JobProgress(job, f"finished in {outcome.place}", outcome.seconds))
         else:
-            found.append(Progress(job, _begun(job), None))
+            found.append(JobProgress(job, _begun(job), None))
     return found
 
 
-def progress_table(found: Sequence[Progress], *, parallel: int) -> str:
+def progress_table(found: Sequence[JobProgress], *, parallel: int) -> str:
     """Returns a line for each job, and beneath how many are left and about how long they will take.
 
     That is with ``parallel`` trainings at a time, as those that are finished had.

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from mimicdet.files import replace_file
-from mimicdet.lab.study.comparison import Difference, Differences, Line
+from mimicdet.lab.study.comparison import Differences, Line, RunDifference
 from mimicdet.lab.study.pictures import figure_of_ap, figure_of_speed, png
-from mimicdet.lab.study.study_file import Study
+from mimicdet.lab.study.study_file import StudyFile
 from mimicdet.report.table import table
 
 _DASH = "-"
@@ -26,7 +26,7 @@ _HOW_FAST = (
 )
 
 
-def write_report(study: Study, lines: Sequence[Line], differences: Differences, about: str, out: Path) -> str:
+def write_report(study: StudyFile, lines: Sequence[Line], differences: Differences, about: str, out: Path) -> str:
     """Writes a study's tables and pictures into ``out``, and returns the table as text for a terminal.
 
     These are table.md, table.csv and table.png, differences.csv, diagnostics.csv (how each run's last epoch went, where
@@ -93,7 +93,7 @@ def _csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return written.getvalue()
 
 
-def _cells_of_difference(difference: Difference) -> list[str]:
+def _cells_of_difference(difference: RunDifference) -> list[str]:
     return [_listed(difference.by_seed), *(f"{number:.4g}" for number in (difference.mean, *difference.interval))]
 
 
@@ -101,7 +101,7 @@ def _listed(values: Sequence[float]) -> str:
     return " ".join(f"{value:.4g}" for value in values)
 
 
-def _how_measured(study: Study, lines: Sequence[Line]) -> str:
+def _how_measured(study: StudyFile, lines: Sequence[Line]) -> str:
     """Says on what the lines were measured and for how long, what is not trained yet, and how speeds were measured."""
     machines = "; ".join(sorted({one.machine for line in lines for one in line.outcomes}))
     text = f" on {machines}; {sum(sum(line.seconds) for line in lines) / 3600:.1f} hours of training."

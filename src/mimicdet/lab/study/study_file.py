@@ -87,7 +87,7 @@ class Changes(_Part):
     set: dict[str, Any] = {}
 
 
-class Study(_Part):
+class StudyFile(_Part):
     """A study is the content of its file; read at one of its sizes, it names that one alone."""
 
     title: str
@@ -131,16 +131,16 @@ _ITEMS: dict[str, tuple[str, type[_Part]]] = {
     "families": ("family", _Family),
 }
 """Keys that hold parts with keys of their own; what messages call a part."""
-_Content = TypeVar("_Content", Study, Size)
+_Content = TypeVar("_Content", StudyFile, Size)
 
 
-def read_study(file: Path, size: str | None = None) -> Study:
+def read_study(file: Path, size: str | None = None) -> StudyFile:
     """Reads a study and checks it, at one of its sizes; that may be left out where there is one at most.
 
     Raises:
         UserError: a file cannot be read, does not say what a study needs, or has no such size.
     """
-    study = _read(Study, file)
+    study = _read(StudyFile, file)
     for run in study.runs:
         if no := set(run.sizes or ()) - set(study.sizes):
             raise UserError(f"{file}: 'sizes' of run '{run.name}' names '{min(no)}', which is no size of the study")
@@ -163,7 +163,7 @@ def read_study(file: Path, size: str | None = None) -> Study:
 
 def sizes_of(file: Path) -> tuple[str, ...]:
     """Returns the names of a study's sizes; UserError as :func:`read_study`."""
-    return tuple(_read(Study, file).sizes)
+    return tuple(_read(StudyFile, file).sizes)
 
 
 def slug(name: str) -> str:
@@ -175,7 +175,7 @@ def _twice(values: Sequence[Any]) -> list[Any]:
     return sorted(value for value in set(values) if values.count(value) > 1)
 
 
-def _at_size(study: Study, name: str | None, file: Path) -> Study:
+def _at_size(study: StudyFile, name: str | None, file: Path) -> StudyFile:
     """Returns the study with the rows of a size; each row has the size's settings and preset too."""
     if name is None and len(study.sizes) > 1:
         raise UserError(f"{file} is made for several sizes; give --size, one of {', '.join(study.sizes)}")
@@ -194,7 +194,7 @@ def _at_size(study: Study, name: str | None, file: Path) -> Study:
     return study.model_copy(update={"runs": runs})
 
 
-def _row(run: PlannedRun, study: Study, size: Size, source: Path) -> PlannedRun:
+def _row(run: PlannedRun, study: StudyFile, size: Size, source: Path) -> PlannedRun:
     if (family := size.families.get(run.family or study.family)) is None:
         raise UserError(f"run '{run.name}' is of a family that {source} does not have; add it there")
     values = {**size.set, **family.set, **study.set, **run.set}
@@ -217,7 +217,7 @@ def _read(kind: type[_Content], file: Path) -> _Content:
             "'title: WHAT IT SHOWS' and 'runs:' with runs below",
             "'seeds: [0, 1, 2]' and 'set: {train.epochs: 8}'",
         )
-        raise UserError(f"{file} {found}: it should have lines such as {study if kind is Study else size}")
+        raise UserError(f"{file} {found}: it should have lines such as {study if kind is StudyFile else size}")
     try:
         return kind.model_validate_json(json.dumps(content, default=str))
     except ValidationError as error:

@@ -121,11 +121,17 @@ def tiny_task(settings: Settings | None = None, *, seed: int = 0, **detector: An
     settings = settings or tiny_settings()
     model = settings.model
     options: dict[str, Any] = {
-        "levels": model.levels, "channels": model.pyramid_channels, "norm": model.pyramid_norm,
-        "alignment": model.alignment, "offsets": model.offsets, "kernel_size": model.kernel_size,
-        "finest_kernel_size": model.finest_kernel_size, "offset_grad": model.offset_grad, "paths": model.head_paths,
+        "levels": model.levels,
+        "channels": model.pyramid_channels,
+        "norm": model.pyramid_norm,
+        "alignment": model.alignment,
+        "offsets": model.offsets,
+        "kernel_size": model.kernel_size,
+        "finest_kernel_size": model.finest_kernel_size,
+        "offset_grad": model.offset_grad,
+        "paths": model.head_paths,
         "features": model.head_features,
-    }  # fmt: skip
+    }
     finest = min(model.levels[0], settings.teacher.levels[0]) if settings.task == "mimic" else model.levels[0]
     built = tiny_detector(seed=seed, **options | {"finest": finest} | detector)
     with torch.random.fork_rng():

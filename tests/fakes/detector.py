@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mimicdet.data.dataset import Category, DetectionDataset, ImageRecord
 from mimicdet.models.detector import DetectionModel, Predictions
-from tests.tiny import tiny_trunk
+from tests.fakes.tiny import tiny_trunk
 
 CATEGORIES = (Category(7, "cat"), Category(2, "dog"), Category(91, "newt"))
 SHAPES = ((60, 90), (101, 64), (48, 48), (64, 129), (77, 50))

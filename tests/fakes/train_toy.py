@@ -1,4 +1,4 @@
-"""Trains the toy in processes of its own: ``python -m tests.engine.train_toy`` or by torchrun. See test_resume."""
+"""Trains the toy in processes of its own: ``python -m tests.fakes.train_toy`` or by torchrun. See test_resume."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mimicdet.engine.stop import TrainingStopped
 from mimicdet.engine.train import train
 from mimicdet.tasks.mimic import MimicTask
 from mimicdet.tasks.task import WholeStep
-from tests.engine.toy import toy_data, toy_settings
+from tests.fakes.toy import toy_data, toy_settings
 
 EMPTY = (0, 1, 2, 3, 4, 6, 7, 9)
 """Images without objects: with two processes, most batches of each have none."""

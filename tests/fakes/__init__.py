@@ -1,0 +1,1 @@
+"""The fakes of the tests, in one place; CONTRIBUTING.md lists them."""
