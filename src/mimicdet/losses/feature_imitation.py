@@ -61,9 +61,7 @@ def whole_map_loss(feature: Tensor, valid: Tensor) -> Tensor:
 
 
 def correlation_loss(teacher: Tensor, student: Tensor, valid: Tensor) -> Tensor:
-    """Returns 1 - Pearson correlation of each channel over a batch's cells, mean over channels.
-
-    This is PKD (Cao et al., NeurIPS 2022).
+    """Returns 1 - Pearson correlation over a batch's cells, mean over channels (PKD; Cao et al., NeurIPS 2022).
 
     Args:
         teacher, student: (B, C, H, W).
