@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from mimicdet.build import build_model, load_model
 from mimicdet.config import SETTINGS_OF, DistillSettings, InferenceSettings, Settings
 from mimicdet.data.dataset import DetectionDataset
-from mimicdet.engine.check_teachers import sample_of
-from mimicdet.engine.metrics_file import read_metrics
+from mimicdet.engine.evaluate import sample_of
+from mimicdet.engine.run_folder import read_metrics
 from mimicdet.engine.stop import TrainingStopped
 from mimicdet.engine.train import train
 from mimicdet.errors import UserError
@@ -32,9 +32,14 @@ def student(family: str = "gfl", **changes: Any) -> Settings:
     if family == "faster_rcnn":
         own = {"head_features": 16, "levels": (2, 3, 4, 5, 6)}
     model = SETTINGS_OF[family].Model(
-        family=family, backbone="test_resnet", weights="random", frozen_stages=1, freeze_batch_norm=False,
-        pyramid_channels=8, **own,
-    )  # type: ignore[arg-type]  # fmt: skip
+        family=family,
+        backbone="test_resnet",
+        weights="random",
+        frozen_stages=1,
+        freeze_batch_norm=False,
+        pyramid_channels=8,
+        **own,
+    )  # type: ignore[arg-type]
     inference = InferenceSettings(shorter_side=SIDE, longer_side=SIDE)
     shared = {"data": toy.data, "optim": toy.optim, "train": toy.train, "inference": inference}
     return SETTINGS_OF[family](task="detect", model=model, **shared).model_copy(update=changes)
@@ -47,7 +52,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> DetectionDataset:
 
 @pytest.fixture(autouse=True)
 def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mimicdet.engine.finish.draw_curves", lambda *_: None)
+    monkeypatch.setattr("mimicdet.engine.evaluate.draw_curves", lambda *_: None)
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +62,12 @@ def teacher(tmp_path_factory: pytest.TempPathFactory, data: DetectionDataset) ->
     settings = student().model
     torch.manual_seed(0)
     save_model(
-        folder, build_model(settings, 2), model_settings=settings.model_dump(mode="json"),
-        inference=InferenceSettings().model_dump(mode="json"), categories=data.categories,
-    )  # fmt: skip
+        folder,
+        build_model(settings, 2),
+        model_settings=settings.model_dump(mode="json"),
+        inference=InferenceSettings().model_dump(mode="json"),
+        categories=data.categories,
+    )
     return folder
 
 
@@ -92,7 +100,7 @@ def test_a_teacher_that_finds_nothing_is_refused(teacher: Path, data: DetectionD
 def test_a_teacher_that_is_good_enough_is_named_with_its_ap(
     teacher: Path, data: DetectionDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    monkeypatch.setattr("mimicdet.engine.check_teachers.LEAST_AP50", -1.0)
+    monkeypatch.setattr("mimicdet.engine.evaluate.LEAST_AP50", -1.0)
     # With CrossKD, whose gradient passes through the very teacher that was just tried
     settings = distilling(teacher, distill={"trust_teacher": False, "cross": 1.0}, train={"epochs": 1})
     train(settings=settings, train_data=data, val_data=data, out=tmp_path / "run")

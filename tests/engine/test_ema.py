@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from mimicdet.engine.ema import moving_average
+from mimicdet.engine.optim import moving_average
 
 
 def test_average_against_a_literal_one() -> None:

@@ -10,8 +10,9 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from mimicdet.engine.interval import IntervalMeans, Stopwatch
+from mimicdet.engine.log import Stopwatch
 from mimicdet.engine.processes import accelerated
+from mimicdet.engine.state import IntervalMeans
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mimicdet.engine.metrics_file import MetricsFile, read_metrics
+from mimicdet.engine.run_folder import MetricsFile, read_metrics
 from mimicdet.errors import UserError
 
 
@@ -48,5 +48,5 @@ def test_what_came_after_the_checkpoint_is_cut_off(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a device that is always full")
 def test_full_disk() -> None:
-    with pytest.raises(UserError, match=r"/dev/full cannot be written.*No space left.*--resume"):
+    with pytest.raises(UserError, match=r"/dev/full cannot be written: the disk is full .*--resume"):
         MetricsFile(Path("/dev/full")).append({"step": 1})

@@ -102,8 +102,14 @@ def test_adamw_spares_biases_and_normalisation_and_slows_the_backbone() -> None:
 def test_the_head_that_ships_may_learn_faster() -> None:
     task = Task()
     groups = parameter_groups(task, optim(optimizer="adamw", head_lr_factor=4.0, backbone_lr_factor=0.5))
-    assert sizes(groups) == {(0.5, 0.0): 4, (0.5, 1e-4): 4 + 5, (4.0, 1e-4): 6, (4.0, 0.0): 3, (1.0, 1e-4): 4,
-                             (1.0, 0.0): 2}  # fmt: skip
+    assert sizes(groups) == {
+        (0.5, 0.0): 4,
+        (0.5, 1e-4): 4 + 5,
+        (4.0, 1e-4): 6,
+        (4.0, 0.0): 3,
+        (1.0, 1e-4): 4,
+        (1.0, 0.0): 2,
+    }
 
 
 @pytest.mark.parametrize("family", list(SETTINGS_OF))

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from mimicdet.engine.metrics_file import read_metrics
+from mimicdet.engine.run_folder import read_metrics
 from mimicdet.engine.stop import TrainingStopped
 from tests.engine.toy import toy_data
 from tests.engine.train_toy import EMPTY, train_toy

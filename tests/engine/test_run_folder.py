@@ -19,9 +19,14 @@ def make_run(path: Path) -> RunFolder:
     folder.open(resume=False, overwrite=False)
     folder.write_settings(MimicDetSettings())
     for file in (
-        folder.metrics_file, folder.checkpoints / "last.pt", folder.model / "model.json", folder.curves,
-        folder.pictures / "1.png", folder.last_model / "model.json", folder.trackers / "events",
-    ):  # fmt: skip
+        folder.metrics_file,
+        folder.checkpoints / "last.pt",
+        folder.model / "model.json",
+        folder.curves,
+        folder.pictures / "1.png",
+        folder.last_model / "model.json",
+        folder.trackers / "events",
+    ):
         file.parent.mkdir(exist_ok=True)
         file.write_text("x")
     return folder

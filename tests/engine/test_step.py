@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from mimicdet.data.batch import Batch, Sample, collate
-from mimicdet.engine.finite import agree, too_many_bad_steps
 from mimicdet.engine.processes import accelerated
-from mimicdet.engine.step import Stepper, gradient_norms
+from mimicdet.engine.step import Stepper, agree, gradient_norms, too_many_bad_steps
 from mimicdet.errors import UserError
 from mimicdet.tasks.task import WholeStep
 
@@ -46,10 +45,16 @@ def batch(*names: str, spoilt: bool = False) -> Batch:
         image[0, 0, 0] = 255 if spoilt else 0
         samples.append(
             Sample(
-                image=image, boxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.int64),
-                crowd=torch.zeros(0, dtype=torch.bool), image_id=1, file=f"{name}.jpg", original_size=(4, 4), seed=0,
+                image=image,
+                boxes=torch.zeros(0, 4),
+                labels=torch.zeros(0, dtype=torch.int64),
+                crowd=torch.zeros(0, dtype=torch.bool),
+                image_id=1,
+                file=f"{name}.jpg",
+                original_size=(4, 4),
+                seed=0,
             )
-        )  # fmt: skip
+        )
     return collate(samples)
 
 
@@ -68,9 +73,13 @@ def stepper() -> Iterator[Callable[..., Stepper]]:
         model = accelerator.prepare_model(task)
         plain = torch.optim.SGD([{"params": list(task.parameters()), "lr_factor": 1.0}], lr=1.0, momentum=0.9)
         return Stepper(
-            accelerator=accelerator, model=model, optimizer=accelerator.prepare_optimizer(plain),
-            modules=dict(task.detector.named_children()), clip=clip, count_positives=no_positives,
-        )  # fmt: skip
+            accelerator=accelerator,
+            model=model,
+            optimizer=accelerator.prepare_optimizer(plain),
+            modules=dict(task.detector.named_children()),
+            clip=clip,
+            count_positives=no_positives,
+        )
 
     with contexts:
         yield make

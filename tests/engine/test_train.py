@@ -23,12 +23,12 @@ from torch import Tensor
 from mimicdet.build import load_model
 from mimicdet.data.batch import Batch
 from mimicdet.data.dataset import Category, DetectionDataset
-from mimicdet.engine.metrics_file import read_metrics
+from mimicdet.engine.run_folder import read_metrics
 from mimicdet.engine.train import TrainResult, train
 from mimicdet.errors import UserError
 from mimicdet.inference.coco_metrics import METRIC_NAMES, Metrics
 from mimicdet.inference.dataset import evaluate_runner
-from mimicdet.inference.folded import FoldedModel
+from mimicdet.inference.fold import FoldedModel
 from mimicdet.settings_file import load_settings
 from mimicdet.tasks.mimic import MimicTask
 from mimicdet.tasks.task import WholeStep
@@ -44,7 +44,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> DetectionDataset:
 @pytest.fixture(autouse=True)
 def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing them takes longer than training the toy; ``result`` has them."""
-    monkeypatch.setattr("mimicdet.engine.finish.draw_curves", lambda *_: None)
+    monkeypatch.setattr("mimicdet.engine.evaluate.draw_curves", lambda *_: None)
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +70,14 @@ def losses_times(factor: float, image_id: int | None = None) -> Iterator[None]:
 def test_what_a_run_leaves(result: TrainResult) -> None:
     run = result.run
     assert sorted(path.name for path in run.iterdir()) == [
-        "checkpoints", "curves.png", "metrics.jsonl", "model", "model-last", "pictures", "settings.yaml",
-    ]  # fmt: skip
+        "checkpoints",
+        "curves.png",
+        "metrics.jsonl",
+        "model",
+        "model-last",
+        "pictures",
+        "settings.yaml",
+    ]
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["last.pt", "previous.pt"]
     assert load_settings(config=run / "settings.yaml") == toy_settings(pictures=2, eval_teacher=True)
     for picture in (run / "curves.png", *(run / "pictures").iterdir()):
@@ -84,9 +90,14 @@ def test_what_a_run_leaves(result: TrainResult) -> None:
 def test_the_records_of_a_run(result: TrainResult) -> None:
     records = read_metrics(result.run / "metrics.jsonl")
     assert [(r["kind"], r["step"], r["epoch"]) for r in records] == [
-        ("train", 3, 0.6), ("train", 5, 1), ("eval", 5, 1),
-        ("train", 6, 1.2), ("train", 9, 1.8), ("train", 10, 2), ("eval", 10, 2),
-    ]  # fmt: skip
+        ("train", 3, 0.6),
+        ("train", 5, 1),
+        ("eval", 5, 1),
+        ("train", 6, 1.2),
+        ("train", 9, 1.8),
+        ("train", 10, 2),
+        ("eval", 10, 2),
+    ]
     train_records = [record for record in records if record["kind"] == "train"]
     for record in train_records:
         modules = {name for name in record if name.startswith("grad_norm/")}
@@ -95,8 +106,16 @@ def test_the_records_of_a_run(result: TrainResult) -> None:
         }
         total = sum(record[name] ** 2 for name in modules) ** 0.5
         assert record["grad_norm"] == pytest.approx(total, rel=1e-4)
-        parts = ("refinement_objectness", "refinement_boxes", "s_classification", "s_boxes", "t_classification",
-                 "t_boxes", "mimic_classification", "mimic_boxes")  # fmt: skip
+        parts = (
+            "refinement_objectness",
+            "refinement_boxes",
+            "s_classification",
+            "s_boxes",
+            "t_classification",
+            "t_boxes",
+            "mimic_classification",
+            "mimic_boxes",
+        )
         assert record["loss"] == pytest.approx(sum(record[part] for part in parts), rel=1e-5)
         for part in ("mimic_rank", "mimic_soft_labels"):
             assert record[part] >= 0  # logged, though its weight is 0
@@ -130,7 +149,7 @@ def test_the_best_weights_stay_when_later_ones_are_worse(tmp_path: Path, data: D
 
     settings = toy_settings(optim={"schedule": "constant"}, epochs=2)
     longer = toy_settings(optim={"schedule": "constant"}, epochs=3)
-    with patch("mimicdet.engine.validate.evaluate_runner", scored):
+    with patch("mimicdet.engine.evaluate.evaluate_runner", scored):
         train(settings=settings, train_data=data, val_data=data, out=tmp_path / "run")
         result = train(settings=longer, train_data=data, val_data=data, out=tmp_path / "run", resume=True)
     assert result.best is not None

@@ -57,15 +57,28 @@ def toy_settings(*, optim: dict[str, Any] | None = None, **train: Any) -> Settin
     """Two epochs of five steps of two batches of one image; AdamW, moving average, batch norm in training."""
     return MimicDetSettings(
         model=MimicDetSettings.Model(
-            backbone="test_resnet", weights="random", frozen_stages=1, freeze_batch_norm=False, pyramid_channels=8,
-            head_channels=8, head_features=8,
+            backbone="test_resnet",
+            weights="random",
+            frozen_stages=1,
+            freeze_batch_norm=False,
+            pyramid_channels=8,
+            head_channels=8,
+            head_features=8,
         ),
         teacher=TeacherSettings(conv_channels=8),
         data=DataSettings(shorter_side=(SIDE,), longer_side=SIDE, workers=0, color_jitter=0.3),
         optim=OptimSettings(
             **{
-                "optimizer": "adamw", "lr": 0.01, "lr_batch": 2, "momentum": 0.9, "weight_decay": 0.01,
-                "schedule": "cosine", "warmup_steps": 2, "accumulate": 2, "clip_grad_norm": 10.0, "ema_decay": 0.9,
+                "optimizer": "adamw",
+                "lr": 0.01,
+                "lr_batch": 2,
+                "momentum": 0.9,
+                "weight_decay": 0.01,
+                "schedule": "cosine",
+                "warmup_steps": 2,
+                "accumulate": 2,
+                "clip_grad_norm": 10.0,
+                "ema_decay": 0.9,
                 **(optim or {}),
             }
         ),
@@ -73,4 +86,4 @@ def toy_settings(*, optim: dict[str, Any] | None = None, **train: Any) -> Settin
             **{"epochs": 2, "batch_size": 1, "checkpoint_every": 2, "log_every": 3, "pictures": 0, **train}
         ),
         inference=InferenceSettings(shorter_side=SIDE, longer_side=SIDE),
-    )  # fmt: skip
+    )

@@ -49,7 +49,7 @@ def train_toy(out: Path, *, resume: bool = False, workers: int = 0, signal_at: i
     with (
         patch.object(Stepper, "__call__", signal_and_step),
         patch.object(MimicTask, "forward", poisoned_forward),
-        patch("mimicdet.engine.finish.draw_curves", lambda *_: None),  # it takes longer than all the rest
+        patch("mimicdet.engine.evaluate.draw_curves", lambda *_: None),  # it takes longer than all the rest
     ):
         train(settings=settings, train_data=data, val_data=data, out=out, resume=resume)
 
@@ -65,9 +65,12 @@ def main() -> None:
         torch.distributed.init_process_group("gloo")  # one group for all runs
     for run in options.runs:
         train_toy(
-            run.with_name(run.name.removesuffix("+")), resume=run.name.endswith("+"), workers=options.workers,
-            signal_at=options.kill_at, number=signal.SIGKILL,
-        )  # fmt: skip
+            run.with_name(run.name.removesuffix("+")),
+            resume=run.name.endswith("+"),
+            workers=options.workers,
+            signal_at=options.kill_at,
+            number=signal.SIGKILL,
+        )
     if options.stop is not None:
         with pytest.raises(TrainingStopped):
             train_toy(options.stop, signal_at=2 if os.environ["RANK"] == "1" else 0, number=signal.SIGTERM)

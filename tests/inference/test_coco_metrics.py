@@ -21,10 +21,19 @@ from mimicdet.inference.coco_metrics import METRIC_NAMES, coco_metrics
 FIXTURE = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "coco_eval_fixture"
 
 GOLDEN = [
-    0.5045806987249628, 0.6969727247299577, 0.5729816669904824, 0.5856257209410443, 0.5193996948036719,
-    0.5013978986347466, 0.38681277964578054, 0.5936795762842003, 0.595352982877607, 0.6398109626113442,
-    0.5664205978994309, 0.5642905982905982,
-]  # fmt: skip
+    0.5045806987249628,
+    0.6969727247299577,
+    0.5729816669904824,
+    0.5856257209410443,
+    0.5193996948036719,
+    0.5013978986347466,
+    0.38681277964578054,
+    0.5936795762842003,
+    0.595352982877607,
+    0.6398109626113442,
+    0.5664205978994309,
+    0.5642905982905982,
+]
 
 
 def pycocotools(truth: dict[str, Any], detections: list[dict[str, Any]], most: int = 100) -> COCOeval:
@@ -55,9 +64,15 @@ def random_case(seed: int, *, images: int = 6, classes: int = 4) -> tuple[dict[s
             category_id = int(rng.choice(category_ids[:-1]))  # the last class never has an object
             crowd = int(rng.random() < 0.15)
             annotations.append(
-                {"id": len(annotations) + 1, "image_id": image_id, "category_id": category_id,
-                 "bbox": box.tolist(), "area": float(box[2] * box[3] * rng.uniform(0.4, 1)), "iscrowd": crowd}
-            )  # fmt: skip
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": category_id,
+                    "bbox": box.tolist(),
+                    "area": float(box[2] * box[3] * rng.uniform(0.4, 1)),
+                    "iscrowd": crowd,
+                }
+            )
             for _ in range(int(rng.integers(0, 4))):
                 moved = box + rng.normal(0, 0.06 * size, 4)
                 moved[2:] = np.maximum(moved[2:], 1)
@@ -124,10 +139,12 @@ def test_more_detections_than_coco_allows():
     boxes = [[20.0 * (i % 15), 20.0 * (i // 15), 15.0, 15.0] for i in range(150)]
     truth = {
         "images": [{"id": 3}],
-        "annotations": [{"image_id": 3, "category_id": 1, "bbox": box, "id": i + 1, "area": 225, "iscrowd": 0}
-                        for i, box in enumerate(boxes)],
+        "annotations": [
+            {"image_id": 3, "category_id": 1, "bbox": box, "id": i + 1, "area": 225, "iscrowd": 0}
+            for i, box in enumerate(boxes)
+        ],
         "categories": [{"id": 1, "name": "tree"}],
-    }  # fmt: skip
+    }
     detections = [{"image_id": 3, "category_id": 1, "bbox": b, "score": 1 - i / 1000} for i, b in enumerate(boxes)]
     assert coco_metrics(truth, detections)["AR100"] == pytest.approx(2 / 3)
     metrics = coco_metrics(truth, detections, limits=(1, 10, 300))
@@ -152,15 +169,19 @@ def test_corners_give_zeros_or_minus_ones_and_valid_json(case: str):
     metrics = coco_metrics(truth, detections)
     expected = 0.0 if case == "no detections" else -1.0
     assert all(metrics[name] == expected for name in METRIC_NAMES)
-    assert metrics.objects == (len(truth["annotations"]) - sum(a["iscrowd"] for a in truth["annotations"])
-                               if case == "no detections" else 0)  # fmt: skip
+    assert metrics.objects == (
+        len(truth["annotations"]) - sum(a["iscrowd"] for a in truth["annotations"]) if case == "no detections" else 0
+    )
     text = json.dumps(metrics.to_json(), allow_nan=False)
     assert set(METRIC_NAMES) < set(json.loads(text))
 
 
 def test_two_categories_of_one_name_stay_apart():
-    truth = {"images": [{"id": 1}], "annotations": [],
-             "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "a"}, {"id": 3, "name": "b"}]}  # fmt: skip
+    truth = {
+        "images": [{"id": 1}],
+        "annotations": [],
+        "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "a"}, {"id": 3, "name": "b"}],
+    }
     assert list(coco_metrics(truth, []).class_ap) == ["a (id 1)", "a (id 2)", "b"]
 
 

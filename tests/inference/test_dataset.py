@@ -21,7 +21,7 @@ from mimicdet.errors import UserError
 from mimicdet.inference.coco_metrics import Metrics
 from mimicdet.inference.dataset import FunctionRunner, detect_dataset, evaluate_runner, evaluation_mode
 from mimicdet.inference.decode import Detections
-from mimicdet.inference.folded import FoldedModel
+from mimicdet.inference.fold import FoldedModel
 from tests.fake_detector import FakeDetector, make_dataset
 
 SIZE = {"shorter_side": 75, "longer_side": 133}

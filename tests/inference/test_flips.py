@@ -84,8 +84,14 @@ def test_objects_that_one_view_hides_are_found_in_another(flips: str, seen: list
 
 
 def test_of_what_several_views_find_the_best_is_kept_and_only_within_its_class() -> None:
-    views = iter([([10.0, 10, 20, 20], 0.5, 0), ([11.0, 10, 20, 20], 0.4, 0), ([10.0, 10, 20, 20], 0.7, 0),
-                  ([10.0, 10, 20, 20], 0.6, 1)])  # fmt: skip
+    views = iter(
+        [
+            ([10.0, 10, 20, 20], 0.5, 0),
+            ([11.0, 10, 20, 20], 0.4, 0),
+            ([10.0, 10, 20, 20], 0.7, 0),
+            ([10.0, 10, 20, 20], 0.6, 1),
+        ]
+    )
 
     def detect_next(_: Tensor) -> list[Detections]:
         box, score, label = next(views)
@@ -107,9 +113,14 @@ def test_a_mirrored_image_gives_the_mirrored_detections(left_right: bool) -> Non
     """With all four views every mirrored image is seen the same, whatever the model."""
     torch.manual_seed(0)
     settings = MimicDetSettings.Model(
-        backbone="resnet18", weights="random", pyramid_channels=16, head_channels=16, head_features=32, head_init="he",
+        backbone="resnet18",
+        weights="random",
+        pyramid_channels=16,
+        head_channels=16,
+        head_features=32,
+        head_init="he",
         freeze_batch_norm=False,
-    )  # fmt: skip
+    )
     model = build_model(settings, num_classes=2).double().eval()
     images = torch.rand(2, 3, 64, 96, dtype=torch.float64)
     sizes = torch.tensor([[64, 80], [50, 96]])

@@ -105,8 +105,10 @@ def test_only_what_nothing_else_reads_is_folded() -> None:
     network = live_statistics(Twice()).double()
     folded = fold_batch_norm(network)
     assert [name for name, module in folded.named_modules() if isinstance(module, nn.BatchNorm2d)] == [
-        "first_norm", "shared_norm", "late_norm",
-    ]  # fmt: skip
+        "first_norm",
+        "shared_norm",
+        "late_norm",
+    ]
     x = torch.randn(1, 3, 5, 5, dtype=torch.float64)
     torch.testing.assert_close(folded(x), network(x), rtol=1e-10, atol=1e-10)
 

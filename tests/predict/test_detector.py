@@ -65,10 +65,22 @@ def every_kind(file: Path) -> list[Any]:
     array = np.asarray(picture)
     tensor = torch.from_numpy(array.copy()).permute(2, 0, 1)
     return [
-        file, str(file), picture, picture.convert("L"), array, array[..., :1], array[..., 0], array[:, ::-1],
-        np.concatenate([array, np.full_like(array[..., :1], 255)], -1), array / 255, (array / 255).astype(np.float32),
-        tensor, tensor[:1], tensor / 255, (tensor / 255).double(),
-    ]  # fmt: skip
+        file,
+        str(file),
+        picture,
+        picture.convert("L"),
+        array,
+        array[..., :1],
+        array[..., 0],
+        array[:, ::-1],
+        np.concatenate([array, np.full_like(array[..., :1], 255)], -1),
+        array / 255,
+        (array / 255).astype(np.float32),
+        tensor,
+        tensor[:1],
+        tensor / 255,
+        (tensor / 255).double(),
+    ]
 
 
 def test_every_kind_of_image_gives_the_same(detector: Detector, dataset: DetectionDataset):
@@ -252,9 +264,11 @@ def test_tiles_of_a_large_image_give_its_objects_once(batch_size: int):
         image[y : y + h, x : x + w] = 50 + n
         expected[50 + n] = [x, y, x + w, y + h]
     detector = Detector(
-        model=ColorFinder(), categories=[Category(1, "square"), Category(2, "none")], settings=SMALL,
+        model=ColorFinder(),
+        categories=[Category(1, "square"), Category(2, "none")],
+        settings=SMALL,
         inference=InferenceSettings(shorter_side=64, longer_side=64, score_threshold=0.1, batch_size=batch_size),
-    )  # fmt: skip
+    )
     small = image[:40, :64]
     results = detector([image, small, image], tile=64, overlap=0.4, score_threshold=0.38)
     for result in (results[0], results[2]):

@@ -17,7 +17,7 @@ from mimicdet.data.tiles import Tiles
 from mimicdet.errors import UserError
 from mimicdet.inference.coco_metrics import coco_metrics
 from mimicdet.inference.dataset import detect_dataset, evaluate_runner, evaluation_mode
-from mimicdet.inference.folded import FoldedModel
+from mimicdet.inference.fold import FoldedModel
 from mimicdet.predict import Detector, PredictSummary, find_images, predict_files
 from tests.fake_detector import CATEGORIES, FakeDetector, make_dataset
 

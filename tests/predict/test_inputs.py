@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mimicdet.predict.inputs import to_pixels
+from mimicdet.predict.detector import to_pixels
 
 RNG = np.random.default_rng(0)
 

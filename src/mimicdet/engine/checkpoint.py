@@ -6,14 +6,11 @@ renamed, so that a crash at any moment leaves one that is whole. It is never unp
 reader takes tensors, numbers, text and containers, nothing else.
 """
 
-from __future__ import annotations
-
-import errno
 import hashlib
 import json
 import os
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,24 +20,20 @@ from pydantic import ValidationError
 from mimicdet.config import Settings, settings_from
 from mimicdet.data.dataset import DetectionDataset
 from mimicdet.errors import UserError
+from mimicdet.files import why_not_written
 
 FORMAT = "mimicdet checkpoint 2"
 LAST, PREVIOUS = "last.pt", "previous.pt"
 
-MAY_CHANGE = frozenset(
-    {
-        "data.workers", "data.max_faulty_boxes", "inference.batch_size", "train.eval_every", "train.eval_teacher",
-        "train.checkpoint_every", "train.log_every", "train.max_bad_steps", "train.pictures", "train.trackers",
-        "distill.trust_teacher", "distill.check_images",
-    }
-)  # fmt: skip
+_NO_MATTER = {
+    "data": ("workers", "max_faulty_boxes"),
+    "inference": ("batch_size",),
+    "train": ("eval_every", "eval_teacher", "checkpoint_every", "log_every", "max_bad_steps", "pictures", "trackers"),
+    "distill": ("trust_teacher", "check_images"),
+}
+MAY_CHANGE = frozenset(f"{section}.{key}" for section, keys in _NO_MATTER.items() for key in keys)
 """Settings that a resumed run may change, for they alter no weight and no comparison of APs. ``train.epochs`` may
 change too unless the schedule is cosine, whose every learning rate depends on it."""
-
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-# ------------------------------------------------------------------------------------------------ on disk
 
 
 def save_checkpoint(folder: Path, state: Mapping[str, Any]) -> None:
@@ -67,10 +60,10 @@ def save_checkpoint(folder: Path, state: Mapping[str, Any]) -> None:
         if cause is None:
             raise
         part.unlink(missing_ok=True)
-        why = "the disk is full" if cause.errno in _DISK_FULL else cause.strerror
         rest = "the previous checkpoint is intact" if (folder / LAST).exists() else "there is no earlier one"
         raise UserError(
-            f"{folder / LAST} cannot be written: {why} ({rest}); free some space and continue with --resume"
+            f"{folder / LAST} cannot be written: {why_not_written(cause)} ({rest}); "
+            "free some space and continue with --resume"
         ) from error
 
 
@@ -81,7 +74,7 @@ def _os_error(error: BaseException | None) -> OSError | None:
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path | None, str | None]:
-    """The newest checkpoint that is whole, and a sentence about a broken one that was passed over.
+    """Returns the newest checkpoint that is whole, and a sentence about a broken one that was passed over.
 
     Every byte is checked against its checksum.
 
@@ -92,13 +85,9 @@ def newest_checkpoint(folder: Path) -> tuple[Path | None, str | None]:
         UserError: there are checkpoints and all are broken.
     """
     broken: list[str] = []
-    for file in (folder / LAST, folder / PREVIOUS):
-        if not file.exists():
-            continue
-        fault = _fault(file)
-        if fault is None:
-            notice = f"{broken[0]}; going on from {file}, the one before" if broken else None
-            return file, notice
+    for file in filter(Path.exists, (folder / LAST, folder / PREVIOUS)):
+        if (fault := _fault(file)) is None:
+            return file, f"{broken[0]}; going on from {file}, the one before" if broken else None
         broken.append(f"{file} is broken ({fault})")
     if broken:
         raise UserError(f"{' and '.join(broken)}; start again with --overwrite, or put back a copy of a checkpoint")
@@ -115,7 +104,7 @@ def _fault(file: Path) -> str | None:
 
 
 def load_checkpoint(file: Path) -> dict[str, Any]:
-    """The state in a checkpoint, on the CPU.
+    """Reads the state in a checkpoint, to the CPU.
 
     Raises:
         UserError: the file is no checkpoint of ours, or holds more than tensors and plain values.
@@ -137,11 +126,8 @@ def load_checkpoint(file: Path) -> dict[str, Any]:
     return state
 
 
-# ---------------------------------------------------------------------------- does it belong to this run
-
-
 def fingerprint(dataset: DetectionDataset) -> dict[str, Any]:
-    """What tells one training set from another: classes, number of images, and a hash over images and objects."""
+    """Returns classes, number of images, and a hash over images and objects: they tell training sets apart."""
     digest = hashlib.sha256()
     for record in dataset.images:
         digest.update(f"{record.file.name} {record.height} {record.width} {len(record.labels)}\n".encode())
@@ -153,7 +139,7 @@ def fingerprint(dataset: DetectionDataset) -> dict[str, Any]:
 def require_same_run(
     state: Mapping[str, Any], *, settings: Settings, data: Mapping[str, Any], processes: int, file: Path
 ) -> None:
-    """UserError naming what differs, unless going on from ``state`` continues the very same run.
+    """Raises UserError naming what differs, unless going on from ``state`` continues the very same run.
 
     Args:
         state: of ``load_checkpoint``; its "settings" (plain values), "data" and "processes" are compared.
@@ -187,7 +173,7 @@ def require_same_run(
 
 
 def require_same_teachers(state: Mapping[str, Any], *, teachers: Sequence[tuple[str, str]], file: Path) -> None:
-    """UserError naming the teacher whose weights are no longer those that ``state`` was trained with.
+    """Raises UserError naming the teacher whose weights are no longer those that ``state`` was trained with.
 
     Args:
         state: of ``load_checkpoint``; its "teachers" are the hashes, in order.
@@ -202,21 +188,18 @@ def require_same_teachers(state: Mapping[str, Any], *, teachers: Sequence[tuple[
 
 
 def differing_settings(before: Settings, now: Settings) -> dict[str, str]:
-    """``train.epochs was 1 and is 2`` of every setting that differs, by its dotted name."""
-    return {name: f"{name} was {_shown(old)} and is {_shown(new)}" for name, old, new in _differing(before, now)}
+    """Maps each setting that differs, by its dotted name, to such as ``train.epochs was 1 and is 2``."""
+    old, new = (dotted(settings) for settings in (before, now))
+    return {
+        name: f"{name} was {json.dumps(old[name])} and is {json.dumps(value)}"
+        for name, value in new.items()
+        if name in old and old[name] != value  # families have their own
+    }
 
 
-def _differing(before: Settings, now: Settings) -> Iterator[tuple[str, Any, Any]]:
-    """(dotted name, value before, value now) of every setting that differs."""
-    old, new = before.model_dump(mode="json"), now.model_dump(mode="json")
-    for section in new:
-        if isinstance(new[section], dict):
-            for key in new[section]:
-                if key in old.get(section, {}) and old[section][key] != new[section][key]:  # families have their own
-                    yield f"{section}.{key}", old[section][key], new[section][key]
-        elif old[section] != new[section]:
-            yield section, old[section], new[section]
-
-
-def _shown(value: Any) -> str:
-    return json.dumps(value)
+def dotted(settings: Settings) -> dict[str, Any]:
+    """Maps the dotted name of every setting to its plain value."""
+    flat: dict[str, Any] = {}
+    for section, values in settings.model_dump(mode="json").items():
+        flat |= {f"{section}.{key}": v for key, v in values.items()} if isinstance(values, dict) else {section: values}
+    return flat

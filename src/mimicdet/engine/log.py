@@ -1,26 +1,54 @@
 """What a run tells while it trains: metrics.jsonl, experiment trackers, a progress bar, a line an epoch."""
 
-from __future__ import annotations
-
 import math
 import sys
-from collections.abc import Mapping
-from typing import Any
+import time
+from collections.abc import Iterator
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
 from mimicdet.config import Settings
-from mimicdet.engine.interval import Stopwatch
-from mimicdet.engine.metrics_file import MetricsFile, Record
+from mimicdet.engine.checkpoint import dotted
 from mimicdet.engine.processes import on_main
-from mimicdet.engine.run_folder import RunFolder
+from mimicdet.engine.run_folder import MetricsFile, Record, RunFolder
 from mimicdet.engine.state import RunState
 from mimicdet.engine.step import StepResult
 from mimicdet.inference.coco_metrics import METRIC_NAMES, Metrics
 
+Item = TypeVar("Item")
 GIB = 2**30
+
+
+class Stopwatch:
+    """Measures the seconds since the last record, and how many of them were spent waiting for data."""
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Begins again at 0."""
+        self._began = time.perf_counter()
+        self.waited = 0.0
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the last restart."""
+        return time.perf_counter() - self._began
+
+    def waiting(self, items: Iterator[Item]) -> Iterator[Item]:
+        """Yields the items, with the wait for each on the watch."""
+        while True:
+            began = time.perf_counter()
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+            finally:
+                self.waited += time.perf_counter() - began
+            yield item
 
 
 class RunLog:
@@ -44,20 +72,18 @@ class RunLog:
         on_main(accelerator, lambda: self.file.keep_first(state.progress.records))
         accelerator.init_trackers(
             "mimicdet",
-            config=_flat(settings.model_dump(mode="json")),
+            config={name: str(v) if isinstance(v, list) else v for name, v in dotted(settings).items()},  # scalars
             init_kwargs={"wandb": {"name": folder.path.name, "dir": str(folder.path)}},
         )
-        self.interactive = accelerator.is_main_process and sys.stderr.isatty()
-        self.bar = tqdm(
-            total=settings.train.epochs * steps_per_epoch, initial=state.progress.step, desc="train", unit="step",
-            disable=not self.interactive,
-        )  # fmt: skip
+        steps, done = settings.train.epochs * steps_per_epoch, state.progress.step
+        hidden = not (accelerator.is_main_process and sys.stderr.isatty())
+        self.bar = tqdm(total=steps, initial=done, desc="train", unit="step", disable=hidden)
         self._steps_recorded = state.progress.step
         self._loss = float("nan")
         self._start()
 
     def train_record(self, result: StepResult, *, lr: float) -> None:
-        """One record on the steps since the last one, of which ``result`` is the newest."""
+        """Writes one record on the steps since the last one, of which ``result`` is the newest."""
         progress = self.state.progress
         means = self.state.means.take()
         names = list(result.norms)
@@ -82,7 +108,7 @@ class RunLog:
         self._start()
 
     def eval_record(self, metrics: Metrics, teacher: Metrics | None) -> Record:
-        """One record on an evaluation."""
+        """Writes one record on an evaluation."""
         record: Record = {"kind": "eval", **self._position(), **metrics.to_json()}
         if teacher is not None:
             record |= {f"teacher/{name}": teacher[name] for name in METRIC_NAMES}
@@ -94,7 +120,7 @@ class RunLog:
         self.bar.update(1)
 
     def epoch_ended(self, evaluated: Record | None) -> None:
-        """A line for those without a bar, and for the record above it."""
+        """Says a line for those without a bar, and for the record above it."""
         progress, epochs = self.state.progress, self.settings.train.epochs
         parts = [f"loss {self._loss:.4g}"]
         if evaluated is not None:
@@ -107,12 +133,13 @@ class RunLog:
         self._start()
 
     def say(self, text: str) -> None:
-        """A line on standard error, of the first process alone."""
+        """Writes a line to standard error, on the first process alone."""
         if self.accelerator.is_main_process:
             tqdm.write(text, file=sys.stderr)
             sys.stderr.flush()
 
     def close(self) -> None:
+        """Removes the bar."""
         self.bar.close()
 
     def _start(self) -> None:
@@ -128,21 +155,8 @@ class RunLog:
     def _write(self, record: Record) -> None:
         on_main(self.accelerator, lambda: self.file.append(record))
         self.state.progress.records += 1
-        numbers = {
-            key: value for key, value in record.items() if isinstance(value, int | float) and math.isfinite(value)
-        }
+        numbers = {key: v for key, v in record.items() if isinstance(v, int | float) and math.isfinite(v)}
         self.accelerator.log(numbers, step=self.state.progress.step)
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted names and scalars, as trackers want them."""
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = str(value) if isinstance(value, list) else value
-    return flat
 
 
 def _duration(seconds: float) -> str:

@@ -1,18 +1,19 @@
-"""Optimiser, parameter groups and learning rate.
+"""The optimiser with its parameter groups and learning rate, and the moving average of what it learns.
 
 The learning rate is a pure function of the step, so there is no scheduler whose state could get lost.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mimicdet.config import OptimSettings
 from mimicdet.models.detector import Trunk
 from mimicdet.tasks import Task
+
+Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 def freeze_by_settings(task: Task, settings: OptimSettings) -> None:
@@ -23,30 +24,20 @@ def freeze_by_settings(task: Task, settings: OptimSettings) -> None:
 
 
 def parameter_groups(task: Task, settings: OptimSettings) -> list[dict[str, object]]:
-    """The trainable parameters of ``task``, grouped by learning-rate factor and weight decay.
+    """Returns the trainable parameters of ``task``, grouped by learning-rate factor and weight decay.
 
     SGD decays every parameter, as the published detectors it is compared with do; AdamW leaves out vectors
     (biases and the parameters of normalisation layers), as is usual with it. A frozen parameter is in no group.
-
-    Returns:
-        Groups for a torch optimiser; each besides has its ``lr_factor``. Empty ones are left out.
+    Each group has its ``lr_factor`` for :func:`set_lr`.
     """
-    factors = {
-        id(parameter): factor
-        for modules, factor in (
-            ((task.detector.final_head,), settings.head_lr_factor),
-            (_backbones(task), settings.backbone_lr_factor),
-        )
-        for module in modules
-        for parameter in module.parameters()
-    }
+    factors = {id(parameter): settings.head_lr_factor for parameter in task.detector.final_head.parameters()}
+    for backbone in _backbones(task):
+        factors |= {id(parameter): settings.backbone_lr_factor for parameter in backbone.parameters()}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for parameter in task.parameters():
-        if not parameter.requires_grad:
-            continue
-        factor = factors.get(id(parameter), 1.0)
-        decay = 0.0 if settings.optimizer == "adamw" and parameter.ndim <= 1 else settings.weight_decay
-        groups.setdefault((factor, decay), []).append(parameter)
+        if parameter.requires_grad:
+            decay = 0.0 if settings.optimizer == "adamw" and parameter.ndim <= 1 else settings.weight_decay
+            groups.setdefault((factors.get(id(parameter), 1.0), decay), []).append(parameter)
     return [
         {"params": parameters, "lr_factor": factor, "weight_decay": decay}
         for (factor, decay), parameters in groups.items()
@@ -54,20 +45,19 @@ def parameter_groups(task: Task, settings: OptimSettings) -> list[dict[str, obje
 
 
 def make_optimizer(task: Task, settings: OptimSettings) -> torch.optim.Optimizer:
-    """SGD with momentum or AdamW (betas ``momentum`` and 0.999); `set_lr` gives it its learning rate.
+    """Makes SGD with momentum or AdamW (betas ``momentum`` and 0.999); `set_lr` gives it its learning rate.
 
     Uses torch's fused kernels, which read and write each parameter once.
     """
     groups = parameter_groups(task, settings)
-    first = next(task.parameters())
-    fused = first.device.type in ("cpu", "cuda")
+    fused = next(task.parameters()).device.type in ("cpu", "cuda")
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=settings.lr, betas=(settings.momentum, 0.999), fused=fused)
     return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, fused=fused)
 
 
 def lr_at(step: int, settings: OptimSettings, *, images_per_step: int, steps_per_epoch: int, epochs: int) -> float:
-    """The learning rate of optimiser step ``step`` (from 0), before a group's factor.
+    """Returns the learning rate of optimiser step ``step`` (from 0), before a group's factor.
 
     Linear scaling (``optim.lr`` is for ``optim.lr_batch`` images a step), times the schedule, times the warm-up.
     """
@@ -85,6 +75,24 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Gives each group ``lr`` times its ``lr_factor``."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_factor"]
+
+
+def moving_average(task: nn.Module, decay: float) -> AveragedModel:
+    """Returns a copy of ``task`` that follows it: call ``update_parameters(task)`` after every step, use ``.module``.
+
+    After n updates the decay is min(decay, (1 + n) / (10 + n)), so that the random initial weights are forgotten
+    quickly and short runs profit too. Buffers (batch-norm statistics) are copied as they are.
+    Make it before accelerate prepares the task, whose ``forward`` is a bound method of the original afterwards.
+    """
+
+    def average(averages: Tensors, weights: Tensors, _: Tensor | int) -> None:
+        n = int(copy.n_averaged)  # on the CPU, unlike the argument: reading it does not wait for the GPU
+        get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averages, weights, n)
+
+    copy = AveragedModel(task, multi_avg_fn=average)
+    copy.requires_grad_(False)
+    copy.eval()
+    return copy
 
 
 def _backbones(task: Task) -> list[nn.Module]:

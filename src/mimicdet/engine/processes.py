@@ -3,8 +3,6 @@
 One process, or as many as torchrun starts: each on its own GPU (NCCL), or all on the CPU (gloo).
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState, PartialState
+from accelerate.state import AcceleratorState, GradientState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import (
     DistributedDataParallelKwargs,
@@ -39,7 +37,7 @@ def accelerated(
     tracker_folder: Path | None = None,
     broadcast_buffers: bool = False,
 ) -> Iterator[Accelerator]:
-    """This process's part in the run, by accelerate; torchrun's variables in the environment say which one it is.
+    """Yields this process's part in the run, by accelerate; torchrun's variables say which process it is.
 
     Leaves accelerate's global state as it was, so that one program can train twice with different settings, and
     ends the group of processes if it began here.
@@ -63,30 +61,28 @@ def accelerated(
     if cpu and precision == "fp16":
         raise UserError("train.precision: fp16 needs a GPU; on the CPU use 'no' or 'bf16'")
     ours = not torch.distributed.is_initialized()
+    backend = "gloo" if cpu and started_by_torchrun() else None
+    group = InitProcessGroupKwargs(backend=backend, timeout=timedelta(minutes=30))
+    parallel = DistributedDataParallelKwargs(broadcast_buffers=broadcast_buffers, gradient_as_bucket_view=True)
     accelerator = Accelerator(
         cpu=cpu,
         mixed_precision=precision,
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=accumulate),
         log_with=list(trackers) or None,
         project_dir=tracker_folder,
-        kwargs_handlers=[
-            InitProcessGroupKwargs(
-                backend="gloo" if cpu and started_by_torchrun() else None, timeout=timedelta(minutes=30)
-            ),
-            DistributedDataParallelKwargs(broadcast_buffers=broadcast_buffers, gradient_as_bucket_view=True),
-        ],
+        kwargs_handlers=[group, parallel],
     )
     try:
         yield accelerator
     finally:
         for tracker in accelerator.trackers:
             tracker.finish()
-        AcceleratorState._reset_state()
-        GradientState._reset_state()
         if ours:
-            PartialState._reset_state()
-            if torch.distributed.is_initialized():
-                torch.distributed.destroy_process_group()
+            accelerator.state.destroy_process_group()
+        # accelerate (1.15) keeps precision, accumulation and device for the life of the process, and refuses an
+        # Accelerator that asks for others. Its own tests let go of them thus; there is no public way.
+        AcceleratorState._reset_state(reset_partial_state=ours)
+        GradientState._reset_state()
 
 
 def _on_cpu() -> bool:
@@ -100,12 +96,12 @@ def _on_cpu() -> bool:
 
 
 def started_by_torchrun() -> bool:
-    """torchrun started this process, alone or with others."""
+    """Tells whether torchrun started this process, alone or with others."""
     return "LOCAL_RANK" in os.environ
 
 
 def on_main(accelerator: Accelerator, work: Callable[[], Result]) -> Result:
-    """``work()`` on the first process only; its result on all.
+    """Calls ``work()`` on the first process only, and returns its result on all.
 
     A UserError raised by it is raised on every process, so that none waits for one that has given up.
     """
@@ -132,7 +128,7 @@ def share_buffers(accelerator: Accelerator, module: nn.Module) -> None:
 
 @contextmanager
 def repeatable(device: torch.device) -> Iterator[None]:
-    """Inside, the CPU computes the same bits every time; afterwards torch is set as before.
+    """Makes the CPU compute the same bits every time; afterwards torch is set as before.
 
     Summing into rows that repeat (the backward of indexing) runs on several threads in whatever order unless
     deterministic algorithms are asked for. They are not on a GPU: there they cost speed, and some do not exist.

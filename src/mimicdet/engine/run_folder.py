@@ -1,68 +1,53 @@
-"""The folder of a run: what lies in it, when one may be written to, and what --overwrite removes.
+"""The folder of a run: what lies in it, when one may be written to, what --overwrite removes, and its metrics.jsonl.
 
 ::
 
     settings.yaml            all settings, resolved; `--config` reads it back
-    metrics.jsonl            one record a log interval and one an evaluation (engine/metrics_file.py)
+    metrics.jsonl            one JSON object a line, for each log interval and each evaluation
     checkpoints/last.pt      the state of training, and previous.pt the one before (engine/checkpoint.py)
     model/                   the best weights by AP on the validation split, or the last where there is none
     model-last/              the last weights, where model/ has the best
     curves.png, pictures/    drawn when training ends
     trackers/                files of experiment trackers
+
+Every record in metrics.jsonl has ``kind`` ("train" or "eval"), ``step`` (optimiser steps taken) and ``epoch`` (a
+fraction within it). A "train" record has the means of the task's losses and diagnostics since the one before, ``lr``,
+``grad_norm`` and ``grad_norm/<module>`` of its last step, ``skipped_steps`` (so far), ``seconds`` (of training, so
+far), ``seconds_per_step``, ``data_wait`` (the share of them spent waiting for images) and, on a GPU,
+``peak_memory_gib``. An "eval" record has COCO's numbers, those of the T-head under ``teacher/``. What is undefined is
+null, of COCO's numbers -1.
 """
 
-from __future__ import annotations
-
+import json
 import os
 import shutil
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from mimicdet.config import Settings
 from mimicdet.errors import UserError
-from mimicdet.files import replace_file
+from mimicdet.files import defined, replace_file, why_not_written
 from mimicdet.settings_file import dump_settings
+
+Record = dict[str, Any]
 
 _HEADER = "# The settings of this run. Start another with them: mimicdet train DATA --out FOLDER --config THIS_FILE\n"
 
 
-@dataclass(frozen=True)
 class RunFolder:
-    """Paths of a run."""
+    """Names the paths of a run, none of which need exist, and guards them."""
 
-    path: Path
-
-    @property
-    def settings_file(self) -> Path:
-        return self.path / "settings.yaml"
-
-    @property
-    def metrics_file(self) -> Path:
-        return self.path / "metrics.jsonl"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
-
-    @property
-    def model(self) -> Path:
-        return self.path / "model"
-
-    @property
-    def last_model(self) -> Path:
-        return self.path / "model-last"
-
-    @property
-    def curves(self) -> Path:
-        return self.path / "curves.png"
-
-    @property
-    def pictures(self) -> Path:
-        return self.path / "pictures"
-
-    @property
-    def trackers(self) -> Path:
-        return self.path / "trackers"
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.settings_file = path / "settings.yaml"
+        self.metrics_file = path / "metrics.jsonl"
+        self.checkpoints = path / "checkpoints"
+        self.model = path / "model"
+        self.last_model = path / "model-last"
+        self.curves = path / "curves.png"
+        self.pictures = path / "pictures"
+        self.trackers = path / "trackers"
 
     @property
     def holds_a_run(self) -> bool:
@@ -113,15 +98,55 @@ class RunFolder:
             raise UserError(f"{error.filename or self.path} cannot be written ({error.strerror})") from error
 
     def write_settings(self, settings: Settings) -> None:
+        """Writes settings.yaml."""
         replace_file(self.settings_file, (_HEADER + dump_settings(settings)).encode())
 
     def _remove_run(self) -> None:
         """Removes what a run wrote and nothing else; the settings last, so that the rest is still seen to be a run."""
-        for path in (
-            self.checkpoints, self.metrics_file, self.curves, self.pictures, self.trackers, self.last_model, self.model,
-            self.settings_file,
-        ):  # fmt: skip
+        shown = self.curves, self.pictures, self.trackers
+        for path in (self.checkpoints, self.metrics_file, *shown, self.last_model, self.model, self.settings_file):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
+
+
+class MetricsFile:
+    """Writes metrics.jsonl while training goes on."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, record: Record) -> None:
+        """Raises UserError when the disk is full; then the line may be half there, which readers skip."""
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(defined(record)) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"{self.path} cannot be written: {why_not_written(error)} (the last checkpoint is intact); "
+                "free some space and continue with --resume"
+            ) from error
+
+    def keep_first(self, records: int) -> None:
+        """Cuts off what comes after the first ``records``: what the run wrote after its last checkpoint.
+
+        In one piece: a crash leaves the old file or the new one.
+        """
+        kept = list(_complete_lines(self.path))[:records] if self.path.exists() else []
+        replace_file(self.path, b"".join(kept))
+
+
+def read_metrics(path: Path) -> list[Record]:
+    """Reads the records of a metrics.jsonl, also of a run that goes on or has crashed in mid-line."""
+    return [json.loads(line) for line in _complete_lines(path)]
+
+
+def _complete_lines(path: Path) -> Iterator[bytes]:
+    for line in path.read_bytes().splitlines(keepends=True):
+        try:
+            json.loads(line)
+        except ValueError:
+            continue
+        if line.endswith(b"\n"):
+            yield line

@@ -1,10 +1,9 @@
 """Builds a run from its settings, or continues one from its checkpoint."""
 
-from __future__ import annotations
-
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -15,21 +14,12 @@ from mimicdet.data.dataset import DetectionDataset
 from mimicdet.data.loader import TrainData, TrainLoader
 from mimicdet.data.order import rank_indices
 from mimicdet.data.transform import TrainTransform
-from mimicdet.engine.checkpoint import (
-    fingerprint,
-    load_checkpoint,
-    newest_checkpoint,
-    require_same_run,
-    require_same_teachers,
-    save_checkpoint,
-)
-from mimicdet.engine.ema import moving_average
-from mimicdet.engine.interval import IntervalMeans
+from mimicdet.engine import checkpoint
 from mimicdet.engine.log import RunLog
-from mimicdet.engine.optim import freeze_by_settings, lr_at, make_optimizer
+from mimicdet.engine.optim import freeze_by_settings, lr_at, make_optimizer, moving_average
 from mimicdet.engine.processes import on_main
 from mimicdet.engine.run_folder import RunFolder
-from mimicdet.engine.state import RunState
+from mimicdet.engine.state import IntervalMeans, RunState
 from mimicdet.engine.step import Stepper
 from mimicdet.errors import UserError
 from mimicdet.tasks import Task, build_task
@@ -37,7 +27,7 @@ from mimicdet.tasks import Task, build_task
 
 @dataclass(frozen=True)
 class Run:
-    """A run, ready to train: what the loop works with."""
+    """Holds a run that is ready to train: the loop works with it."""
 
     accelerator: Accelerator
     settings: Settings
@@ -48,85 +38,74 @@ class Run:
     step: Stepper
     loader: TrainLoader
     log: RunLog
+    batches: Callable[[int], list[list[int]]]  # of an epoch: the indices of the images of each batch of this process
     steps_per_epoch: int
-    fingerprint: dict[str, Any]
-    teachers: tuple[str, ...]  # hashes of their weights
-
-    def batches(self, epoch: int) -> list[list[int]]:
-        """Indices of the images of each batch of this process in ``epoch``."""
-        return _batches(self.accelerator, self.settings, self.train_data, epoch)
+    identity: dict[str, Any]  # what a checkpoint says of the run it belongs to, see ``require_same_run``
 
     def lr(self, step: int) -> float:
-        """The learning rate of optimiser step ``step``, from 0."""
+        """Returns the learning rate of optimiser step ``step``, from 0."""
         train, optim = self.settings.train, self.settings.optim
-        images_per_step = train.batch_size * self.accelerator.num_processes * optim.accumulate
-        return lr_at(
-            step, optim, images_per_step=images_per_step, steps_per_epoch=self.steps_per_epoch, epochs=train.epochs
-        )
+        images = train.batch_size * self.accelerator.num_processes * optim.accumulate
+        return lr_at(step, optim, images_per_step=images, steps_per_epoch=self.steps_per_epoch, epochs=train.epochs)
 
     def save_checkpoint(self) -> None:
         """Makes the state the last checkpoint; every process must call it."""
-        state = {
-            **self.state.state_dict(),
-            "settings": self.settings.model_dump(mode="json"),
-            "data": self.fingerprint,
-            "teachers": list(self.teachers),
-            "processes": self.accelerator.num_processes,
-        }
-        on_main(self.accelerator, lambda: save_checkpoint(self.folder.checkpoints, state))
+        state = self.state.state_dict() | self.identity
+        on_main(self.accelerator, lambda: checkpoint.save_checkpoint(self.folder.checkpoints, state))
+
+
+class _Saved(NamedTuple):
+    """A checkpoint to go on from."""
+
+    file: Path
+    state: dict[str, Any]
 
 
 def start_run(
     accelerator: Accelerator,
-    *,
     settings: Settings,
     train_data: DetectionDataset,
     val_data: DetectionDataset | None,
     folder: RunFolder,
+    *,
     resume: bool,
     overwrite: bool,
 ) -> Run:
-    """A new run, or with ``resume`` the one in ``folder``, exactly where its checkpoint was written.
+    """Starts a new run, or with ``resume`` the one in ``folder``, exactly where its checkpoint was written.
 
     Raises:
         UserError: the data sets do not go together or with the settings; the folder may not be written to (see
-            ``RunFolder.open``); its checkpoints are broken or of another run; backbone weights that are not to be had.
+            ``RunFolder.open``); its checkpoints are broken or of another run; backbone weights that cannot be fetched.
     """
     _require_sensible(settings, train_data, val_data)
     on_main(accelerator, lambda: folder.require_fit(resume=resume, overwrite=overwrite))
     _require_lasting_teachers(settings, folder, overwrite=overwrite)
-    data = fingerprint(train_data)
-    file, notice = on_main(accelerator, lambda: newest_checkpoint(folder.checkpoints)) if resume else (None, None)
-    saved = load_checkpoint(file) if file is not None else None
-    if saved is not None and file is not None:
-        require_same_run(saved, settings=settings, data=data, processes=accelerator.num_processes, file=file)
-
-    torch.manual_seed(settings.train.seed)
-    task = build_task(settings, class_names=train_data.class_names, pretrained=saved is None)
-    teachers = [(teacher.name, teacher.weights_hash()) for teacher in task.teachers]
-    if saved is not None and file is not None:
-        require_same_teachers(saved, teachers=teachers, file=file)
-    # Channels last makes convolutions faster on GPUs with half precision and on CPUs (a step of `small` by a fifth)
-    task = task.to(accelerator.device).to(memory_format=torch.channels_last)
-    freeze_by_settings(task, settings.optim)
-    average = moving_average(task, settings.optim.ema_decay) if settings.optim.ema_decay else None
-    model = accelerator.prepare_model(task)
-    optimizer = accelerator.prepare_optimizer(make_optimizer(task, settings.optim))
-    state = RunState(
-        accelerator=accelerator, task=task, optimizer=optimizer, average=average, means=IntervalMeans(accelerator)
-    )
-    if saved is not None and file is not None:
-        state.load_state_dict(saved, file)
-        if state.progress.epoch > settings.train.epochs:
-            raise UserError(
-                f"train.epochs: the run in {folder.path} has done {state.progress.epoch} epochs already, more than "
-                f"{settings.train.epochs}"
-            )
-    steps_per_epoch = len(_batches(accelerator, settings, train_data, 0)) // settings.optim.accumulate
-    transform = _transform(settings)
+    data, processes = checkpoint.fingerprint(train_data), accelerator.num_processes
+    file, notice = None, None
+    if resume:
+        file, notice = on_main(accelerator, lambda: checkpoint.newest_checkpoint(folder.checkpoints))
+    saved = None if file is None else _Saved(file, checkpoint.load_checkpoint(file))
+    if saved is not None:
+        checkpoint.require_same_run(saved.state, settings=settings, data=data, processes=processes, file=saved.file)
+    task, teachers = _build(settings, train_data.class_names, saved)
+    state, step = _prepare(accelerator, settings, task, saved)
     # Not before all is built: what cannot start neither replaces a run nor leaves one
     on_main(accelerator, lambda: folder.open(resume=resume, overwrite=overwrite))
     on_main(accelerator, lambda: folder.write_settings(settings))
+
+    def batches(epoch: int) -> list[list[int]]:
+        return rank_indices(
+            len(train_data),
+            seed=settings.train.seed,
+            epoch=epoch,
+            rank=accelerator.process_index,
+            world_size=processes,
+            batch_size=settings.train.batch_size,
+            accumulate=settings.optim.accumulate,
+        )
+
+    steps = len(batches(0)) // settings.optim.accumulate
+    plain = settings.model_dump(mode="json")
     run = Run(
         accelerator=accelerator,
         settings=settings,
@@ -134,30 +113,20 @@ def start_run(
         val_data=val_data,
         folder=folder,
         state=state,
-        step=Stepper(
-            accelerator=accelerator, model=model, optimizer=optimizer, modules=_modules(task),
-            clip=settings.optim.clip_grad_norm, count_positives=task.count_positives,
-        ),
-        loader=TrainLoader(
-            TrainData(train_data, transform, settings.train.seed, reduce_jpeg=settings.data.reduce_jpeg),
-            workers=settings.data.workers,
-            pin_memory=accelerator.device.type == "cuda",
-            divisor=task.detector.divisor,
-        ),
-        log=RunLog(
-            accelerator=accelerator, settings=settings, folder=folder, state=state, steps_per_epoch=steps_per_epoch
-        ),
-        steps_per_epoch=steps_per_epoch,
-        fingerprint=data,
-        teachers=tuple(digest for _, digest in teachers),
-    )  # fmt: skip
+        step=step,
+        loader=_loader(settings, train_data, accelerator.device, task.detector.divisor),
+        log=RunLog(accelerator=accelerator, settings=settings, folder=folder, state=state, steps_per_epoch=steps),
+        batches=batches,
+        steps_per_epoch=steps,
+        identity={"settings": plain, "data": data, "teachers": teachers, "processes": processes},
+    )
     if resume:
         where = f"step {state.progress.step}" if saved is not None else "the beginning, for there is no checkpoint yet"
         run.log.say(f"{notice + '; ' if notice else ''}resuming {folder.path} from {where}")
-    if settings.optim.warmup_steps > settings.train.epochs * steps_per_epoch / 2:
+    if settings.optim.warmup_steps > settings.train.epochs * steps / 2:
         run.log.say(
             f"optim.warmup_steps {settings.optim.warmup_steps} is more than half of the "
-            f"{settings.train.epochs * steps_per_epoch} steps of this run: the learning rate stays low"
+            f"{settings.train.epochs * steps} steps of this run: the learning rate stays low"
         )
     return run
 
@@ -186,21 +155,41 @@ def _require_lasting_teachers(settings: Settings, folder: RunFolder, *, overwrit
             )
 
 
-def _batches(accelerator: Accelerator, settings: Settings, train_data: DetectionDataset, epoch: int) -> list[list[int]]:
-    return rank_indices(
-        len(train_data),
-        seed=settings.train.seed,
-        epoch=epoch,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
-        batch_size=settings.train.batch_size,
-        accumulate=settings.optim.accumulate,
-    )
+def _build(settings: Settings, class_names: Sequence[str], saved: _Saved | None) -> tuple[Task, list[str]]:
+    """The task, and the hash of each teacher's weights."""
+    torch.manual_seed(settings.train.seed)
+    task = build_task(settings, class_names=class_names, pretrained=saved is None)
+    teachers = [(teacher.name, teacher.weights_hash()) for teacher in task.teachers]
+    if saved is not None:
+        checkpoint.require_same_teachers(saved.state, teachers=teachers, file=saved.file)
+    return task, [digest for _, digest in teachers]
 
 
-def _transform(settings: Settings) -> TrainTransform:
+def _prepare(
+    accelerator: Accelerator, settings: Settings, task: Task, saved: _Saved | None
+) -> tuple[RunState, Stepper]:
+    """The state that trains ``task``, continued where a checkpoint is given, and what takes its steps."""
+    # Channels last makes convolutions faster on GPUs with half precision and on CPUs (a step of `small` by a fifth)
+    task = task.to(accelerator.device).to(memory_format=torch.channels_last)
+    freeze_by_settings(task, settings.optim)
+    average = moving_average(task, settings.optim.ema_decay) if settings.optim.ema_decay else None
+    model = accelerator.prepare_model(task)
+    optimizer = accelerator.prepare_optimizer(make_optimizer(task, settings.optim))
+    state = RunState(accelerator, task, optimizer, average, IntervalMeans(accelerator))
+    if saved is not None:
+        state.load_state_dict(saved.state, saved.file)
+        if state.progress.epoch > settings.train.epochs:
+            raise UserError(
+                f"train.epochs: the run in {saved.file.parents[1]} has done {state.progress.epoch} epochs already, "
+                f"more than {settings.train.epochs}"
+            )
+    clip = settings.optim.clip_grad_norm
+    return state, Stepper(accelerator, model, optimizer, _modules(task), clip, task.count_positives)
+
+
+def _loader(settings: Settings, train_data: DetectionDataset, device: torch.device, divisor: int) -> TrainLoader:
     data = settings.data
-    return TrainTransform(
+    transform = TrainTransform(
         shorter_side=data.shorter_side,
         shorter_side_sampling=data.shorter_side_sampling,
         longer_side=data.longer_side,
@@ -210,6 +199,8 @@ def _transform(settings: Settings) -> TrainTransform:
         quarter_turn=data.quarter_turn,
         color_jitter=data.color_jitter,
     )
+    images = TrainData(train_data, transform, settings.train.seed, reduce_jpeg=data.reduce_jpeg)
+    return TrainLoader(images, workers=data.workers, pin_memory=device.type == "cuda", divisor=divisor)
 
 
 def _modules(task: Task) -> dict[str, nn.Module]:

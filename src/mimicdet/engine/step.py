@@ -1,43 +1,56 @@
-"""One optimiser step: forward and backward of its batches, the finite check, clipping, the update."""
+"""One optimiser step: forward and backward of its batches, the finite check, clipping, the update.
 
-from __future__ import annotations
+A step is taken only when loss and gradients are finite on every process; all decide alike.
+"""
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from mimicdet.data.batch import Batch
-from mimicdet.engine.finite import agree
 from mimicdet.engine.optim import set_lr
 from mimicdet.errors import UserError
-from mimicdet.inference.detect import lacks_memory
+from mimicdet.inference.detect import memory_errors_explained
 from mimicdet.tasks.task import WholeStep
+
+MOST_FILES_NAMED = 12
+_WAY_OUT = (
+    "lower train.batch_size (optim.accumulate makes up for it), data.shorter_side and data.longer_side, or set "
+    "train.precision to bf16"
+)
 
 
 class StepResult(NamedTuple):
-    """What a step has to tell. Tensors are detached, on the device, and of this process."""
+    """Holds what a step has to tell. Tensors are detached, on the device, and of this process."""
 
-    names: tuple[str, ...]
-    """The task's loss, its parts and its diagnostics ..."""
-    values: Tensor
-    """... and their values (names,), averaged over the step's batches."""
-    losses: Tensor
-    """(batches,), the loss of each batch."""
-    norms: dict[str, Tensor]
-    """0-d gradient norms before clipping: "grad_norm", and "grad_norm/<module>" where they were asked for."""
-    taken: bool
-    """The weights were changed."""
-    bad: bool
-    """The step was skipped because loss or gradient is not finite."""
-    stop: bool
-    """Some process was asked to stop."""
+    names: tuple[str, ...]  # the task's loss, its parts and its diagnostics ...
+    values: Tensor  # ... and their values (names,), averaged over the step's batches
+    losses: Tensor  # (batches,), the loss of each batch
+    norms: dict[str, Tensor]  # 0-d, before clipping: "grad_norm", and "grad_norm/<module>" where they were asked for
+    taken: bool  # the weights were changed
+    bad: bool  # the step was skipped because loss or gradient is not finite
+    stop: bool  # some process was asked to stop
+
+
+class Verdict(NamedTuple):
+    """Says what all processes agree on after the backward pass of a step."""
+
+    losses_finite: bool
+    gradients_finite: bool
+    stop: bool  # some process was asked to stop
+
+    @property
+    def finite(self) -> bool:
+        """Whether every process's losses and gradients are finite."""
+        return self.losses_finite and self.gradients_finite
 
 
 @dataclass(frozen=True)
@@ -60,37 +73,21 @@ class Stepper:
     count_positives: Callable[[Batch], Tensor]
 
     def __call__(self, batches: Sequence[Batch], *, lr: float, norms_by_module: bool, stop: bool) -> StepResult:
-        """One step on the mean gradient of ``batches`` over all processes.
+        """Takes one step on the mean gradient of ``batches`` over all processes.
 
         Raises:
             UserError: the device's memory does not hold a batch.
         """
         self.optimizer.zero_grad()
-        names: tuple[str, ...] = ()
-        values, losses = [], []
-        shared: tuple[WholeStep, ...] = ()
-        if len(batches) > 1:
-            batches = [batch.to(self.accelerator.device) for batch in batches]
-            shared = (WholeStep(torch.stack([self.count_positives(b) for b in batches]).sum(), len(batches)),)
-        for number, batch in enumerate(batches, start=1):
-            # Gradients travel between processes once, with the last batch's.
-            last = number == len(batches)
-            with (
-                contextlib.nullcontext() if last else self.accelerator.no_sync(self.model),
-                _memory_errors_explained(batch),
-            ):
-                output = self.model(batch.to(self.accelerator.device), *shared)
-                self.accelerator.backward(output["loss"])
-            names = tuple(output)
-            values.append(torch.stack([value.detach().float() for value in output.values()]))
-            losses.append(output["loss"].detach())
+        outputs = self._backward(batches)
+        losses = torch.stack([output["loss"].detach() for output in outputs])
+        values = torch.stack([torch.stack([v.detach().float() for v in output.values()]) for output in outputs])
 
         self.accelerator.unscale_gradients(self.optimizer)
         norms = gradient_norms(self.modules) if norms_by_module else {}
         parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
         norms["grad_norm"] = get_total_norm([p.grad for p in parameters])
-        all_losses = torch.stack(losses)
-        verdict = agree(self.accelerator, losses=all_losses, grad_norm=norms["grad_norm"], stop=stop)
+        verdict = agree(self.accelerator, losses=losses, grad_norm=norms["grad_norm"], stop=stop)
         if verdict.finite:
             if self.clip:
                 clip_grads_with_norm_(parameters, self.clip, norms["grad_norm"])
@@ -98,15 +95,26 @@ class Stepper:
             self.optimizer.step()
         elif self.accelerator.scaler is not None:
             self.accelerator.scaler.update()
-        return StepResult(
-            names=names,
-            values=torch.stack(values).mean(0),
-            losses=all_losses,
-            norms=norms,
-            taken=verdict.finite,
-            bad=not verdict.losses_finite or not (verdict.gradients_finite or self._will_rescale()),
-            stop=verdict.stop,
-        )
+        bad = not verdict.losses_finite or not (verdict.gradients_finite or self._will_rescale())
+        return StepResult(tuple(outputs[-1]), values.mean(0), losses, norms, verdict.finite, bad, verdict.stop)
+
+    def _backward(self, batches: Sequence[Batch]) -> list[dict[str, Tensor]]:
+        """What the task says of each batch, after its backward pass."""
+        device = self.accelerator.device
+        shared: tuple[WholeStep, ...] = ()
+        if len(batches) > 1:
+            batches = [batch.to(device) for batch in batches]
+            shared = (WholeStep(torch.stack([self.count_positives(b) for b in batches]).sum(), len(batches)),)
+        outputs = []
+        for number, batch in enumerate(batches, start=1):
+            # Gradients travel between processes once, with the last batch's.
+            syncing = nullcontext() if number == len(batches) else self.accelerator.no_sync(self.model)
+            objects = f" with up to {batch.labels.shape[1]} objects each"
+            with syncing, memory_errors_explained(batch.images, device, _WAY_OUT, objects):
+                output = self.model(batch.to(device), *shared)
+                self.accelerator.backward(output["loss"])
+            outputs.append({name: value.detach() for name, value in output.items()})
+        return outputs
 
     def _will_rescale(self) -> bool:
         """Whether a gradient that is not finite is fp16's ordinary overflow: the scaler halves its scale, goes on."""
@@ -115,21 +123,48 @@ class Stepper:
 
 
 def gradient_norms(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """ "grad_norm/<name>" -> the norm of all gradients in the module, for each module that has any."""
+    """Maps "grad_norm/<name>" to the norm of all gradients in the module, for each module that has any."""
     gradients = {name: [p.grad for p in module.parameters() if p.grad is not None] for name, module in modules.items()}
     return {f"grad_norm/{name}": get_total_norm(tensors) for name, tensors in gradients.items() if tensors}
 
 
-@contextlib.contextmanager
-def _memory_errors_explained(batch: Batch) -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:
-        if not lacks_memory(error):
-            raise
-        images, _, height, width = batch.images.shape
-        raise UserError(
-            f"out of memory on a batch of {images} image(s) padded to {height} x {width} pixels with up to "
-            f"{batch.labels.shape[1]} objects each: lower train.batch_size (optim.accumulate makes up for it), "
-            "data.shorter_side and data.longer_side, or set train.precision to bf16"
-        ) from error
+def agree(accelerator: Accelerator, *, losses: Tensor, grad_norm: Tensor, stop: bool) -> Verdict:
+    """Asks all processes with one all-reduce and one wait for the device, a step's only ones but the gradients' own.
+
+    Args:
+        losses: this process's losses, any shape.
+        grad_norm: 0-d, over all gradients.
+        stop: this process was asked to stop.
+    """
+    asked = torch.full_like(grad_norm, float(stop))  # on the device already: `tensor` would be a copy to it
+    flags = torch.stack([(~torch.isfinite(losses)).any(), ~torch.isfinite(grad_norm), asked > 0]).float()
+    if accelerator.num_processes > 1:
+        flags = accelerator.reduce(flags, reduction="sum")
+    bad_losses, bad_gradients, stop_requests = flags.tolist()
+    return Verdict(not bad_losses, not bad_gradients, stop_requests > 0)
+
+
+def too_many_bad_steps(
+    accelerator: Accelerator, *, steps: int, batches: Sequence[Batch], losses: Tensor, step: int
+) -> UserError:
+    """Returns the error that ends training; every process must call this, for each knows only its own images.
+
+    Args:
+        steps: bad steps in a row.
+        batches: this process's batches of the last of them.
+        losses: (len(batches),), the loss of each.
+        step: which step it was, from 1.
+    """
+    finite = torch.isfinite(losses).tolist()
+    suspects = [file for batch, fine in zip(batches, finite, strict=True) if not fine for file in batch.files]
+    what, files = "loss is", gather_object(suspects)
+    if not files:
+        what, files = "gradient is", gather_object([file for batch in batches for file in batch.files])
+    named = ", ".join(files[:MOST_FILES_NAMED])
+    more = f" and {len(files) - MOST_FILES_NAMED} more" if len(files) > MOST_FILES_NAMED else ""
+    ending = "th" if 10 <= steps % 100 <= 20 else {1: "st", 2: "nd", 3: "rd"}.get(steps % 10, "th")
+    return UserError(
+        f"training stopped at step {step}: the {what} not finite for the {steps}{ending} step in a row, this time on "
+        f"the images {named}{more}; look at their boxes, lower optim.lr, lengthen optim.warmup_steps or set "
+        "optim.clip_grad_norm, and start again"
+    )

@@ -1,7 +1,5 @@
 """A clean end on SIGINT (Ctrl-C) and SIGTERM (a batch system takes the machine back)."""
 
-from __future__ import annotations
-
 import os
 import signal
 import threading
@@ -25,14 +23,14 @@ class TrainingStopped(KeyboardInterrupt):
 
 @dataclass
 class StopRequest:
-    """Whether a signal has asked this process to stop."""
+    """Remembers whether a signal has asked this process to stop."""
 
     made: bool = False
     raises: bool = False
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Inside, a signal does not wait to be noticed but raises TrainingStopped: for what a checkpoint precedes."""
+        """Makes a signal raise TrainingStopped instead of waiting to be noticed: for what a checkpoint precedes."""
         self.raises = True
         try:
             if self.made:
@@ -44,7 +42,7 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Inside, the first SIGINT or SIGTERM only makes the request; a later one acts as it would outside.
+    """Turns the first SIGINT or SIGTERM into a request only; a later one acts as it would outside.
 
     Does nothing in another thread than the main one, where Python allows no signal handlers.
     """

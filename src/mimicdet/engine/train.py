@@ -6,8 +6,6 @@ ends with the very weights of one that never stopped: bit by bit on the CPU, wha
 that it settles in its first step.)
 """
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,26 +13,24 @@ from typing import Any
 
 from mimicdet.config import Settings
 from mimicdet.data.dataset import DetectionDataset
-from mimicdet.engine.check_teachers import sample_of, try_teacher
-from mimicdet.engine.finish import draw_run
-from mimicdet.engine.finite import too_many_bad_steps
+from mimicdet.engine.evaluate import draw_run, try_teachers, validate
 from mimicdet.engine.processes import accelerated, repeatable, seed_step
 from mimicdet.engine.run_folder import RunFolder
 from mimicdet.engine.start import Run, start_run
+from mimicdet.engine.step import too_many_bad_steps
 from mimicdet.engine.stop import StopRequest, TrainingStopped, stop_on_signals
-from mimicdet.engine.validate import validate
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What training leaves."""
+    """Tells what training leaves."""
 
     run: Path
     """The run folder."""
     model: Path
     """The model to predict with: the best by AP on the validation split, or the last."""
     best: dict[str, Any] | None
-    """The record of the evaluation with the highest AP (see ``metrics_file``); None without a validation split."""
+    """The record of the evaluation with the highest AP (see ``run_folder``); None without a validation split."""
     last: dict[str, Any] | None
     """The record of the last evaluation."""
     steps: int
@@ -78,13 +74,10 @@ def train(
         repeatable(accelerator.device),
         stop_on_signals() as stop,
     ):
-        run = start_run(
-            accelerator, settings=settings, train_data=train_data, val_data=val_data, folder=folder, resume=resume,
-            overwrite=overwrite,
-        )  # fmt: skip
+        run = start_run(accelerator, settings, train_data, val_data, folder, resume=resume, overwrite=overwrite)
         try:
             if run.state.progress.step == 0:
-                _try_teachers(run)
+                try_teachers(run)
             _train_epochs(run, stop)
             with stop.at_once():
                 draw_run(run)
@@ -96,23 +89,7 @@ def train(
             run.log.close()
         progress = run.state.progress
         return TrainResult(
-            run=folder.path, model=folder.model, best=progress.best, last=progress.last, steps=progress.step,
-            seconds=progress.seconds,
-        )  # fmt: skip
-
-
-def _try_teachers(run: Run) -> None:
-    if run.settings.task != "distill":
-        return
-    for teacher in run.state.task.teachers:
-        if run.settings.distill.trust_teacher:
-            run.log.say(f"teacher {teacher.name} is trusted without a trial (distill.trust_teacher)")
-            continue
-        sample = sample_of((run.val_data, run.train_data), run.settings.distill.check_images, teacher.classes)
-        metrics = try_teacher(teacher, sample, run.settings, run.accelerator.device)
-        run.log.say(
-            f"teacher {teacher.name}: AP {metrics['AP']:.3f}, AP50 {metrics['AP50']:.3f} on {len(sample)} images of "
-            f"'{sample.split}'"
+            folder.path, folder.model, progress.best, progress.last, steps=progress.step, seconds=progress.seconds
         )
 
 

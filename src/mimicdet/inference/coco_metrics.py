@@ -1,11 +1,9 @@
 """COCO's twelve numbers and the AP of each class, computed by faster-coco-eval.
 
-A number is -1 where it is undefined (no object of that size, say), as in COCO's own evaluation; it
-is never NaN. T are the ten IoU thresholds .50:.05:.95, R the 101 recall points, K the classes, A
-the area ranges all/small/medium/large, M the limits on detections.
+A number is -1 where it is undefined (no object of that size, say), as in COCO's own evaluation; it is never NaN.
+T are the ten IoU thresholds .50:.05:.95, R the 101 recall points, K the classes, A the area ranges
+all/small/medium/large, M the limits on detections.
 """
-
-from __future__ import annotations
 
 import math
 from collections import Counter
@@ -26,28 +24,24 @@ _UNDEFINED = -1.0
 
 @dataclass(frozen=True)
 class Metrics:
-    """What an evaluation says. ``metrics["AP50"]`` reads one of COCO's twelve numbers, each in 0..1 or -1."""
+    """Holds an evaluation's result. ``metrics["AP50"]`` reads one of COCO's twelve numbers, each in 0..1 or -1."""
 
-    numbers: dict[str, float]
-    """The twelve numbers, keyed by ``METRIC_NAMES`` in that order."""
-    class_ap: dict[str, float]
-    """AP of each class by name, in the order of the categories."""
-    class_ap50: dict[str, float]
-    """AP at IoU 0.5 of each class by name."""
+    numbers: dict[str, float]  # the twelve, keyed by ``METRIC_NAMES`` in that order
+    class_ap: dict[str, float]  # AP of each class by name, in the order of the categories
+    class_ap50: dict[str, float]  # AP at IoU 0.5 of each class by name
     images: int
-    objects: int
-    """Objects that count: crowd regions are left out."""
+    objects: int  # those that count: crowd regions are left out
     detections: int
 
     def __getitem__(self, name: str) -> float:
         return self.numbers[name]
 
     def to_json(self) -> dict[str, Any]:
-        """A dictionary for ``json.dump``: the twelve numbers at the top, then the classes and the counts."""
+        """Returns a dictionary for ``json.dump``: the twelve numbers at the top, then the classes and the counts."""
+        classes = {"per_class_AP": dict(self.class_ap), "per_class_AP50": dict(self.class_ap50)}
         return {
             **self.numbers,
-            "per_class_AP": dict(self.class_ap),
-            "per_class_AP50": dict(self.class_ap50),
+            **classes,
             "images": self.images,
             "objects": self.objects,
             "detections": self.detections,
@@ -63,17 +57,17 @@ def coco_metrics(
     """Evaluates boxes as COCO does.
 
     Args:
-        ground_truth: a COCO dictionary with ``images``, ``annotations`` and ``categories``. Any ids, gaps
-            and 0 included. ``iscrowd`` and ``area`` may be missing: no crowd, and the area of the box.
-        detections: COCO results, each with ``image_id``, ``category_id``, ``bbox`` (x, y, width, height in
-            pixels of the original image) and ``score``. Neither argument is changed.
-        limits: detections counted per image and class, ascending. AP and the AR of sizes go by the
-            last. COCO's are 1, 10 and 100; aerial images with hundreds of objects need more, and ``AR100``
-            then holds the recall at that larger number.
+        ground_truth: a COCO dictionary with ``images``, ``annotations`` and ``categories``. Any ids, gaps and 0
+            included. ``iscrowd`` and ``area`` may be missing: no crowd, and the area of the box.
+        detections: COCO results, each with ``image_id``, ``category_id``, ``bbox`` (x, y, width, height in pixels of
+            the original image) and ``score``. Neither argument is changed.
+        limits: detections counted per image and class, ascending. AP and the AR of sizes go by the last. COCO's are
+            1, 10 and 100; aerial images with hundreds of objects need more, and ``AR100`` then holds the recall at
+            that larger number.
 
     Raises:
-        ValueError: a detection names an image or category that the ground truth does not have, or its box
-            or score is not finite.
+        ValueError: a detection names an image or category that the ground truth does not have, or its box or score is
+            not finite.
     """
     if len(limits) != 3 or list(limits) != sorted(set(limits)) or limits[0] < 1:
         raise ValueError(f"limits must be three ascending numbers from 1 up, not {limits}")
@@ -81,43 +75,18 @@ def coco_metrics(
     _require_known(detections, {image["id"] for image in images}, {c["id"] for c in categories})
     truth = [_truth(annotation, i) for i, annotation in enumerate(ground_truth["annotations"], start=1)]
     found = [_detection(detection, i) for i, detection in enumerate(detections, start=1)]
-    names = _unique_names(categories)
-
-    if images and categories:
-        precision, recall = _evaluate(images, categories, truth, found, limits)
-    else:  # the library cannot shape its tables without an image or a class
-        precision = np.full((10, 101, len(categories), 4, 3), _UNDEFINED)
-        recall = np.full((10, len(categories), 4, 3), _UNDEFINED)
-
-    everything, small, medium, large = range(4)
-    numbers = {
-        "AP": _mean(precision[:, :, :, everything, 2]),
-        "AP50": _mean(precision[0, :, :, everything, 2]),
-        "AP75": _mean(precision[5, :, :, everything, 2]),
-        "APs": _mean(precision[:, :, :, small, 2]),
-        "APm": _mean(precision[:, :, :, medium, 2]),
-        "APl": _mean(precision[:, :, :, large, 2]),
-        "AR1": _mean(recall[:, :, everything, 0]),
-        "AR10": _mean(recall[:, :, everything, 1]),
-        "AR100": _mean(recall[:, :, everything, 2]),
-        "ARs": _mean(recall[:, :, small, 2]),
-        "ARm": _mean(recall[:, :, medium, 2]),
-        "ARl": _mean(recall[:, :, large, 2]),
-    }
-    # The tables' classes go by ascending category id, ours by the order of the categories.
-    column = {category_id: k for k, category_id in enumerate(sorted(c["id"] for c in categories))}
-    columns = [column[c["id"]] for c in categories]
+    precision, recall = _tables(images, categories, truth, found, limits)
     return Metrics(
-        numbers=numbers,
-        class_ap={n: _mean(precision[:, :, k, everything, 2]) for n, k in zip(names, columns, strict=True)},
-        class_ap50={n: _mean(precision[0, :, k, everything, 2]) for n, k in zip(names, columns, strict=True)},
+        numbers=_twelve(precision, recall),
+        class_ap=_by_class(categories, precision[..., 0, 2]),
+        class_ap50=_by_class(categories, precision[:1, ..., 0, 2]),
         images=len(images),
         objects=sum(not annotation["iscrowd"] for annotation in truth),
         detections=len(found),
     )
 
 
-def _evaluate(
+def _tables(
     images: Sequence[Mapping[str, Any]],
     categories: Sequence[Mapping[str, Any]],
     truth: list[dict[str, Any]],
@@ -125,6 +94,9 @@ def _evaluate(
     limits: tuple[int, int, int],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Precision (T, R, K, A, M) and recall (T, K, A, M); -1 where undefined."""
+    if not images or not categories:  # the library cannot shape its tables then
+        k = len(categories)
+        return np.full((10, 101, k, 4, 3), _UNDEFINED), np.full((10, k, 4, 3), _UNDEFINED)
 
     def index(annotations: list[dict[str, Any]]) -> COCO:
         shared = {"images": [{"id": i["id"]} for i in images], "categories": [dict(c) for c in categories]}
@@ -137,6 +109,28 @@ def _evaluate(
     return np.asarray(evaluation.eval["precision"]), np.asarray(evaluation.eval["recall"])
 
 
+def _twelve(precision: np.ndarray, recall: np.ndarray) -> dict[str, float]:
+    """COCO's numbers by name, from precision (T, R, K, A, M) and recall (T, K, A, M)."""
+    everything, sizes, most = 0, (1, 2, 3), 2
+    parts = [precision[t, ..., everything, most] for t in (slice(None), 0, 5)]  # all IoU thresholds, .50, .75
+    parts += [precision[..., size, most] for size in sizes]
+    parts += [recall[..., everything, limit] for limit in range(3)]
+    parts += [recall[..., size, most] for size in sizes]
+    return {name: _mean(part) for name, part in zip(METRIC_NAMES, parts, strict=True)}
+
+
+def _by_class(categories: Sequence[Mapping[str, Any]], precision: np.ndarray) -> dict[str, float]:
+    """The mean of precision (T, R, K) of each class by name, in the order of the categories.
+
+    A name that two categories share gets the id behind it.
+    """
+    uses = Counter(category["name"] for category in categories)
+    names = [c["name"] if uses[c["name"]] == 1 else f"{c['name']} (id {c['id']})" for c in categories]
+    # The table's classes go by ascending category id
+    column = {category_id: k for k, category_id in enumerate(sorted(c["id"] for c in categories))}
+    return {name: _mean(precision[:, :, column[c["id"]]]) for name, c in zip(names, categories, strict=True)}
+
+
 def _silent(*_: object, **__: object) -> None:
     pass
 
@@ -147,31 +141,21 @@ def _mean(values: np.ndarray) -> float:
 
 
 def _truth(annotation: Mapping[str, Any], number: int) -> dict[str, Any]:
-    # Ids are given anew: COCO's evaluation marks matches by id, and an object with id 0 would count as missed.
     box = [float(value) for value in annotation["bbox"]]
-    return {
-        "id": number,
-        "image_id": annotation["image_id"],
-        "category_id": annotation["category_id"],
-        "bbox": box,
-        "area": float(annotation.get("area", box[2] * box[3])),
-        "iscrowd": int(annotation.get("iscrowd", 0)),
-    }
+    area, crowd = float(annotation.get("area", box[2] * box[3])), int(annotation.get("iscrowd", 0))
+    return {**_row(annotation, number), "bbox": box, "area": area, "iscrowd": crowd}
 
 
 def _detection(detection: Mapping[str, Any], number: int) -> dict[str, Any]:
     box, score = [float(value) for value in detection["bbox"]], float(detection["score"])
     if not all(map(math.isfinite, (*box, score))):
         raise ValueError(f"detection {number} in image {detection['image_id']} has a box or score that is not finite")
-    return {
-        "id": number,
-        "image_id": detection["image_id"],
-        "category_id": detection["category_id"],
-        "bbox": box,
-        "area": box[2] * box[3],
-        "iscrowd": 0,
-        "score": score,
-    }
+    return {**_row(detection, number), "bbox": box, "area": box[2] * box[3], "iscrowd": 0, "score": score}
+
+
+def _row(source: Mapping[str, Any], number: int) -> dict[str, Any]:
+    # Ids are given anew: COCO's evaluation marks matches by id, and an object with id 0 would count as missed.
+    return {"id": number, "image_id": source["image_id"], "category_id": source["category_id"]}
 
 
 def _require_known(detections: Sequence[Mapping[str, Any]], image_ids: set[int], category_ids: set[int]) -> None:
@@ -179,9 +163,3 @@ def _require_known(detections: Sequence[Mapping[str, Any]], image_ids: set[int],
         unknown = {detection[key] for detection in detections} - known
         if unknown:
             raise ValueError(f"detections name {key} {min(unknown)}, which the ground truth does not have")
-
-
-def _unique_names(categories: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Class names as keys of a dictionary; a name that two categories share gets the id behind it."""
-    uses = Counter(category["name"] for category in categories)
-    return [c["name"] if uses[c["name"]] == 1 else f"{c['name']} (id {c['id']})" for c in categories]

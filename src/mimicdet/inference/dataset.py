@@ -3,8 +3,6 @@
 Whatever detects in a batch can be run over a data set: the detector that ships, an exported file, a T-head, a teacher.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,13 +28,17 @@ class Runner(Protocol):
     """Detects in batches; the caller sees to evaluation mode."""
 
     @property
-    def device(self) -> torch.device: ...
+    def device(self) -> torch.device:
+        """Where it runs."""
+        ...
 
     @property
-    def divisor(self) -> int: ...
+    def divisor(self) -> int:
+        """Sides of a canvas must be multiples of this."""
+        ...
 
     def detect(self, batch: Batch, inference: InferenceSettings) -> list[Detections]:
-        """The detections of each image of a batch, in pixels of the resized image, labels 0..K-1."""
+        """Returns the detections of each image of a batch, in pixels of the resized image, labels 0..K-1."""
         ...
 
 
@@ -49,6 +51,7 @@ class FunctionRunner:
     divisor: int
 
     def detect(self, batch: Batch, inference: InferenceSettings) -> list[Detections]:
+        """Returns what the function finds in a batch."""
         return self.function(batch.to(self.device), inference)
 
 
@@ -62,7 +65,7 @@ def evaluate_runner(
     progress: bool = False,
     limits: tuple[int, int, int] = COCO_LIMITS,
 ) -> Metrics:
-    """COCO's numbers of a runner on a data set with its objects; arguments as for :func:`detect_dataset`.
+    """Returns COCO's numbers of a runner on a data set with its objects; arguments as for :func:`detect_dataset`.
 
     Args:
         limits: detections counted per image, see ``coco_metrics``.
@@ -81,7 +84,7 @@ def detect_dataset(
     workers: int = 0,
     progress: bool = False,
 ) -> list[dict[str, Any]]:
-    """COCO results of a whole data set, in its order, the same on every process.
+    """Returns COCO results of a whole data set, in its order, the same on every process.
 
     Boxes are x, y, width, height in pixels of the original image and inside it; ids are the data set's own.
     Every process of a ``torch.distributed`` group must call this; each sees a part of the images.
@@ -97,7 +100,8 @@ def detect_dataset(
     Raises:
         UserError: an image cannot be read, or the batch does not fit into memory; on every process alike.
     """
-    rank, world_size = _rank_and_world_size()
+    grouped = dist.is_available() and dist.is_initialized()
+    rank, world_size = (dist.get_rank(), dist.get_world_size()) if grouped else (0, 1)
     loader = EvalLoader(
         dataset,
         shorter_side=inference.shorter_side,
@@ -132,7 +136,7 @@ def detect_dataset(
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; afterwards every module has the mode it had, frozen ones among training ones too."""
+    """Sets evaluation mode; afterwards every module has the mode it had, frozen ones among training ones too."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -163,20 +167,9 @@ def _whole(
 def _coco_results(image_id: int, detections: Detections, category_ids: list[int]) -> list[dict[str, Any]]:
     boxes, scores, labels = (part.tolist() for part in detections)
     return [
-        {
-            "image_id": image_id,
-            "category_id": category_ids[label],
-            "bbox": [x1, y1, x2 - x1, y2 - y1],
-            "score": score,
-        }
+        {"image_id": image_id, "category_id": category_ids[label], "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}
         for (x1, y1, x2, y2), score, label in zip(boxes, scores, labels, strict=True)
     ]
-
-
-def _rank_and_world_size() -> tuple[int, int]:
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1
 
 
 def _gather(share: Any, world_size: int) -> list[Any]:

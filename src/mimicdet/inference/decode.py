@@ -3,8 +3,6 @@
 B images, R rows of an image, K classes, N detections of an image.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from torch import Tensor
@@ -32,14 +30,11 @@ def decode(predictions: Predictions, sizes: Tensor, inference: InferenceSettings
         inference: its ``score_threshold``, ``nms_iou`` (class-wise) and ``max_detections``.
     """
     boxes = clip_to_sizes(predictions.boxes, sizes)  # (B, R, 4)
-    return [
-        detections_of_image(boxes_i, scores_i, inference)
-        for boxes_i, scores_i in zip(boxes, predictions.scores, strict=True)
-    ]
+    return [detections_of_image(*image, inference) for image in zip(boxes, predictions.scores, strict=True)]
 
 
 def detections_of_image(boxes: Tensor, scores: Tensor, inference: InferenceSettings) -> Detections:
-    """The detections among boxes (R, 4) with scores (R, K) of one image. Boxes without area are dropped."""
+    """Finds the detections among boxes (R, 4) with scores (R, K) of one image. Boxes without area are dropped."""
     has_area = (boxes[:, 2:] > boxes[:, :2]).all(-1)  # (R,)
     row, label = ((scores > inference.score_threshold) & has_area[:, None]).nonzero(as_tuple=True)
     boxes, scores = boxes[row], scores[row, label]

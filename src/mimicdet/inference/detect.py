@@ -3,8 +3,6 @@
 B images, H W the padded canvas, N detections of an image.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -17,12 +15,14 @@ from mimicdet.inference.decode import Detections, decode
 from mimicdet.inference.flips import detect_in_views
 from mimicdet.models.detector import DetectionModel, Predictions
 
+_WAY_OUT = "lower the batch size, or the shorter and longer side that images are resized to"
+
 Predict = Callable[[Tensor, Tensor | None], Predictions]
 """Images (B, 3, H, W) and their sizes (B, 2), or None where each fills the canvas -> predictions."""
 
 
 def detect(model: DetectionModel, images: Tensor, sizes: Tensor, inference: InferenceSettings) -> list[Detections]:
-    """The detections of each of B images, in pixels of the resized image.
+    """Returns the detections of each of B images, in pixels of the resized image.
 
     Args:
         model: in evaluation mode and on the device of ``images``.
@@ -42,14 +42,14 @@ def detect(model: DetectionModel, images: Tensor, sizes: Tensor, inference: Infe
 
 
 def detect_with(predict: Predict, images: Tensor, sizes: Tensor, inference: InferenceSettings) -> list[Detections]:
-    """The same with the predictions of any function, such as a T-head's; arguments as for :func:`detect`."""
+    """Detects with the predictions of any function, such as a T-head's; arguments as for :func:`detect`."""
     seen = sizes_or_none(images, sizes)
     with memory_errors_explained(images):
         return detect_in_views(lambda view: decode(predict(view, seen), sizes, inference), images, sizes, inference)
 
 
 def sizes_or_none(images: Tensor, sizes: Tensor) -> Tensor | None:
-    """None where every image fills the canvas, so that a model need not keep padding at zero that is not there.
+    """Returns None where every image fills the canvas: a model need not keep padding at zero that is not there.
 
     On the CPU only: elsewhere asking would wait for the device.
     """
@@ -58,7 +58,7 @@ def sizes_or_none(images: Tensor, sizes: Tensor) -> Tensor | None:
 
 
 def to_original_pixels(boxes: Tensor, size: tuple[int, int], original_size: tuple[int, int]) -> Tensor:
-    """Boxes (N, 4) in a resized image -> (N, 4) float64 in the original one, clipped to it.
+    """Maps boxes (N, 4) in a resized image to (N, 4) float64 in the original one, clipped to it.
 
     Each axis has its own exact ratio: the resized sides are whole numbers, so that the two ratios differ a little.
     ``size`` and ``original_size`` are height, width.
@@ -69,21 +69,25 @@ def to_original_pixels(boxes: Tensor, size: tuple[int, int], original_size: tupl
     return (boxes.double() * ratio).clamp(min=0).minimum(limit)
 
 
-def lacks_memory(error: RuntimeError) -> bool:
-    """Whether ``error`` says that a device is out of memory; the CPU's allocator raises a plain RuntimeError."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
 @contextmanager
-def memory_errors_explained(images: Tensor) -> Iterator[None]:
-    """Turns a lack of memory while ``images`` (B, 3, H, W) are worked on into a sentence with the way out."""
+def memory_errors_explained(
+    images: Tensor, device: torch.device | None = None, way_out: str = _WAY_OUT, objects: str = ""
+) -> Iterator[None]:
+    """Turns a lack of memory while ``images`` (B, 3, H, W) are worked on into a sentence with the way out.
+
+    Args:
+        images: the batch.
+        device: whose memory it is; None is that of ``images``.
+        way_out: what to do.
+        objects: says what else the batch holds.
+    """
     try:
         yield
-    except RuntimeError as error:
-        if not lacks_memory(error):
+    except RuntimeError as error:  # the CPU's allocator raises a plain one
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
         batch, _, height, width = images.shape
         raise UserError(
-            f"{images.device} ran out of memory on a batch of {batch} image(s) padded to {height} x {width} pixels: "
-            "lower the batch size, or the shorter and longer side that images are resized to"
+            f"{device or images.device} ran out of memory on a batch of {batch} image(s) padded to {height} x {width} "
+            f"pixels{objects}: {way_out}"
         ) from error

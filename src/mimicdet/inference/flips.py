@@ -1,10 +1,8 @@
-"""Detection in mirrored copies of the images besides the images themselves, and one set of boxes out of all of them.
+"""Detects in mirrored copies of the images too, and makes one set of boxes out of all of them.
 
 A mirror image shows the same objects in another way, so that the best of several looks at one is better than a single
 look. B images, H W the padded canvas, N boxes.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
@@ -24,12 +22,9 @@ VIEWS = {
 
 
 def detect_in_views(
-    detect: Callable[[Tensor], Sequence[Detections]],
-    images: Tensor,
-    sizes: Tensor,
-    inference: InferenceSettings,
+    detect: Callable[[Tensor], Sequence[Detections]], images: Tensor, sizes: Tensor, inference: InferenceSettings
 ) -> list[Detections]:
-    """What ``detect`` finds in B images and their mirrored copies, put together by class-wise NMS over all views.
+    """Puts together what ``detect`` finds in B images and their mirrored copies, by class-wise NMS over all views.
 
     Args:
         detect: (B, 3, H, W) -> detections of each image, in pixels of the resized image and inside it.
@@ -41,17 +36,13 @@ def detect_in_views(
     views = VIEWS[inference.flips]
     if len(views) == 1:
         return list(detect(images))
-    found = [detect(mirror_images(images, sizes, left_right=x, top_bottom=y)) for x, y in views]
-    return [
-        _merge(
-            [
-                part._replace(boxes=mirror_boxes(part.boxes, size, left_right=x, top_bottom=y))
-                for part, (x, y) in zip(parts, views, strict=True)
-            ],
-            inference,
+    found = []
+    for x, y in views:
+        mirrored = zip(detect(mirror_images(images, sizes, left_right=x, top_bottom=y)), sizes, strict=True)
+        found.append(
+            [part._replace(boxes=mirror_boxes(part.boxes, s, left_right=x, top_bottom=y)) for part, s in mirrored]
         )
-        for *parts, size in zip(*found, sizes, strict=True)
-    ]
+    return [_merge(parts, inference) for parts in zip(*found, strict=True)]
 
 
 def mirror_images(images: Tensor, sizes: Tensor, *, left_right: bool, top_bottom: bool) -> Tensor:

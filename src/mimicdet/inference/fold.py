@@ -1,9 +1,7 @@
-"""A backbone made ready to run: batch norm folded into the convolution before it, padding that is known beforehand.
+"""Makes a detector ready to run: batch norm folded into the convolution before it, padding that is known beforehand.
 
-The same function, with fewer operations a layer.
+It stays the same function, with fewer operations a layer.
 """
-
-from __future__ import annotations
 
 import copy
 from collections import Counter
@@ -17,19 +15,78 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from mimicdet.config import InferenceSettings
+from mimicdet.data.batch import Batch
+from mimicdet.errors import UserError
+from mimicdet.inference.decode import Detections
+from mimicdet.inference.detect import detect
 from mimicdet.models.backbone import FrozenNorm
 from mimicdet.models.detector import DetectionModel
 
 _NORMS = (nn.BatchNorm2d, BatchNormAct2d, FrozenNorm)
-_SIDE = 64
-"""Pixels; of the image that a network is watched with."""
+_SIDE = 64  # pixels of the image that a network is watched with
 
 Module = TypeVar("Module", bound=nn.Module)
 
 
+class FoldedModel:
+    """Runs a detector, which stays as it is and may be changed at any time.
+
+    Args:
+        model: in evaluation mode.
+    """
+
+    def __init__(self, model: DetectionModel) -> None:
+        self.model = model
+        self._fast: tuple[object, DetectionModel] | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """The model's device."""
+        return next(self.model.parameters()).device
+
+    @property
+    def divisor(self) -> int:
+        """Sides of a canvas must be multiples of this."""
+        return self.model.divisor
+
+    def to(self, device: torch.device | str) -> None:
+        """Moves the model; raises UserError when there is no such device."""
+        move_to(self.model, device)
+
+    @torch.inference_mode()
+    def detect(self, batch: Batch, inference: InferenceSettings) -> list[Detections]:
+        """Returns the detections of each image of a batch, in pixels of the resized image."""
+        batch = batch.to(self.device)
+        return detect(self.folded(), batch.images, batch.sizes, inference)
+
+    def folded(self) -> DetectionModel:
+        """Returns the model with folded batch norm, made anew after its weights have changed or moved."""
+        tensors = [*self.model.parameters(), *self.model.buffers()]
+        state = [(t.data_ptr(), t.device, None if t.is_inference() else t._version) for t in tensors]
+        kept = self._fast  # read once: another thread may exchange it
+        if kept is None or kept[0] != state:
+            kept = self._fast = state, fold_detector(self.model)
+        return kept[1]
+
+
+def move_to(model: nn.Module, device: torch.device | str | None) -> torch.device:
+    """Moves a model to a device such as ``cpu`` or ``cuda:1``; None is the first CUDA GPU, else the CPU.
+
+    Raises:
+        UserError: there is no such device.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        model.to(device)
+    except (RuntimeError, AssertionError) as error:  # a misspelt name, no GPU, or torch built without CUDA
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise UserError(f"device {str(device)!r} cannot be used ({reason}); choose cpu, cuda or cuda:0") from error
+    return torch.device(device)
+
+
 def fold_detector(model: DetectionModel) -> DetectionModel:
-    """A detector that shares every part with ``model`` but its backbone, which :func:`fold_batch_norm` and
-    :func:`settle_padding` make faster."""
+    """Returns a detector that shares all with ``model`` but its backbone: folded, and its padding settled."""
     folded, trunk, backbone = _shallow_copy(model), _shallow_copy(model.trunk), _shallow_copy(model.trunk.backbone)
     backbone.network = settle_padding(fold_batch_norm(model.trunk.backbone.network))
     trunk.backbone, folded.trunk = backbone, trunk
@@ -37,7 +94,7 @@ def fold_detector(model: DetectionModel) -> DetectionModel:
 
 
 def fold_batch_norm(network: nn.Module) -> nn.Module:
-    """A copy of ``network``, in evaluation mode, without the batch norm that directly follows a convolution.
+    """Returns a copy of ``network``, in evaluation mode, without the batch norm that directly follows a convolution.
 
     A network whose course depends on the values in its input comes back as a plain copy, as does every batch norm
     whose convolution something else reads too. Nothing outside the copy is touched, so that several threads may fold.
@@ -70,12 +127,10 @@ class _Watch(TorchDispatchMode):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self._convs: dict[nn.Module, str] = {
-            module: name for name, module in network.named_modules() if isinstance(module, nn.Conv2d)
-        }
-        self._norms: dict[nn.Module, str] = {
-            module: name for name, module in network.named_modules() if isinstance(module, _NORMS)
-        }
+        self._convs, self._norms = (
+            {module: name for name, module in network.named_modules() if isinstance(module, kinds)}
+            for kinds in (nn.Conv2d, _NORMS)
+        )
         self._outputs: dict[int, tuple[Tensor, str]] = {}  # by id; held, so that no id is given twice
         self._inside = 0  # norms that run just now
         self._calls: Counter[str] = Counter()
@@ -84,7 +139,7 @@ class _Watch(TorchDispatchMode):
 
     @contextmanager
     def hooks(self) -> Iterator[None]:
-        """Hooks on the network's own convolutions and norms."""
+        """Listens to the network's own convolutions and norms."""
         handles = [conv.register_forward_hook(self._after_conv) for conv in self._convs]
         handles += [norm.register_forward_pre_hook(self._before_norm) for norm in self._norms]
         handles += [norm.register_forward_hook(self._after_norm) for norm in self._norms]
@@ -108,7 +163,7 @@ class _Watch(TorchDispatchMode):
                 self._reads[self._outputs[id(value)][1]] += 1
 
     def pairs(self) -> list[tuple[str, str]]:
-        """Names of each convolution and batch norm that run once, the norm being all that reads the convolution."""
+        """Names each convolution and batch norm that run once, the norm being all that reads the convolution."""
         return [
             (conv, norms[0])
             for conv, norms in self._read_by.items()
@@ -149,10 +204,8 @@ def settle_padding(network: nn.Module) -> nn.Module:
 
 
 def _padded(conv: Conv2dSame, padding: tuple[int, int, int, int]) -> nn.Sequential:
-    kernel, stride, biased = conv.kernel_size, conv.stride, conv.bias is not None
-    plain = nn.Conv2d(
-        conv.in_channels, conv.out_channels, kernel, stride, groups=conv.groups, bias=biased, device="meta"
-    )
+    sizes = conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride
+    plain = nn.Conv2d(*sizes, groups=conv.groups, bias=conv.bias is not None, device="meta")
     plain.weight, plain.bias = conv.weight, conv.bias
     return nn.Sequential(nn.ZeroPad2d(padding), plain)
 
@@ -182,6 +235,4 @@ def _fold(conv: Any, norm: Any) -> None:
 
 def _rest(norm: Any) -> nn.Module:
     """The activation that timm's batch norm ends with, if any."""
-    if isinstance(norm, (BatchNormAct2d, FrozenNorm)):
-        return norm.act
-    return nn.Identity()
+    return norm.act if isinstance(norm, (BatchNormAct2d, FrozenNorm)) else nn.Identity()

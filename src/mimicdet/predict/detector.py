@@ -1,35 +1,40 @@
 """A trained detector, from images of any kind to boxes in their own pixels.
 
+Files and PIL images follow the rules of ``mimicdet.data.decode``; arrays and tensors those of :func:`to_pixels`.
 N detections of an image.
 """
-
-from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from os import PathLike
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Self, TypedDict
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from mimicdet.build import load_model
 from mimicdet.config import InferenceSettings, MimicDetSettings, TrunkSettings
 from mimicdet.data.batch import pad_to_batch
 from mimicdet.data.dataset import Category
+from mimicdet.data.decode import PixelRangeError, read_image, to_rgb
 from mimicdet.data.tiles import Tiles, merge_tile_detections, tiles_of
 from mimicdet.data.transform import resize_for_inference
 from mimicdet.errors import UserError
 from mimicdet.export.exported_file import SUFFIXES
 from mimicdet.inference.decode import Detections
 from mimicdet.inference.detect import to_original_pixels
-from mimicdet.inference.folded import FoldedModel, move_to
+from mimicdet.inference.fold import FoldedModel, move_to
 from mimicdet.models.detector import DetectionModel
 from mimicdet.predict.exported import ExportedModel
-from mimicdet.predict.inputs import ImageLike, each_image, to_pixels
 from mimicdet.weights.folder import save_model
+
+ImageLike = str | PathLike[str] | Image.Image | np.ndarray | Tensor
+"""One image: a path, a PIL image, an array (h, w), (h, w, 1), (h, w, 3) or (h, w, 4), or a tensor (1, h, w) or
+(3, h, w). Arrays and tensors are uint8, or floats in 0..1."""
 
 EXPORTED = tuple(SUFFIXES.values())
 """What the name of an exported file ends with."""
@@ -38,7 +43,7 @@ _SORTED_BATCHES = 4
 
 
 class Detection(TypedDict):
-    """What is found in one image, best score first: torchvision's contract, and the names. All on the CPU."""
+    """Holds what is found in one image, best score first: torchvision's contract, and the names. All on the CPU."""
 
     boxes: Tensor  # (N, 4) float32, x1 y1 x2 y2 in pixels of the upright original image, inside it
     scores: Tensor  # (N,) float32, 0..1
@@ -73,16 +78,14 @@ class Detector:
         inference: InferenceSettings,
     ) -> None:
         self._model = model
-        self.runner: FoldedModel | ExportedModel = (
-            model if isinstance(model, ExportedModel) else FoldedModel(model.eval())
-        )
+        self.runner = model if isinstance(model, ExportedModel) else FoldedModel(model.eval())
         self.categories = tuple(categories)
         self.settings = settings
         self.inference = inference
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, device: torch.device | str | None = None) -> Detector:
-        """Returns the detector in a model folder, such as ``model`` in a run folder, or in an exported file.
+    def from_pretrained(cls, folder: str | Path, device: torch.device | str | None = None) -> Self:
+        """Reads the detector in a model folder, such as ``model`` in a run folder, or in an exported file.
 
         Args:
             folder: with ``model.safetensors`` and ``model.json``. Nothing in it is executed. Or a file that
@@ -93,12 +96,10 @@ class Detector:
             UserError: no model folder, a broken one, or a device that is not there.
         """
         if Path(folder).suffix in EXPORTED and not Path(folder).is_dir():
-            exported = ExportedModel.from_file(Path(folder))
-            exported.to(device or "cpu")
-            return cls(
-                model=exported, categories=exported.description.categories, settings=MimicDetSettings.Model(),
-                inference=exported.inference,
-            )  # fmt: skip
+            file = ExportedModel.from_file(Path(folder))
+            file.to(device or "cpu")
+            categories, settings = file.description.categories, MimicDetSettings.Model()
+            return cls(model=file, categories=categories, settings=settings, inference=file.inference)
         loaded = load_model(folder)
         move_to(loaded.model, device)
         return cls(
@@ -123,7 +124,7 @@ class Detector:
             categories=self.categories,
         )
 
-    def to(self, device: torch.device | str) -> Detector:
+    def to(self, device: torch.device | str) -> Self:
         """Moves the model; returns the detector itself. Raises UserError when it cannot run there."""
         self.runner.to(device)
         return self
@@ -135,17 +136,18 @@ class Detector:
 
     @property
     def device(self) -> torch.device:
+        """The model's device."""
         return self.runner.device
 
     @property
     def classes(self) -> dict[int, str]:
-        """Category id, as in the results' ``labels`` -> name, in the order of the classes."""
+        """Maps category ids, as in the results' ``labels``, to names, in the order of the classes."""
         return {category.id: category.name for category in self.categories}
 
     def __call__(self, images: ImageLike | Iterable[ImageLike], **options: Any) -> list[Detection]:
-        """Returns what is found in one image, or in each of several of any sizes and kinds, in their order.
+        """Returns a list of what is found in one image, or in each of several of any sizes and kinds, in their order.
 
-        A list even for one image. Options and errors as for ``stream``.
+        Options and errors as for ``stream``.
         """
         return list(self.stream(images, **options))
 
@@ -163,7 +165,7 @@ class Detector:
         """Yields one result after the other, for more images than fit into memory.
 
         Args:
-            images: see ``mimicdet.predict.inputs.ImageLike``; one, or a list, generator or 4-dimensional array of
+            images: see ``mimicdet.predict.detector.ImageLike``; one, or a list, generator or 4-dimensional array of
                 them. Read as they are needed.
             tile: cut each image into squares of this side in pixels, detect in each, and merge what is found. For
                 images much larger than those the model was trained on, such as aerial ones. ``max_detections`` then
@@ -206,11 +208,9 @@ class Detector:
         for first in found:
             (height, width), windows = layouts.popleft()
             parts = [first, *islice(found, len(windows) - 1)]
-            if tiles is None:
-                yield self._result(*first)
-            else:
-                merged = merge_tile_detections(parts, windows, height, width, nms_iou=inference.nms_iou)
-                yield self._result(*merged)
+            if tiles is not None:
+                first = Detections(*merge_tile_detections(parts, windows, height, width, nms_iou=inference.nms_iou))
+            yield self._result(first)
 
     def _detect(self, crops: Iterator[np.ndarray], inference: InferenceSettings) -> Iterator[Detections]:
         """Detections of each crop (h, w, 3) in its own pixels, float64 on the CPU, in the order of the crops."""
@@ -228,16 +228,95 @@ class Detector:
                     found[i] = Detections(boxes, detections.scores.cpu(), detections.labels.cpu())
             yield from (found[i] for i in range(len(chunk)))
 
-    def _result(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> Detection:
-        classes = labels.tolist()
+    def _result(self, found: Detections) -> Detection:
+        categories = [self.categories[k] for k in found.labels.tolist()]
         return {
-            "boxes": boxes.float(),
-            "scores": scores.clone().float(),  # a tensor made in inference mode may not take part in autograd
-            "labels": torch.tensor([self.categories[k].id for k in classes], dtype=torch.int64),
-            "names": [self.categories[k].name for k in classes],
+            "boxes": found.boxes.float(),
+            "scores": found.scores.clone().float(),  # a tensor made in inference mode may not take part in autograd
+            "labels": torch.tensor([category.id for category in categories], dtype=torch.int64),
+            "names": [category.name for category in categories],
         }
 
 
 def _first_fault(error: ValueError) -> str:
     first = error.errors()[0]  # type: ignore[attr-defined]
     return f"{'.'.join(map(str, first['loc']))}: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def each_image(images: ImageLike | Iterable[ImageLike]) -> Iterator[ImageLike]:
+    """Yields the images of a list, a generator or a 4-dimensional array or tensor; or the one image that was given."""
+    if isinstance(images, np.ndarray | Tensor):
+        yield from images if images.ndim == 4 else (images,)
+    elif isinstance(images, str | PathLike | Image.Image):
+        yield images
+    elif isinstance(images, Iterable):
+        yield from images
+    else:
+        raise UserError(_unknown(images))
+
+
+def to_pixels(image: ImageLike, *, name: str = "the image") -> np.ndarray:
+    """Turns one image into an upright (h, w, 3) uint8 RGB array.
+
+    Args:
+        image: see ``ImageLike``. Channels are red, green, blue and, of four, transparency (white shows through).
+            The channels of an array come last, those of a tensor first. OpenCV's arrays are blue, green, red: hand
+            over ``array[..., ::-1]``.
+        name: what error messages call it.
+
+    Raises:
+        UserError: a file that cannot be read; a shape, type or value range that no image has.
+    """
+    if isinstance(image, str | PathLike):
+        return read_image(Path(image))
+    if isinstance(image, Image.Image):
+        try:
+            return to_rgb(image)
+        except (PixelRangeError, OSError) as error:
+            raise UserError(f"{name}: {error}") from error
+    if isinstance(image, Tensor):
+        if image.ndim != 3 or image.shape[0] not in (1, 3):
+            raise UserError(
+                f"{name} is a tensor of shape {tuple(image.shape)}, which must be (3, height, width) or (1, height, "
+                "width); hand over an array with the channels last as a numpy array"
+            )
+        tensor = image.detach().cpu()
+        tensor = tensor.float() if tensor.is_floating_point() else tensor  # bfloat16 is unknown to numpy
+        return _array_to_pixels(tensor.numpy().transpose(1, 2, 0), name)
+    if isinstance(image, np.ndarray):
+        array = image[..., None] if image.ndim == 2 else image
+        if array.ndim != 3 or array.shape[2] not in (1, 3, 4):
+            raise UserError(
+                f"{name} is an array of shape {image.shape}, which must be (height, width), or (height, width, "
+                "channels) with 1, 3 or 4 channels; hand over an array with the channels first as a tensor"
+            )
+        return _array_to_pixels(array, name)
+    raise UserError(_unknown(image, name))
+
+
+def _array_to_pixels(array: np.ndarray, name: str) -> np.ndarray:
+    """(h, w, 1 | 3 | 4) uint8 or float -> (h, w, 3) uint8."""
+    if 0 in array.shape:
+        raise UserError(f"{name} has no pixels: its height and width are {array.shape[0]} and {array.shape[1]}")
+    if np.issubdtype(array.dtype, np.floating):
+        low, high = float(array.min()), float(array.max())
+        if not (low >= 0 and high <= 1):  # NaN too
+            raise UserError(
+                f"{name} holds floats from {low:g} to {high:g}, which must be in 0..1; convert to uint8 if they are in "
+                "0..255, and do not normalise: the detector does that itself"
+            )
+        array = (array * 255 + 0.5).astype(np.uint8)
+    elif array.dtype != np.uint8:
+        raise UserError(
+            f"{name} holds {array.dtype} values, which must be uint8, or floats in 0..1; scale them to one of these"
+        )
+    if array.shape[2] == 4:
+        return to_rgb(Image.fromarray(np.ascontiguousarray(array)))
+    return np.ascontiguousarray(np.broadcast_to(array, (*array.shape[:2], 3)))
+
+
+def _unknown(thing: object, name: str = "the image") -> str:
+    return (
+        f"{name} is of type {type(thing).__name__}, which must be a path, a PIL image, a numpy array, a tensor, or a "
+        "list of those"
+    )

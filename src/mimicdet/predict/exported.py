@@ -1,9 +1,7 @@
-"""How ``Detector`` runs an exported file."""
-
-from __future__ import annotations
+"""Runs an exported file for ``Detector``."""
 
 from pathlib import Path
-from typing import Any
+from typing import Self
 
 import numpy as np
 import torch
@@ -18,10 +16,9 @@ from mimicdet.inference.decode import Detections, detections_of_image
 from mimicdet.inference.detect import memory_errors_explained
 from mimicdet.inference.flips import detect_in_views
 
-FIXED = ("positions", "dense")
-"""Settings that the network was exported with."""
+FIXED = ("positions", "dense")  # settings that the network was exported with
 FIXED_WITH_SUPPRESSION = ("nms_iou",)
-"""And these, where suppression is in the file; a score threshold may only rise there, the number only fall."""
+"""Fixed too where suppression is in the file; a score threshold may only rise there, the number only fall."""
 
 
 class ExportedModel:
@@ -41,7 +38,7 @@ class ExportedModel:
         self._run = run
 
     @classmethod
-    def from_file(cls, file: Path) -> ExportedModel:
+    def from_file(cls, file: Path) -> Self:
         """Reads ``file`` and its description.
 
         Raises:
@@ -52,20 +49,22 @@ class ExportedModel:
 
     @property
     def device(self) -> torch.device:
+        """The CPU."""
         return torch.device("cpu")
 
     def to(self, device: torch.device | str) -> None:
-        """An exported file runs on the CPU here; raises UserError for anything else."""
+        """Raises UserError for anything but the CPU, where an exported file runs here."""
         if torch.device(device).type != "cpu":
             raise UserError(f"{self.file} is an exported model, which runs on the CPU here, not on {device}")
 
     @property
     def divisor(self) -> int:
+        """Sides of a canvas must be multiples of this."""
         return self.description.divisor
 
     @torch.inference_mode()
     def detect(self, batch: Batch, inference: InferenceSettings) -> list[Detections]:
-        """The detections of each image of a batch, in pixels of the resized image.
+        """Returns the detections of each image of a batch, in pixels of the resized image.
 
         Raises:
             UserError: settings that the file has not, or not enough memory.
@@ -77,38 +76,32 @@ class ExportedModel:
             outputs = self._run(np.ascontiguousarray(images.numpy()), sizes)
             found = [torch.from_numpy(np.ascontiguousarray(output)) for output in outputs]
             if self.description.outputs == "detections":
-                boxes, scores, labels = found
-                return [_rows(*row, inference) for row in zip(boxes, scores, labels, strict=True)]
-            return [
-                detections_of_image(boxes.float(), scores.float(), inference)
-                for boxes, scores in zip(*found, strict=True)
-            ]
+                return [_rows(Detections(*row), inference) for row in zip(*found, strict=True)]
+            return [detections_of_image(b.float(), s.float(), inference) for b, s in zip(*found, strict=True)]
 
         with memory_errors_explained(batch.images):
             return detect_in_views(detect_all, batch.images, batch.sizes, inference)
 
     def _refuse_what_is_fixed(self, inference: InferenceSettings) -> None:
-        has, asked = self.inference, inference
-        fixed = [*FIXED, *(FIXED_WITH_SUPPRESSION if self.description.outputs == "detections" else ())]
-        wrong: list[tuple[str, Any]] = [
-            (name, getattr(has, name)) for name in fixed if getattr(has, name) != getattr(asked, name)
-        ]
+        has, asked = self.inference.model_dump(), inference.model_dump()
+        wrong = {name: has[name] for name in FIXED if has[name] != asked[name]}
         if self.description.outputs == "detections":
-            if asked.score_threshold < has.score_threshold:
-                wrong.append(("score_threshold", f"{has.score_threshold} or more"))
-            if asked.max_detections > has.max_detections:
-                wrong.append(("max_detections", f"{has.max_detections} or less"))
+            wrong |= {name: has[name] for name in FIXED_WITH_SUPPRESSION if has[name] != asked[name]}
+            if asked["score_threshold"] < has["score_threshold"]:
+                wrong["score_threshold"] = f"{has['score_threshold']} or more"
+            if asked["max_detections"] > has["max_detections"]:
+                wrong["max_detections"] = f"{has['max_detections']} or less"
         if wrong:
-            name, value = wrong[0]
+            name, value = next(iter(wrong.items()))
             raise UserError(
-                f"{self.file}: inference.{name} is {value} in this exported file, not {getattr(asked, name)}; "
-                f"export the model again with --inference.{name} {getattr(asked, name)}"
+                f"{self.file}: inference.{name} is {value} in this exported file, not {asked[name]}; "
+                f"export the model again with --inference.{name} {asked[name]}"
                 + (", or with --outputs raw" if name not in FIXED else "")
             )
 
 
-def _rows(boxes: Tensor, scores: Tensor, labels: Tensor, inference: InferenceSettings) -> Detections:
-    """Of one image, without the rows that fill up and what the settings leave out."""
-    found = (labels != NO_LABEL) & (scores > inference.score_threshold)
+def _rows(output: Detections, inference: InferenceSettings) -> Detections:
+    """The detections of one image, without the rows that fill up and what the settings leave out."""
+    found = (output.labels != NO_LABEL) & (output.scores > inference.score_threshold)
     rows = found.nonzero().squeeze(1)[: inference.max_detections]
-    return Detections(boxes[rows].float(), scores[rows].float(), labels[rows])
+    return Detections(output.boxes[rows].float(), output.scores[rows].float(), output.labels[rows])

@@ -1,6 +1,4 @@
-"""Prediction for files, folders and data sets: COCO results and pictures with boxes. Behind the ``predict`` command."""
-
-from __future__ import annotations
+"""Predicts files, folders and data sets, to COCO results and pictures with boxes: behind the ``predict`` command."""
 
 import glob
 import io
@@ -15,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
-from mimicdet.data.dataset import Category, DetectionDataset, ImageRecord, match_classes
+from mimicdet.data.dataset import Category, DetectionDataset, match_classes
 from mimicdet.data.decode import IMAGE_SUFFIXES, list_images, read_image
 from mimicdet.errors import UserError
 from mimicdet.files import make_folder, replace_file
@@ -31,16 +28,14 @@ _NAMED_FAILURES = 5
 
 @dataclass(frozen=True)
 class PredictSummary:
-    """What ``predict_files`` did."""
+    """Sums up what ``predict_files`` did."""
 
-    images: int
-    """Images that were looked at."""
+    images: int  # those that were looked at
     detections: int
-    failures: tuple[str, ...]
-    """One sentence for each image that could not be read; the others were predicted and written nonetheless."""
+    failures: tuple[str, ...]  # a sentence for each image that could not be read; the others were predicted and written
 
     def complaint(self) -> str | None:
-        """The failures in one sentence that names the first few, or None."""
+        """Puts the failures into one sentence that names the first few; None without any."""
         if not self.failures:
             return None
         total, more = self.images + len(self.failures), len(self.failures) - _NAMED_FAILURES
@@ -104,17 +99,33 @@ def predict_files(
                 read.append((file, pixels))
                 yield pixels
 
+    def draw(file: Path, pixels: np.ndarray, result: Detection, classes: np.ndarray) -> None:
+        boxes, scores, objects = result["boxes"].numpy(), result["scores"].numpy(), truth.get(ids[file])
+        shown = scores >= picture_threshold
+        picture = draw_boxes(
+            pixels,
+            boxes[shown],
+            classes[shown],
+            class_names=[category.name for category in categories],
+            scores=scores[shown],
+            truth_boxes=None if objects is None else objects.boxes[~objects.crowd],
+            truth_labels=None if objects is None else objects.labels[~objects.crowd],
+        )
+        buffer = io.BytesIO()
+        picture.save(buffer, format="jpeg", quality=92, subsampling=0)  # chroma subsampling blurs thin coloured lines
+        replace_file(names[file], buffer.getvalue())
+
+    index = {category.id: k for k, category in enumerate(detector.categories)}
     rows: list[dict[str, Any]] = []
     count = 0
     results = detector.stream(images(), tile=tile, overlap=overlap, score_threshold=score_threshold)
     with tqdm(total=len(files), desc="predict", unit="image", leave=False, disable=not progress) as bar:
         for result in results:
             file, pixels = read.popleft()
-            classes = _class_indices(detector, result)
+            classes = np.array([index[label] for label in result["labels"].tolist()], dtype=np.int64)  # (N,)
             rows += _coco_rows(result, classes, categories, ids[file], file)
             if pictures is not None:
-                picture = _draw(pixels, result, classes, categories, picture_threshold, truth.get(ids[file]))
-                _save_picture(names[file], picture)
+                draw(file, pixels, result, classes)
             count += 1
             bar.update(count + len(failures) - bar.n)
         bar.update(count + len(failures) - bar.n)
@@ -124,7 +135,7 @@ def predict_files(
 
 
 def find_images(sources: Sequence[str | PathLike[str]], *, leave_out: Path | None = None) -> list[Path]:
-    """The image files that were meant, in the order given, each once.
+    """Finds the image files that were meant, in the order given, each once.
 
     Args:
         sources: files (whatever their suffix), folders (the images in them and in their subfolders, by suffix), and
@@ -213,49 +224,15 @@ def _read_ahead(files: Sequence[Path]) -> Iterator[tuple[Path, np.ndarray | User
                 future.cancel()
 
 
-def _class_indices(detector: Detector, result: Detection) -> np.ndarray:
-    """(N,) class indices 0..K-1 of a result's category ids."""
-    index = {category.id: k for k, category in enumerate(detector.categories)}
-    return np.array([index[category_id] for category_id in result["labels"].tolist()], dtype=np.int64)
-
-
 def _coco_rows(
     result: Detection, classes: np.ndarray, categories: Sequence[Category], image_id: int, file: Path
 ) -> list[dict[str, Any]]:
+    image = {"image_id": image_id, "file_name": str(file)}
+    named = [{"category_id": categories[k].id, "category_name": categories[k].name} for k in classes.tolist()]
+    found = zip(named, result["boxes"].tolist(), result["scores"].tolist(), strict=True)
     return [
-        {
-            "image_id": image_id,
-            "file_name": str(file),
-            "category_id": categories[k].id,
-            "category_name": categories[k].name,
-            "bbox": [x1, y1, x2 - x1, y2 - y1],
-            "score": score,
-        }
-        for (x1, y1, x2, y2), score, k in zip(
-            result["boxes"].tolist(), result["scores"].tolist(), classes.tolist(), strict=True
-        )
+        {**image, **name, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score} for name, (x1, y1, x2, y2), score in found
     ]
-
-
-def _draw(
-    pixels: np.ndarray,
-    result: Detection,
-    classes: np.ndarray,
-    categories: Sequence[Category],
-    threshold: float,
-    truth: ImageRecord | None,
-) -> Image.Image:
-    scores = result["scores"].numpy()
-    shown = scores >= threshold
-    return draw_boxes(
-        pixels,
-        result["boxes"].numpy()[shown],
-        classes[shown],
-        class_names=[category.name for category in categories],
-        scores=scores[shown],
-        truth_boxes=None if truth is None else truth.boxes[~truth.crowd],
-        truth_labels=None if truth is None else truth.labels[~truth.crowd],
-    )
 
 
 def _picture_names(files: Sequence[Path], folder: Path) -> dict[Path, Path]:
@@ -273,12 +250,6 @@ def _picture_names(files: Sequence[Path], folder: Path) -> dict[Path, Path]:
         taken.add(name.casefold())
         names[file] = folder / f"{name}.jpg"
     return names
-
-
-def _save_picture(file: Path, picture: Image.Image) -> None:
-    buffer = io.BytesIO()
-    picture.save(buffer, format="jpeg", quality=92, subsampling=0)  # chroma subsampling blurs thin coloured lines
-    replace_file(file, buffer.getvalue())
 
 
 def _natural(file: Path) -> tuple[list[str | int], str]:

@@ -41,7 +41,7 @@ def draw_curves(metrics_jsonl: Path, out_png: Path) -> None:
 
     Args:
         metrics_jsonl: of a run, finished or not; lines cut off by a crash are skipped (see
-            ``mimicdet.engine.metrics_file``). A file without records gives a picture that says so.
+            ``mimicdet.engine.run_folder``). A file without records gives a picture that says so.
         out_png: written in one piece.
 
     Raises:

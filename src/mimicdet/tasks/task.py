@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from mimicdet.data.batch import Batch
+from mimicdet.inference.dataset import FunctionRunner
 from mimicdet.models.detector import DenseMaps, DetectionModel
 from mimicdet.teachers.teacher import Teacher
 
@@ -64,6 +65,10 @@ class Task(nn.Module):
     def step(self, batch: Batch, whole: WholeStep | None = None) -> TaskStep:
         """Returns the losses of :meth:`forward`, and what distillation reads."""
         raise NotImplementedError
+
+    def t_head_runner(self, device: torch.device) -> FunctionRunner | None:
+        """Returns what runs the T-head over a data set on ``device``; None for a task without one."""
+        return None
 
     def count_positives(self, batch: Batch) -> Tensor:
         """Returns the number of positive anchors of a batch on the task's device, 0-d float, for ``WholeStep``."""

@@ -16,7 +16,7 @@ from mimicdet.cli import main
 from mimicdet.config import InferenceSettings
 from mimicdet.data.batch import Batch
 from mimicdet.data.dataset import DetectionDataset
-from mimicdet.engine.metrics_file import read_metrics
+from mimicdet.engine.run_folder import read_metrics
 from mimicdet.engine.train import train
 from mimicdet.inference.dataset import FunctionRunner, evaluate_runner
 from mimicdet.inference.decode import Detections, decode

@@ -15,7 +15,7 @@ from mimicdet.config import InferenceSettings
 from mimicdet.data.batch import pad_to_batch
 from mimicdet.inference.decode import decode
 from mimicdet.inference.detect import sizes_or_none
-from mimicdet.inference.folded import FoldedModel
+from mimicdet.inference.fold import FoldedModel
 from mimicdet.models.detector import Predictions
 from mimicdet.models.mimicdet import MimicDet
 from mimicdet.models.pyramid import mask_padding

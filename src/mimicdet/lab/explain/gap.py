@@ -23,7 +23,7 @@ from mimicdet.files import make_folder, replace_file
 from mimicdet.inference.coco_metrics import Metrics, coco_metrics
 from mimicdet.inference.dataset import FunctionRunner, detect_dataset, evaluation_mode
 from mimicdet.inference.decode import Detections, decode
-from mimicdet.inference.folded import move_to
+from mimicdet.inference.fold import move_to
 from mimicdet.models.detector import Predictions
 from mimicdet.report.table import table
 from mimicdet.tasks.build import MimicRun

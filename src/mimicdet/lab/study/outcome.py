@@ -12,8 +12,7 @@ from typing import Any
 
 from mimicdet.data.dataset import DetectionDataset, fingerprint
 from mimicdet.engine.checkpoint import differing_settings
-from mimicdet.engine.metrics_file import Record, read_metrics
-from mimicdet.engine.run_folder import RunFolder
+from mimicdet.engine.run_folder import Record, RunFolder, read_metrics
 from mimicdet.errors import UserError
 from mimicdet.inference.coco_metrics import coco_metrics
 from mimicdet.lab.machine import machine

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mimicdet.engine.metrics_file import read_metrics
-from mimicdet.engine.run_folder import RunFolder
+from mimicdet.engine.run_folder import RunFolder, read_metrics
 from mimicdet.lab.study.outcome import Data, finished_jobs
 from mimicdet.lab.study.plan import Job
 from mimicdet.lab.study.reuse import finished_beside
