@@ -29,7 +29,7 @@ from mimicdet.inference.dataset import evaluate_runner
 from mimicdet.models.detector import DetectionModel
 from mimicdet.models.faster_rcnn import FasterRcnn
 from mimicdet.predict import Detector
-from mimicdet.predict.inputs import ImageLike, each_image, to_pixels
+from mimicdet.predict.detector import ImageLike, each_image, to_pixels
 
 CALIBRATION_IMAGES = 64
 
