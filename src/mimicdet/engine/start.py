@@ -199,12 +199,8 @@ def _loader(settings: Settings, train_data: DetectionDataset, device: torch.devi
         quarter_turn=data.quarter_turn,
         color_jitter=data.color_jitter,
     )
-    return TrainLoader(
-        TrainData(train_data, transform, settings.train.seed, reduce_jpeg=data.reduce_jpeg),
-        workers=data.workers,
-        pin_memory=device.type == "cuda",
-        divisor=divisor,
-    )
+    images = TrainData(train_data, transform, settings.train.seed, reduce_jpeg=data.reduce_jpeg)
+    return TrainLoader(images, workers=data.workers, pin_memory=device.type == "cuda", divisor=divisor)
 
 
 def _modules(task: Task) -> dict[str, nn.Module]:
