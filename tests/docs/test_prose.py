@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import GENERATED, PAGES, ROOT, blocks, commands, sentences
+from tests.docs.pages import EXAMPLE, GENERATED, PAGES, ROOT, blocks, commands, sentences
 
 FILES = (".json", ".jsonl", ".onnx", ".pt", ".pt2", ".xml", ".bin", ".py")
 LONGEST = 35
@@ -92,6 +92,6 @@ def test_named_settings_exist(page: Path) -> None:
     """Every ``section.key`` and ``--section.key`` of a setting is on the page of settings."""
     known = set(re.findall(r"^\| `([\w.]+)` ", read(ROOT / "docs" / "settings.md"), flags=re.MULTILINE))
     named_sections = {name.split(".")[0] for name in known if "." in name}
-    for name in re.findall(r"(?:--|`)([a-z_]+\.[a-z_0-9]+)\b", read(page)):
+    for name in re.findall(r"(?:--|`)([a-z_]+\.[a-z_0-9]+)\b", read(page).partition(EXAMPLE)[0]):
         if name.split(".")[0] in named_sections and not name.endswith(FILES):
             assert name in known, f"{page.name} names the setting {name}"
