@@ -37,11 +37,7 @@ change too unless the schedule is cosine, whose every learning rate depends on i
 
 
 def save_checkpoint(folder: Path, state: Mapping[str, Any]) -> None:
-    """Makes ``state`` the last checkpoint and the last one the previous.
-
-    Args:
-        folder: exists; ``checkpoints`` of the run.
-        state: tensors, numbers, text, None and containers of them.
+    """Makes ``state``, of tensors, numbers, text, None and containers, the last checkpoint and the last the previous.
 
     Raises:
         UserError: the disk is full or the folder not writable; the old checkpoints are as they were.
@@ -76,13 +72,8 @@ def _os_error(error: BaseException | None) -> OSError | None:
 def newest_checkpoint(folder: Path) -> tuple[Path | None, str | None]:
     """Returns the newest checkpoint that is whole, and a sentence about a broken one that was passed over.
 
-    Every byte is checked against its checksum.
-
-    Returns:
-        None for the path: there is no checkpoint, for the run ended before it wrote one.
-
-    Raises:
-        UserError: there are checkpoints and all are broken.
+    Every byte is checked against its checksum. The path is None where the run ended before it wrote a checkpoint;
+    UserError where there are some and all are broken.
     """
     broken: list[str] = []
     for file in filter(Path.exists, (folder / LAST, folder / PREVIOUS)):
@@ -104,11 +95,7 @@ def _fault(file: Path) -> str | None:
 
 
 def load_checkpoint(file: Path) -> dict[str, Any]:
-    """Reads the state in a checkpoint, to the CPU.
-
-    Raises:
-        UserError: the file is no checkpoint of ours, or holds more than tensors and plain values.
-    """
+    """Reads a checkpoint, to the CPU; UserError when it is none of ours or holds more than tensors and plain values."""
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -152,12 +139,9 @@ def require_same_run(
             f"{file} has settings of another version of mimicdet ({error.errors()[0]['msg']}); start again with "
             "--overwrite"
         ) from None
-    epochs_may_change = settings.optim.schedule != "cosine"
-    differences = [
-        difference
-        for name, difference in differing_settings(saved, settings).items()
-        if name not in MAY_CHANGE and not (name == "train.epochs" and epochs_may_change)
-    ]
+    may_change = MAY_CHANGE if settings.optim.schedule == "cosine" else MAY_CHANGE | {"train.epochs"}
+    found = differing_settings(saved, settings)
+    differences = [difference for name, difference in found.items() if name not in may_change]
     for what in ("classes", "images"):
         if state["data"][what] != data[what]:
             differences.append(f"the training set's {what} were {state['data'][what]} and are {data[what]}")
@@ -175,9 +159,7 @@ def require_same_run(
 def require_same_teachers(state: Mapping[str, Any], *, teachers: Sequence[tuple[str, str]], file: Path) -> None:
     """Raises UserError naming the teacher whose weights are no longer those that ``state`` was trained with.
 
-    Args:
-        state: of ``load_checkpoint``; its "teachers" are the hashes, in order.
-        teachers: (name, hash by ``weights_hash``) of each teacher now.
+    ``teachers`` are (name, hash by ``weights_hash``) of each now; "teachers" of ``state`` the hashes, in order.
     """
     for (name, now), before in zip(teachers, state["teachers"], strict=True):
         if now != before:

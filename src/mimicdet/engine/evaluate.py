@@ -50,7 +50,6 @@ def try_teachers(run: Run) -> None:
 
 
 def _try_teacher(teacher: Teacher, sample: DetectionDataset, settings: Settings, device: torch.device) -> Metrics:
-    """COCO's numbers on a sample, which the teacher sees as it will see the student's images."""
     student_class = {theirs: ours for ours, theirs in enumerate(teacher.classes) if theirs != UNKNOWN}
 
     def detect_batch(batch: Batch, _: InferenceSettings) -> list[Detections]:
@@ -71,8 +70,7 @@ def _try_teacher(teacher: Teacher, sample: DetectionDataset, settings: Settings,
 def sample_of(datasets: Sequence[DetectionDataset | None], count: int, classes: Sequence[int]) -> DetectionDataset:
     """Returns the first ``count`` images with objects the teacher knows, and these, of the first data set with any.
 
-    Args:
-        classes: for each of the data set's classes the teacher's index, or UNKNOWN.
+    ``classes`` are the teacher's index, or UNKNOWN, for each of the data set's.
     """
     known = np.array([index != UNKNOWN for index in classes])
     for dataset in filter(None, datasets):
@@ -101,10 +99,8 @@ def validate(run: Run) -> Record | None:
     """Evaluates the current weights, keeps them as the last and, where no AP was higher, as the best.
 
     In full precision whatever training uses, and with folded batch norm, so that ``mimicdet eval`` finds the same
-    numbers in what is kept. Without a validation split the last weights are all there is, and ``model/`` gets them.
-
-    Returns:
-        The evaluation's record, None without a validation split. Every process must call this.
+    numbers in what is kept. Without a validation split the last weights are all there is, ``model/`` gets them, and the
+    record returned is None. Every process must call this.
     """
     progress, task = run.state.progress, run.state.shipped_task
     share_buffers(run.accelerator, task)
@@ -134,17 +130,13 @@ def _save(run: Run, detector: DetectionModel, record: Record | None, *, best: bo
     if record is not None:
         extra |= {"split": run.val_data.split if run.val_data else None} | {name: record[name] for name in METRIC_NAMES}
 
+    model, inference = settings.model.model_dump(mode="json"), settings.inference.model_dump(mode="json")
+    described: Any = {"model_settings": model, "inference": inference, "categories": run.train_data.categories}
+
     def save() -> None:
         folders = [run.folder.last_model] if run.val_data is not None else []
         for folder in [*folders, run.folder.model] if best else folders:
-            save_model(
-                folder,
-                detector,
-                model_settings=settings.model.model_dump(mode="json"),
-                inference=settings.inference.model_dump(mode="json"),
-                categories=run.train_data.categories,
-                extra=extra,
-            )
+            save_model(folder, detector, **described, extra=extra)
 
     on_main(run.accelerator, save)
 
@@ -173,15 +165,11 @@ def _draw(run: Run, dataset: DetectionDataset, found: list[dict[str, Any]]) -> N
         results = [result for result in found if result["image_id"] == record.id]
         boxes = np.array([result["bbox"] for result in results]).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]  # x y width height -> x1 y1 x2 y2
-        picture = draw_boxes(
-            read_image(record.file),
-            boxes,
-            np.array([label[result["category_id"]] for result in results], dtype=np.int64),
-            class_names=dataset.class_names,
-            scores=np.array([result["score"] for result in results]),
-            truth_boxes=record.boxes[~record.crowd],
-            truth_labels=record.labels[~record.crowd],
-        )
+        labels = np.array([label[result["category_id"]] for result in results], dtype=np.int64)
+        scores = np.array([result["score"] for result in results])
+        truth: Any = {"truth_boxes": record.boxes[~record.crowd], "truth_labels": record.labels[~record.crowd]}
+        image, names = read_image(record.file), dataset.class_names
+        picture = draw_boxes(image, boxes, labels, class_names=names, scores=scores, **truth)
         buffer = io.BytesIO()
         picture.save(buffer, format="png")
         replace_file(run.folder.pictures / f"{number:02}-{record.file.stem}.png", buffer.getvalue())

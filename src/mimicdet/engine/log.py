@@ -52,13 +52,7 @@ class Stopwatch:
 
 
 class RunLog:
-    """Records and reports; every process has one and calls it alike, the first one writes.
-
-    Args:
-        folder: of the run; open.
-        state: of the run; its counters say which step a record is of.
-        steps_per_epoch: optimiser steps.
-    """
+    """Records and reports; every process has one and calls it alike, the first one writes. The folder is open."""
 
     def __init__(
         self, *, accelerator: Accelerator, settings: Settings, folder: RunFolder, state: RunState, steps_per_epoch: int
@@ -86,15 +80,14 @@ class RunLog:
         """Writes one record on the steps since the last one, of which ``result`` is the newest."""
         progress = self.state.progress
         means = self.state.means.take()
-        names = list(result.norms)
-        norms = torch.stack([result.norms[name] for name in names]).tolist()
+        norms = torch.stack(list(result.norms.values())).tolist()
         seconds, steps = self.watch.elapsed, max(1, progress.step - self._steps_recorded)
         record: Record = {
             "kind": "train",
             **self._position(),
             **means,
             "lr": lr,
-            **dict(sorted(zip(names, norms, strict=True))),
+            **dict(sorted(zip(result.norms, norms, strict=True))),
             "skipped_steps": progress.skipped_steps,
             "seconds_per_step": seconds / steps,
             "data_wait": self.watch.waited / seconds,

@@ -38,10 +38,7 @@ def parameter_groups(task: Task, settings: OptimSettings) -> list[dict[str, obje
         if parameter.requires_grad:
             decay = 0.0 if settings.optimizer == "adamw" and parameter.ndim <= 1 else settings.weight_decay
             groups.setdefault((factors.get(id(parameter), 1.0), decay), []).append(parameter)
-    return [
-        {"params": parameters, "lr_factor": factor, "weight_decay": decay}
-        for (factor, decay), parameters in groups.items()
-    ]
+    return [{"params": group, "lr_factor": lr, "weight_decay": decay} for (lr, decay), group in groups.items()]
 
 
 def make_optimizer(task: Task, settings: OptimSettings) -> torch.optim.Optimizer:
@@ -96,5 +93,4 @@ def moving_average(task: nn.Module, decay: float) -> AveragedModel:
 
 
 def _backbones(task: Task) -> list[nn.Module]:
-    """The detector's, and the T-head's own where it has one."""
     return [module.backbone for module in task.modules() if isinstance(module, Trunk)]

@@ -43,10 +43,8 @@ def accelerated(
     ends the group of processes if it began here.
 
     Args:
-        precision: "no", "bf16" or "fp16".
         accumulate: micro-batches whose gradients are averaged into one step.
         trackers: names of accelerate's trackers; ``init_trackers`` is left to the caller.
-        tracker_folder: where trackers that write files put them.
         broadcast_buffers: copy the first process's buffers to all before a step, which batch norm in training
             needs; frozen statistics are equal anyway.
 
@@ -87,9 +85,8 @@ def accelerated(
 
 def _on_cpu() -> bool:
     """Accelerate has to be told: left alone it trains apart what torchrun started on a machine without a GPU."""
-    if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "on"):
-        return True
-    if not torch.accelerator.is_available():
+    asked = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "on")
+    if asked or not torch.accelerator.is_available():
         return True
     device = torch.accelerator.current_accelerator()
     return started_by_torchrun() and device is not None and device.type == "mps"  # which has no process groups

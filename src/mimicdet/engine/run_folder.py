@@ -84,11 +84,7 @@ class RunFolder:
             raise UserError(f"{self.path} cannot be made, for {there} may not be written to; choose another folder")
 
     def open(self, *, resume: bool, overwrite: bool) -> None:
-        """Makes the folder ready for a run; on one process only.
-
-        Raises:
-            UserError: as ``require_fit``; the folder cannot be made.
-        """
+        """Makes the folder ready for a run, on one process only; UserError as ``require_fit``, or if it cannot be."""
         self.require_fit(resume=resume, overwrite=overwrite)
         try:
             if overwrite and self.holds_a_run:

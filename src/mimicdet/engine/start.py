@@ -40,7 +40,7 @@ class Run:
     log: RunLog
     batches: Callable[[int], list[list[int]]]  # of an epoch: the indices of the images of each batch of this process
     steps_per_epoch: int
-    identity: dict[str, Any]  # what a checkpoint says of the run it belongs to, see ``require_same_run``
+    identity: dict[str, Any]  # what ``require_same_run`` compares
 
     def lr(self, step: int) -> float:
         """Returns the learning rate of optimiser step ``step``, from 0."""
@@ -55,8 +55,6 @@ class Run:
 
 
 class _Saved(NamedTuple):
-    """A checkpoint to go on from."""
-
     file: Path
     state: dict[str, Any]
 
@@ -93,33 +91,18 @@ def start_run(
     on_main(accelerator, lambda: folder.open(resume=resume, overwrite=overwrite))
     on_main(accelerator, lambda: folder.write_settings(settings))
 
-    def batches(epoch: int) -> list[list[int]]:
-        return rank_indices(
-            len(train_data),
-            seed=settings.train.seed,
-            epoch=epoch,
-            rank=accelerator.process_index,
-            world_size=processes,
-            batch_size=settings.train.batch_size,
-            accumulate=settings.optim.accumulate,
-        )
+    rank, size, accumulate = accelerator.process_index, settings.train.batch_size, settings.optim.accumulate
 
-    steps = len(batches(0)) // settings.optim.accumulate
+    def batches(epoch: int) -> list[list[int]]:
+        share = {"rank": rank, "world_size": processes, "batch_size": size, "accumulate": accumulate}
+        return rank_indices(len(train_data), seed=settings.train.seed, epoch=epoch, **share)
+
+    steps = len(batches(0)) // accumulate
+    loader = _loader(settings, train_data, accelerator.device, task.detector.divisor)
+    log = RunLog(accelerator=accelerator, settings=settings, folder=folder, state=state, steps_per_epoch=steps)
     plain = settings.model_dump(mode="json")
-    run = Run(
-        accelerator=accelerator,
-        settings=settings,
-        train_data=train_data,
-        val_data=val_data,
-        folder=folder,
-        state=state,
-        step=step,
-        loader=_loader(settings, train_data, accelerator.device, task.detector.divisor),
-        log=RunLog(accelerator=accelerator, settings=settings, folder=folder, state=state, steps_per_epoch=steps),
-        batches=batches,
-        steps_per_epoch=steps,
-        identity={"settings": plain, "data": data, "teachers": teachers, "processes": processes},
-    )
+    identity = {"settings": plain, "data": data, "teachers": teachers, "processes": processes}
+    run = Run(accelerator, settings, train_data, val_data, folder, state, step, loader, log, batches, steps, identity)
     if resume:
         where = f"step {state.progress.step}" if saved is not None else "the beginning, for there is no checkpoint yet"
         run.log.say(f"{notice + '; ' if notice else ''}resuming {folder.path} from {where}")
@@ -147,7 +130,6 @@ def _require_sensible(settings: Settings, train_data: DetectionDataset, val_data
 
 
 def _require_lasting_teachers(settings: Settings, folder: RunFolder, *, overwrite: bool) -> None:
-    """UserError where --overwrite would remove a teacher with the old run."""
     for teacher in settings.distill.teachers if settings.task == "distill" else ():
         if overwrite and Path(teacher).resolve().is_relative_to(folder.path.resolve()):
             raise UserError(
@@ -156,7 +138,6 @@ def _require_lasting_teachers(settings: Settings, folder: RunFolder, *, overwrit
 
 
 def _build(settings: Settings, class_names: Sequence[str], saved: _Saved | None) -> tuple[Task, list[str]]:
-    """The task, and the hash of each teacher's weights."""
     torch.manual_seed(settings.train.seed)
     task = build_task(settings, class_names=class_names, pretrained=saved is None)
     teachers = [(teacher.name, teacher.weights_hash()) for teacher in task.teachers]
@@ -168,7 +149,6 @@ def _build(settings: Settings, class_names: Sequence[str], saved: _Saved | None)
 def _prepare(
     accelerator: Accelerator, settings: Settings, task: Task, saved: _Saved | None
 ) -> tuple[RunState, Stepper]:
-    """The state that trains ``task``, continued where a checkpoint is given, and what takes its steps."""
     # Channels last makes convolutions faster on GPUs with half precision and on CPUs (a step of `small` by a fifth)
     task = task.to(accelerator.device).to(memory_format=torch.channels_last)
     freeze_by_settings(task, settings.optim)

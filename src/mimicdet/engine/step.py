@@ -73,11 +73,7 @@ class Stepper:
     count_positives: Callable[[Batch], Tensor]
 
     def __call__(self, batches: Sequence[Batch], *, lr: float, norms_by_module: bool, stop: bool) -> StepResult:
-        """Takes one step on the mean gradient of ``batches`` over all processes.
-
-        Raises:
-            UserError: the device's memory does not hold a batch.
-        """
+        """Takes one step on the mean gradient over all processes; UserError when the memory does not hold a batch."""
         self.optimizer.zero_grad()
         outputs = self._backward(batches)
         losses = torch.stack([output["loss"].detach() for output in outputs])
@@ -99,7 +95,6 @@ class Stepper:
         return StepResult(tuple(outputs[-1]), values.mean(0), losses, norms, verdict.finite, bad, verdict.stop)
 
     def _backward(self, batches: Sequence[Batch]) -> list[dict[str, Tensor]]:
-        """What the task says of each batch, after its backward pass."""
         device = self.accelerator.device
         shared: tuple[WholeStep, ...] = ()
         if len(batches) > 1:
@@ -131,10 +126,7 @@ def gradient_norms(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
 def agree(accelerator: Accelerator, *, losses: Tensor, grad_norm: Tensor, stop: bool) -> Verdict:
     """Asks all processes with one all-reduce and one wait for the device, a step's only ones but the gradients' own.
 
-    Args:
-        losses: this process's losses, any shape.
-        grad_norm: 0-d, over all gradients.
-        stop: this process was asked to stop.
+    ``losses`` have any shape; ``grad_norm`` is 0-d, over all gradients.
     """
     asked = torch.full_like(grad_norm, float(stop))  # on the device already: `tensor` would be a copy to it
     flags = torch.stack([(~torch.isfinite(losses)).any(), ~torch.isfinite(grad_norm), asked > 0]).float()
@@ -149,11 +141,7 @@ def too_many_bad_steps(
 ) -> UserError:
     """Returns the error that ends training; every process must call this, for each knows only its own images.
 
-    Args:
-        steps: bad steps in a row.
-        batches: this process's batches of the last of them.
-        losses: (len(batches),), the loss of each.
-        step: which step it was, from 1.
+    ``steps`` were bad in a row, the last of them, ``step`` (from 1), on ``batches`` with ``losses`` (len(batches),).
     """
     finite = torch.isfinite(losses).tolist()
     suspects = [file for batch, fine in zip(batches, finite, strict=True) if not fine for file in batch.files]

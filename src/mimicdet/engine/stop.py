@@ -51,7 +51,6 @@ def stop_on_signals() -> Iterator[StopRequest]:
         yield request
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
     first = 0.0
 
     def handle(number: int, frame: FrameType | None) -> None:

@@ -32,7 +32,6 @@ class TrainResult:
     best: dict[str, Any] | None
     """The record of the evaluation with the highest AP (see ``run_folder``); None without a validation split."""
     last: dict[str, Any] | None
-    """The record of the last evaluation."""
     steps: int
     seconds: float
     """Training time with evaluations, over all parts of a resumed run."""
@@ -50,8 +49,6 @@ def train(
     """Trains a detector; under torchrun as one of several processes, all of which call this alike.
 
     Args:
-        settings: of everything but the data.
-        train_data: to train on.
         val_data: to choose the best weights by; None keeps the last.
         out: the run folder (see ``run_folder``), readable by all machines of the run.
         resume: continue the run in ``out``, exactly as if it had not stopped.
@@ -87,15 +84,12 @@ def train(
             raise TrainingStopped(message) from None
         finally:
             run.log.close()
-        progress = run.state.progress
-        return TrainResult(
-            folder.path, folder.model, progress.best, progress.last, steps=progress.step, seconds=progress.seconds
-        )
+        done = run.state.progress
+        return TrainResult(folder.path, folder.model, done.best, done.last, steps=done.step, seconds=done.seconds)
 
 
 def _train_epochs(run: Run, stop: StopRequest) -> None:
-    settings, state, log, accelerator = run.settings, run.state, run.log, run.accelerator
-    progress = state.progress
+    settings, state, log, progress = run.settings, run.state, run.log, run.state.progress
     began = time.perf_counter() - progress.seconds
     for epoch in range(progress.epoch, settings.train.epochs):
         state.task.train()
@@ -107,16 +101,15 @@ def _train_epochs(run: Run, stop: StopRequest) -> None:
             record_due = (progress.step + 1) % settings.train.log_every == 0 or ends_epoch
             lr = run.lr(progress.step)
 
-            seed_step(settings.train.seed, progress.step, accelerator.process_index)
+            seed_step(settings.train.seed, progress.step, run.accelerator.process_index)
             result = run.step(batches, lr=lr, norms_by_module=record_due, stop=stop.made)
             progress.count(result, batches=len(batches))
             progress.seconds = time.perf_counter() - began
             if result.taken:
                 state.learn_from(result)
             elif progress.bad_steps > settings.train.max_bad_steps:
-                raise too_many_bad_steps(
-                    accelerator, steps=progress.bad_steps, batches=batches, losses=result.losses, step=progress.step
-                )
+                bad, step, losses = progress.bad_steps, progress.step, result.losses
+                raise too_many_bad_steps(run.accelerator, steps=bad, batches=batches, losses=losses, step=step)
             log.stepped()
             if record_due:
                 log.train_record(result, lr=lr)

@@ -39,13 +39,8 @@ class Metrics:
     def to_json(self) -> dict[str, Any]:
         """Returns a dictionary for ``json.dump``: the twelve numbers at the top, then the classes and the counts."""
         classes = {"per_class_AP": dict(self.class_ap), "per_class_AP50": dict(self.class_ap50)}
-        return {
-            **self.numbers,
-            **classes,
-            "images": self.images,
-            "objects": self.objects,
-            "detections": self.detections,
-        }
+        counts = {"images": self.images, "objects": self.objects, "detections": self.detections}
+        return {**self.numbers, **classes, **counts}
 
 
 def coco_metrics(
@@ -72,7 +67,9 @@ def coco_metrics(
     if len(limits) != 3 or list(limits) != sorted(set(limits)) or limits[0] < 1:
         raise ValueError(f"limits must be three ascending numbers from 1 up, not {limits}")
     images, categories = ground_truth["images"], ground_truth["categories"]
-    _require_known(detections, {image["id"] for image in images}, {c["id"] for c in categories})
+    for key, known in (("image_id", images), ("category_id", categories)):
+        if unknown := {detection[key] for detection in detections} - {entry["id"] for entry in known}:
+            raise ValueError(f"detections name {key} {min(unknown)}, which the ground truth does not have")
     truth = [_truth(annotation, i) for i, annotation in enumerate(ground_truth["annotations"], start=1)]
     found = [_detection(detection, i) for i, detection in enumerate(detections, start=1)]
     precision, recall = _tables(images, categories, truth, found, limits)
@@ -110,7 +107,6 @@ def _tables(
 
 
 def _twelve(precision: np.ndarray, recall: np.ndarray) -> dict[str, float]:
-    """COCO's numbers by name, from precision (T, R, K, A, M) and recall (T, K, A, M)."""
     everything, sizes, most = 0, (1, 2, 3), 2
     parts = [precision[t, ..., everything, most] for t in (slice(None), 0, 5)]  # all IoU thresholds, .50, .75
     parts += [precision[..., size, most] for size in sizes]
@@ -156,10 +152,3 @@ def _detection(detection: Mapping[str, Any], number: int) -> dict[str, Any]:
 def _row(source: Mapping[str, Any], number: int) -> dict[str, Any]:
     # Ids are given anew: COCO's evaluation marks matches by id, and an object with id 0 would count as missed.
     return {"id": number, "image_id": source["image_id"], "category_id": source["category_id"]}
-
-
-def _require_known(detections: Sequence[Mapping[str, Any]], image_ids: set[int], category_ids: set[int]) -> None:
-    for key, known in (("image_id", image_ids), ("category_id", category_ids)):
-        unknown = {detection[key] for detection in detections} - known
-        if unknown:
-            raise ValueError(f"detections name {key} {min(unknown)}, which the ground truth does not have")

@@ -30,16 +30,13 @@ class Runner(Protocol):
     @property
     def device(self) -> torch.device:
         """Where it runs."""
-        ...
 
     @property
     def divisor(self) -> int:
         """Sides of a canvas must be multiples of this."""
-        ...
 
     def detect(self, batch: Batch, inference: InferenceSettings) -> list[Detections]:
         """Returns the detections of each image of a batch, in pixels of the resized image, labels 0..K-1."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -67,8 +64,7 @@ def evaluate_runner(
 ) -> Metrics:
     """Returns COCO's numbers of a runner on a data set with its objects; arguments as for :func:`detect_dataset`.
 
-    Args:
-        limits: detections counted per image, see ``coco_metrics``.
+    ``limits`` are the detections counted per image, see ``coco_metrics``.
     """
     found = detect_dataset(runner, dataset, inference, tiles=tiles, workers=workers, progress=progress)
     return coco_metrics(dataset.to_coco(), found, limits=limits)
@@ -90,9 +86,7 @@ def detect_dataset(
     Every process of a ``torch.distributed`` group must call this; each sees a part of the images.
 
     Args:
-        runner: what detects.
         dataset: its classes in the order of the runner's labels.
-        inference: sizes, thresholds and the batch size.
         tiles: cut each image into tiles, detect in each, and merge what is found.
         workers: processes that read images; 0 reads in threads of this one.
         progress: show a bar, on the first process.
@@ -102,18 +96,10 @@ def detect_dataset(
     """
     grouped = dist.is_available() and dist.is_initialized()
     rank, world_size = (dist.get_rank(), dist.get_world_size()) if grouped else (0, 1)
-    loader = EvalLoader(
-        dataset,
-        shorter_side=inference.shorter_side,
-        longer_side=inference.longer_side,
-        batch_size=inference.batch_size,
-        workers=workers,
-        tiles=tiles,
-        rank=rank,
-        world_size=world_size,
-        pin_memory=runner.device.type == "cuda",
-        divisor=runner.divisor,
-    )
+    sizes: Any = inference.model_dump(include={"shorter_side", "longer_side", "batch_size"})
+    reading: Any = {"rank": rank, "world_size": world_size, "workers": workers, "tiles": tiles}
+    pin_memory = runner.device.type == "cuda"
+    loader = EvalLoader(dataset, **sizes, **reading, pin_memory=pin_memory, divisor=runner.divisor)
     category_ids = [category.id for category in dataset.categories]
     found: dict[int, list[dict[str, Any]]] = {}
     failure: str | None = None
@@ -147,7 +133,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 def _in_own_pixels(batch: Batch, detections: list[Detections]) -> Iterator[Detections]:
-    """The detections in each image or tile of a batch, on the CPU, in its original pixels as float64."""
+    """Yields those of each image or tile, on the CPU, as float64."""
     for found, size, original in zip(detections, batch.sizes.tolist(), batch.original_sizes, strict=True):
         boxes, scores, labels = (part.cpu() for part in found)
         yield Detections(to_original_pixels(boxes, size, original), scores, labels)
@@ -156,7 +142,6 @@ def _in_own_pixels(batch: Batch, detections: list[Detections]) -> Iterator[Detec
 def _whole(
     crops: Iterator[Detections], record: ImageRecord, tiles: Tiles | None, inference: InferenceSettings
 ) -> Detections:
-    """The detections of the next image, from one crop or from those of its tiles."""
     if tiles is None:
         return next(crops)
     windows = tiles.windows(record.height, record.width)

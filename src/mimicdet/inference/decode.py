@@ -22,12 +22,9 @@ class Detections(NamedTuple):
 
 
 def decode(predictions: Predictions, sizes: Tensor, inference: InferenceSettings) -> list[Detections]:
-    """Clips, thresholds and suppresses the predictions of each of B images.
+    """Clips the predictions of each of B images to its ``sizes`` (B, 2) int64 height, width; thresholds, suppresses.
 
-    Args:
-        predictions: of a detector.
-        sizes: (B, 2) int64, height and width that boxes are clipped to.
-        inference: its ``score_threshold``, ``nms_iou`` (class-wise) and ``max_detections``.
+    ``inference`` gives ``score_threshold``, ``nms_iou`` (class-wise) and ``max_detections``.
     """
     boxes = clip_to_sizes(predictions.boxes, sizes)  # (B, R, 4)
     return [detections_of_image(*image, inference) for image in zip(boxes, predictions.scores, strict=True)]

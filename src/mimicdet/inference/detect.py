@@ -28,7 +28,6 @@ def detect(model: DetectionModel, images: Tensor, sizes: Tensor, inference: Infe
         model: in evaluation mode and on the device of ``images``.
         images: (B, 3, H, W) uint8 RGB, or float in 0..1.
         sizes: (B, 2) int64, height and width of each image inside the canvas.
-        inference: settings.
 
     Raises:
         UserError: the device's memory does not hold the batch.
@@ -75,11 +74,7 @@ def memory_errors_explained(
 ) -> Iterator[None]:
     """Turns a lack of memory while ``images`` (B, 3, H, W) are worked on into a sentence with the way out.
 
-    Args:
-        images: the batch.
-        device: whose memory it is; None is that of ``images``.
-        way_out: what to do.
-        objects: says what else the batch holds.
+    It is the memory of ``device``; None is that of ``images``. ``objects`` says what else the batch holds.
     """
     try:
         yield

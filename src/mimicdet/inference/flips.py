@@ -38,10 +38,8 @@ def detect_in_views(
         return list(detect(images))
     found = []
     for x, y in views:
-        mirrored = zip(detect(mirror_images(images, sizes, left_right=x, top_bottom=y)), sizes, strict=True)
-        found.append(
-            [part._replace(boxes=mirror_boxes(part.boxes, s, left_right=x, top_bottom=y)) for part, s in mirrored]
-        )
+        parts = zip(detect(mirror_images(images, sizes, left_right=x, top_bottom=y)), sizes, strict=True)
+        found.append([p._replace(boxes=mirror_boxes(p.boxes, s, left_right=x, top_bottom=y)) for p, s in parts])
     return [_merge(parts, inference) for parts in zip(*found, strict=True)]
 
 

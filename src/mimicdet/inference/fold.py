@@ -30,11 +30,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 class FoldedModel:
-    """Runs a detector, which stays as it is and may be changed at any time.
-
-    Args:
-        model: in evaluation mode.
-    """
+    """Runs a detector in evaluation mode, which stays as it is and may be changed at any time."""
 
     def __init__(self, model: DetectionModel) -> None:
         self.model = model
@@ -73,8 +69,7 @@ class FoldedModel:
 def move_to(model: nn.Module, device: torch.device | str | None) -> torch.device:
     """Moves a model to a device such as ``cpu`` or ``cuda:1``; None is the first CUDA GPU, else the CPU.
 
-    Raises:
-        UserError: there is no such device.
+    Raises UserError when there is no such device.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -139,7 +134,6 @@ class _Watch(TorchDispatchMode):
 
     @contextmanager
     def hooks(self) -> Iterator[None]:
-        """Listens to the network's own convolutions and norms."""
         handles = [conv.register_forward_hook(self._after_conv) for conv in self._convs]
         handles += [norm.register_forward_pre_hook(self._before_norm) for norm in self._norms]
         handles += [norm.register_forward_hook(self._after_norm) for norm in self._norms]

@@ -100,29 +100,21 @@ class Detector:
             file.to(device or "cpu")
             categories, settings = file.description.categories, MimicDetSettings.Model()
             return cls(model=file, categories=categories, settings=settings, inference=file.inference)
-        loaded = load_model(folder)
-        move_to(loaded.model, device)
-        return cls(
-            model=loaded.model, categories=loaded.categories, settings=loaded.settings, inference=loaded.inference
-        )
+        read = load_model(folder)
+        move_to(read.model, device)
+        return cls(model=read.model, categories=read.categories, settings=read.settings, inference=read.inference)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes the model folder that ``from_pretrained`` reads, with the inference settings as they are now.
 
-        Raises:
-            UserError: the detector is an exported file.
+        Raises UserError when the detector is an exported file.
         """
         if isinstance(self.model, ExportedModel):
             raise UserError(
                 f"{self.model.file} is an exported model, which cannot be saved in another form; copy the file"
             )
-        save_model(
-            folder,
-            self.model,
-            model_settings=self.settings.model_dump(mode="json"),
-            inference=self.inference.model_dump(mode="json"),
-            categories=self.categories,
-        )
+        settings, inference = self.settings.model_dump(mode="json"), self.inference.model_dump(mode="json")
+        save_model(folder, self.model, model_settings=settings, inference=inference, categories=self.categories)
 
     def to(self, device: torch.device | str) -> Self:
         """Moves the model; returns the detector itself. Raises UserError when it cannot run there."""
@@ -188,7 +180,9 @@ class Detector:
         try:
             return InferenceSettings.model_validate({**self.inference.model_dump(), **given})
         except ValueError as error:  # pydantic's lists all that is wrong over several lines
-            raise UserError(f"{_first_fault(error)}; these options were given: {given}") from error
+            first = error.errors()[0]  # type: ignore[attr-defined]
+            fault = f"{'.'.join(map(str, first['loc']))}: {first['msg'][0].lower()}{first['msg'][1:]}"
+            raise UserError(f"{fault}; these options were given: {given}") from error
 
     def _stream(
         self, images: Iterator[ImageLike], tiles: Tiles | None, inference: InferenceSettings
@@ -236,11 +230,6 @@ class Detector:
             "labels": torch.tensor([category.id for category in categories], dtype=torch.int64),
             "names": [category.name for category in categories],
         }
-
-
-def _first_fault(error: ValueError) -> str:
-    first = error.errors()[0]  # type: ignore[attr-defined]
-    return f"{'.'.join(map(str, first['loc']))}: {first['msg'][0].lower()}{first['msg'][1:]}"
 
 
 def each_image(images: ImageLike | Iterable[ImageLike]) -> Iterator[ImageLike]:

@@ -22,28 +22,17 @@ FIXED_WITH_SUPPRESSION = ("nms_iou",)
 
 
 class ExportedModel:
-    """Runs an exported file on the CPU.
-
-    Args:
-        file: for messages.
-        run: the file, loaded.
-        description: what lies beside it.
-    """
+    """Runs an exported file on the CPU: ``run`` is the file loaded, ``description`` what lies beside it."""
 
     def __init__(self, *, file: Path, run: Run, description: ExportDescription) -> None:
         self.file = file
         self.description = description
-        self.inference = InferenceSettings.model_validate(description.inference)
-        """What it was exported with."""
+        self.inference = InferenceSettings.model_validate(description.inference)  # what it was exported with
         self._run = run
 
     @classmethod
     def from_file(cls, file: Path) -> Self:
-        """Reads ``file`` and its description.
-
-        Raises:
-            UserError: one of the two is missing or broken, or its runtime is not installed.
-        """
+        """Reads ``file`` and its description; UserError when one is missing or broken, or its runtime not installed."""
         description = read_export_description(file)
         return cls(file=file, run=load(file, description.format), description=description)
 
@@ -66,8 +55,7 @@ class ExportedModel:
     def detect(self, batch: Batch, inference: InferenceSettings) -> list[Detections]:
         """Returns the detections of each image of a batch, in pixels of the resized image.
 
-        Raises:
-            UserError: settings that the file has not, or not enough memory.
+        Raises UserError for settings that the file has not, or not enough memory.
         """
         self._refuse_what_is_fixed(inference)
         sizes = batch.sizes.numpy()
@@ -101,7 +89,7 @@ class ExportedModel:
 
 
 def _rows(output: Detections, inference: InferenceSettings) -> Detections:
-    """The detections of one image, without the rows that fill up and what the settings leave out."""
+    """Leaves out the rows that fill up and what the settings exclude."""
     found = (output.labels != NO_LABEL) & (output.scores > inference.score_threshold)
     rows = found.nonzero().squeeze(1)[: inference.max_detections]
     return Detections(output.boxes[rows].float(), output.scores[rows].float(), output.labels[rows])

@@ -59,7 +59,6 @@ def predict_files(
     """Detects in files, folders and globs, and writes what it finds.
 
     Args:
-        detector: with the inference settings to use.
         sources: see ``find_images``; empty with ``dataset`` means all its images.
         json_file: gets COCO results: a list with a row for each detection, ``image_id``, ``category_id``, ``bbox``
             (x, y, width, height in pixels), ``score``, and besides ``file_name`` and ``category_name``. Image ids
@@ -69,7 +68,6 @@ def predict_files(
         dataset: its image ids and category ids are used, so that the results can be evaluated against it.
         tile, overlap, score_threshold: see ``Detector.stream``.
         picture_threshold: detections with at least this score are drawn.
-        progress: show a bar.
 
     Returns:
         Counts, and a sentence for each image that could not be read: one bad image does not stop the others.
@@ -102,14 +100,12 @@ def predict_files(
     def draw(file: Path, pixels: np.ndarray, result: Detection, classes: np.ndarray) -> None:
         boxes, scores, objects = result["boxes"].numpy(), result["scores"].numpy(), truth.get(ids[file])
         shown = scores >= picture_threshold
+        true: dict[str, Any] = {}
+        if objects is not None:
+            true = {"truth_boxes": objects.boxes[~objects.crowd], "truth_labels": objects.labels[~objects.crowd]}
+        class_names = [category.name for category in categories]
         picture = draw_boxes(
-            pixels,
-            boxes[shown],
-            classes[shown],
-            class_names=[category.name for category in categories],
-            scores=scores[shown],
-            truth_boxes=None if objects is None else objects.boxes[~objects.crowd],
-            truth_labels=None if objects is None else objects.labels[~objects.crowd],
+            pixels, boxes[shown], classes[shown], class_names=class_names, scores=scores[shown], **true
         )
         buffer = io.BytesIO()
         picture.save(buffer, format="jpeg", quality=92, subsampling=0)  # chroma subsampling blurs thin coloured lines
@@ -179,7 +175,6 @@ def write_results(file: Path, rows: Iterable[dict[str, Any]]) -> None:
 def _numbered(
     sources: Sequence[str | PathLike[str]], dataset: DetectionDataset | None, pictures: Path | None
 ) -> tuple[list[Path], dict[Path, int]]:
-    """The files, and the image id of each."""
     if dataset is None:
         files = find_images(sources, leave_out=pictures)
         if not files:
@@ -229,14 +224,13 @@ def _coco_rows(
 ) -> list[dict[str, Any]]:
     image = {"image_id": image_id, "file_name": str(file)}
     named = [{"category_id": categories[k].id, "category_name": categories[k].name} for k in classes.tolist()]
-    found = zip(named, result["boxes"].tolist(), result["scores"].tolist(), strict=True)
-    return [
-        {**image, **name, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score} for name, (x1, y1, x2, y2), score in found
-    ]
+    boxes = [[x1, y1, x2 - x1, y2 - y1] for x1, y1, x2, y2 in result["boxes"].tolist()]
+    found = zip(named, boxes, result["scores"].tolist(), strict=True)
+    return [{**image, **name, "bbox": box, "score": score} for name, box, score in found]
 
 
 def _picture_names(files: Sequence[Path], folder: Path) -> dict[Path, Path]:
-    """Where the picture of each file goes; of files with the same name, the second and later get a number."""
+    """Gives a number to the second and later of files with the same name."""
     if beside := next((file for file in files if file.resolve().parent == folder.resolve()), None):
         raise UserError(f"{folder}: pictures would lie among the images, such as {beside.name}; choose another folder")
     make_folder(folder)

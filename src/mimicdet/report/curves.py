@@ -42,10 +42,7 @@ def draw_curves(metrics_jsonl: Path, out_png: Path) -> None:
     Args:
         metrics_jsonl: of a run, finished or not; lines cut off by a crash are skipped (see
             ``mimicdet.engine.run_folder``). A file without records gives a picture that says so.
-        out_png: written in one piece.
-
-    Raises:
-        UserError: the picture cannot be written.
+        out_png: written in one piece; UserError when it cannot be.
     """
     records = _read(metrics_jsonl)
     panels = _panels(records)
@@ -75,7 +72,6 @@ def _read(metrics_jsonl: Path) -> list[dict[str, Any]]:
 
 
 def _panels(records: Iterable[dict[str, Any]]) -> list[_Panel]:
-    """Returns the panels that there are numbers for, in reading order."""
     names: dict[str, list[str]] = {"train": [], "eval": []}
     for record in records:
         known = names.setdefault(str(record.get("kind")), [])

@@ -22,10 +22,7 @@ Rectangle = tuple[float, float, float, float]  # x1 y1 x2 y2
 # Okabe and Ito's palette (2008), told apart by colour-blind readers too; black, which halos need, is left out. More
 # classes take the same hues lighter, then darker: names stand beside the boxes and in the legend anyway.
 _PALETTE = tuple(map(ImageColor.getrgb, ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")))
-_WHITE: Color = (255, 255, 255)
-_BLACK: Color = (0, 0, 0)
-_PAPER: Color = (250, 250, 250)
-_INK: Color = (30, 30, 30)
+_WHITE, _BLACK, _PAPER, _INK = (255, 255, 255), (0, 0, 0), (250, 250, 250), (30, 30, 30)
 
 _SMALLEST_PICTURE = 600
 """Pictures with a longer side under this many pixels are enlarged, for letters do not shrink with the image."""
@@ -43,8 +40,7 @@ class _Caption:
 def class_color(label: int) -> Color:
     """Returns the colour of class index ``label`` (0, 1, ...): red, green, blue in 0..255."""
     red, green, blue = _PALETTE[label % len(_PALETTE)][:3]
-    shade = label // len(_PALETTE) % 3
-    if shade == 0:
+    if (shade := label // len(_PALETTE) % 3) == 0:
         return red, green, blue
     target = 255 if shade == 1 else 0
     return round((red + target) / 2), round((green + target) / 2), round((blue + target) / 2)
@@ -135,7 +131,6 @@ def contact_sheet(
 
 
 def _to_picture(boxes: np.ndarray, scale: int, picture: Image.Image) -> np.ndarray:
-    """Returns boxes (N, 4) of the image in pixels of the picture, clipped to it."""
     return (np.asarray(boxes, dtype=np.float64).reshape(-1, 4) * scale).clip(0, [*picture.size, *picture.size])
 
 
@@ -150,7 +145,6 @@ def _sizes(picture: Image.Image, boxes: np.ndarray) -> tuple[int, int]:
 
 
 def _texts(name: str, score: float | None, *, crowded: bool) -> tuple[str, ...]:
-    """Returns the texts that may stand at a box, the best first."""
     if score is None:
         return () if crowded else (name,)
     return (f"{score:.2f}",) if crowded else (f"{name} {score:.2f}", f"{score:.2f}")
@@ -208,9 +202,7 @@ def _draw_captions(picture: Image.Image, captions: Iterable[_Caption], letters: 
 def _inside(x: float, y: float, width: float, height: float, size: tuple[int, int]) -> Rectangle | None:
     """Moves a rectangle sideways into the picture; None where it does not fit or would stick out above or below."""
     x, y = min(max(x, 0), size[0] - width), round(y)
-    if x < 0 or y < 0 or y + height > size[1]:
-        return None
-    return (x, y, x + width, y + height)
+    return None if x < 0 or y < 0 or y + height > size[1] else (x, y, x + width, y + height)
 
 
 class _Occupied:
@@ -236,7 +228,6 @@ class _Occupied:
 def _with_legend(
     picture: Image.Image, class_names: Sequence[str], labels: Sequence[int], truth_labels: Sequence[int]
 ) -> Image.Image:
-    """Puts a strip below the picture with a swatch, name and number of boxes of each class that occurs."""
     found, true = Counter(labels), Counter(truth_labels)
     letters = max(14, round(picture.width / 60))
     font, gap = _font(letters), letters
@@ -278,14 +269,12 @@ def _luminance(color: Color) -> float:
 
 
 def _fit(picture: Image.Image, side: int) -> Image.Image:
-    """Resizes the picture to a longer side of ``side``."""
     scale = side / max(picture.size)
     size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
     return picture if picture.size == size else picture.resize(size, Image.Resampling.LANCZOS)
 
 
 def _shortened(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
-    """Cuts the text with an ellipsis where it is wider than ``width`` pixels."""
     if font.getlength(text) <= width:
         return text
     keep = next((n for n in range(len(text) - 1, 0, -1) if font.getlength(text[:n] + "…") <= width), 0)

@@ -12,10 +12,7 @@ _NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, style: Style = "text") -> str:
     """Returns lines of aligned columns: the first to the left, the others, which hold numbers, to the right.
 
-    Args:
-        header: one name a column.
-        rows: as many cells each.
-        style: ``text`` for terminals, or ``markdown``; both are aligned where characters are equally wide.
+    ``style`` is ``text`` for terminals, or ``markdown``; both are aligned where characters are equally wide.
     """
     for row in rows:
         if len(row) != len(header):
@@ -36,7 +33,6 @@ def _markdown(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _aligned(rows: Sequence[Sequence[str]], *, least: int) -> tuple[list[list[str]], list[int]]:
-    """Returns the cells padded to the widths of their columns, and those widths."""
     widths = [max(least, *map(_width, column)) for column in zip(*rows, strict=True)]
 
     def padded(cell: str, column: int) -> str:

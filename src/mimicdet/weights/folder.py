@@ -71,11 +71,7 @@ def save_model(
 
 
 def read_description(folder: str | Path) -> ModelDescription:
-    """Reads the description in a model folder.
-
-    Raises:
-        UserError: the folder is not a model folder, or is broken, or was written by a newer version.
-    """
+    """Reads the description in a model folder; UserError when it is none, or broken, or of a newer version."""
     folder = Path(folder)
     file = folder / DESCRIPTION_FILE
     if not file.is_file() or not (folder / WEIGHTS_FILE).is_file():
@@ -101,11 +97,7 @@ def read_description(folder: str | Path) -> ModelDescription:
 
 
 def load_weights(folder: str | Path, model: nn.Module) -> None:
-    """Loads ``model.safetensors`` into a model built from the folder's description.
-
-    Raises:
-        UserError: the file is broken or holds other entries.
-    """
+    """Loads the weights into a model built from the folder's description; UserError when broken or of other entries."""
     file = Path(folder) / WEIGHTS_FILE
     if file.is_file() and not os.access(file, os.R_OK):  # else told as if it were not there
         raise UserError(f"{file} cannot be read ({os.strerror(errno.EACCES)}); correct its permissions")
@@ -126,10 +118,7 @@ def load_weights(folder: str | Path, model: nn.Module) -> None:
 
 def _without_aliases(model: nn.Module) -> dict[str, Tensor]:
     """Returns the state dict with a tensor that two modules share listed once, under its first name."""
-    seen: set[int] = set()
-    state: dict[str, Tensor] = {}
+    firsts: dict[int, tuple[str, Tensor]] = {}
     for key, value in model.state_dict(keep_vars=True).items():
-        if id(value) not in seen:
-            seen.add(id(value))
-            state[key] = value
-    return state
+        firsts.setdefault(id(value), (key, value))
+    return dict(firsts.values())

@@ -61,11 +61,7 @@ def read_state(file: Path) -> dict[str, Tensor]:
 
 
 def imagenet_weights(name: str) -> dict[str, Tensor]:
-    """Fetches the weights that timm's hub holds for a network.
-
-    Raises:
-        UserError: the hub cannot be reached or has none; the sentence says how to give a file.
-    """
+    """Fetches the weights that timm's hub holds for a network; UserError, with a way out, when it cannot."""
     try:
         return timm.create_model(name, pretrained=True).state_dict()
     except Exception as error:
@@ -79,8 +75,7 @@ def imagenet_weights(name: str) -> dict[str, Tensor]:
 def read_weights(file: str | Path, name: str) -> dict[str, Tensor]:
     """Reads a backbone's weights from a file, under timm's names where it is an efficientnet_pytorch one.
 
-    Raises:
-        UserError: the file is missing, or is not a plain state dict.
+    Raises UserError when the file is missing, or is not a plain state dict.
     """
     path = Path(file)
     if not path.is_file():
@@ -95,8 +90,7 @@ def read_weights(file: str | Path, name: str) -> dict[str, Tensor]:
 def copy_weights(state: dict[str, Tensor], network: nn.Module, *, source: str, backbone: str) -> None:
     """Copies a classifier's weights into a ``features_only`` network; every entry of the network must be found.
 
-    Raises:
-        UserError: an entry is missing or has another shape.
+    Raises UserError when an entry is missing or has another shape.
     """
     # Timm's feature extractors join module names with underscores: stages.0 -> stages_0
     available = {key.replace(".", "_"): value for key, value in state.items()}
@@ -139,11 +133,7 @@ class TorchvisionWeights:
 
 
 def read_torchvision(file: Path) -> TorchvisionWeights:
-    """Reads the detector in a file that torchvision wrote.
-
-    Raises:
-        UserError: the file cannot be read, or holds something else.
-    """
+    """Reads the detector in a file that torchvision wrote; UserError when it is unreadable or something else."""
     raw = read_state(file)
     scores = "head.classification_head.cls_logits.weight", "head.classification_head.cls_logits.bias"
     if scores[0] not in raw or "backbone.body.layer4.2.conv3.weight" not in raw:
@@ -155,8 +145,7 @@ def read_torchvision(file: Path) -> TorchvisionWeights:
     state = {_renamed(key, is_fcos): value for key, value in raw.items() if not key.endswith("num_batches_tracked")}
     per_cell = 1 if is_fcos else 9
     outputs = len(raw[scores[0]]) // per_cell
-    names = enumerate(_class_names(outputs))
-    categories = tuple(Category(id=i, name=name) for i, name in names if name not in _UNUSED)
+    categories = tuple(Category(id=i, name=n) for i, n in enumerate(_class_names(outputs)) if n not in _UNUSED)
     kept = torch.tensor([category.id for category in categories])
     for key in scores:
         state[key] = state[key].unflatten(0, (per_cell, outputs))[:, kept].flatten(0, 1)
@@ -181,17 +170,14 @@ def _renamed(key: str, is_fcos: bool) -> str:
 
 
 def _class_names(outputs: int) -> list[str]:
-    """Returns COCO's names if their number fits, else a number for each output; the background comes first."""
-    if outputs == len(_COCO_CATEGORIES):
-        return list(_COCO_CATEGORIES)
-    return [_UNUSED[1], *map(str, range(1, outputs))]
+    coco = outputs == len(_COCO_CATEGORIES)
+    return list(_COCO_CATEGORIES) if coco else [_UNUSED[1], *map(str, range(1, outputs))]  # the background first
 
 
 def read_faster_rcnn(file: Path) -> tuple[nn.Module, list[str]] | None:
     """Reads torchvision's own Faster R-CNN and its class names from a file; None where the file holds another network.
 
-    Raises:
-        UserError: the file cannot be read, or says that it holds one, and does not.
+    Raises UserError when the file cannot be read, or says that it holds one, and does not.
     """
     state = read_state(file)
     if (classifier := state.get("roi_heads.box_predictor.cls_score.weight")) is None:

