@@ -15,12 +15,9 @@ from mimicdet.models.anchors import ANCHOR_SIDE_IN_CELLS
 from mimicdet.models.detector import Places, at_rows
 from mimicdet.ops.boxes import intersection_over_first, iou
 
-CROWD_COVER = 0.5
-"""Proposals with at least this share of their area inside a crowd region are ignored."""
-IGNORED = -1
-"""Class target of a proposal that takes part in no loss."""
-NO_OBJECT = -1
-"""Match of an anchor or proposal with no object."""
+CROWD_COVER = 0.5  # Proposals with at least this share of their area inside a crowd region are ignored
+IGNORED = -1  # Class target of a proposal that takes part in no loss
+NO_OBJECT = -1  # Match of an anchor or proposal with no object
 LEFT_OUT = -2
 """Match of an anchor that takes part in no loss: padding, crowd regions, RetinaNet's between the thresholds."""
 
@@ -79,7 +76,6 @@ def match_anchors(
     target = (labels >= 0) & ~crowd
     basic_scale = places.stride[places.first] * ANCHOR_SIDE_IN_CELLS
     level = (area.sqrt()[..., None] >= basic_scale[1:]).sum(-1)  # (B, M)
-
     anchor_center = (places.anchors[:, :2] + places.anchors[:, 2:]) / 2
     apart = (anchor_center - center[:, :, None]).abs()  # (B, M, A, 2)
     reach = size[:, :, None] * (center_fraction / 2)
@@ -138,9 +134,8 @@ def match_proposals(
 ) -> ProposalTargets:
     """Matches proposals: positive from ``positive_iou`` on, else background, no low-quality matches (section 3.3).
 
-    Args:
-        boxes, labels, crowd: (B, M, 4), (B, M) with -1 on padding, (B, M). Crowd regions are never targets; proposals
-            that lie at least half inside one are ignored unless they match an object.
+    ``boxes``, ``labels``, ``crowd`` are (B, M, 4), (B, M) with -1 on padding, (B, M). Crowd regions are never targets;
+    proposals that lie at least half inside one are ignored unless they match an object.
     """
     b, r = proposals.positions.shape
     m = labels.shape[1]

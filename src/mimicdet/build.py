@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from pydantic import ValidationError
 
-from mimicdet.config import SETTINGS_OF, FasterRcnnSettings, InferenceSettings, MimicDetSettings, TrunkSettings
+from mimicdet.config import SETTINGS_OF, InferenceSettings, MimicDetSettings, TrunkSettings
 from mimicdet.config.rivals import BranchSettings, DenseSettings
 from mimicdet.data.dataset import Category
 from mimicdet.errors import UserError
@@ -17,7 +17,7 @@ from mimicdet.families import atss, fcos, retinanet
 from mimicdet.losses.one_stage import Learning
 from mimicdet.models.backbone import build_backbone
 from mimicdet.models.detector import DetectionModel, Trunk
-from mimicdet.models.faster_rcnn import FasterRcnn, faster_rcnn
+from mimicdet.models.faster_rcnn import faster_rcnn
 from mimicdet.models.mimicdet import MimicDet, Refinement
 from mimicdet.models.one_stage import OneStage
 from mimicdet.models.pyramid import COARSEST_BACKBONE_LEVEL, Pyramid, he_init
@@ -44,10 +44,6 @@ def _mimicdet(settings: MimicDetSettings.Model, trunk: Trunk, num_classes: int) 
     return MimicDet(trunk=trunk, refinement=refinement, s_head=s_head)
 
 
-def _faster_rcnn(settings: FasterRcnnSettings.Model, trunk: Trunk, num_classes: int) -> FasterRcnn:
-    return faster_rcnn(trunk=trunk, num_classes=num_classes, features=settings.head_features)
-
-
 class Family(NamedTuple):
     """Says how a family's detectors are built around a trunk, and how the dense ones learn."""
 
@@ -61,7 +57,7 @@ FAMILIES = {
     "fcos": Family(fcos.build, fcos.learning),
     "atss": Family(atss.build_atss, atss.atss_learning),
     "gfl": Family(atss.build_gfl, atss.gfl_learning),
-    "faster_rcnn": Family(_faster_rcnn),
+    "faster_rcnn": Family(lambda own, trunk, k: faster_rcnn(trunk=trunk, num_classes=k, features=own.head_features)),
 }
 """By the name that ``model.family`` has. A new family of dense detectors is one line here."""
 
@@ -142,9 +138,6 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu") -> Loaded
     Args:
         folder: such as ``model`` in a run folder; or a .pth or .safetensors file of torchvision's.
         device: such as ``cpu`` or ``cuda:1``.
-
-    Returns:
-        The network, how it was built, how it detects, and its classes.
 
     Raises:
         UserError: no model folder, or one that is broken, of another family or of a newer version; a file that holds

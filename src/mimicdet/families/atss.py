@@ -15,23 +15,14 @@ from torch import Tensor, nn
 
 from mimicdet.assign import LEFT_OUT, by_statistics
 from mimicdet.config.rivals import AtssSettings, BranchSettings, GflSettings
-from mimicdet.losses.one_stage import (
-    Learning,
-    LossSum,
-    Matched,
-    Sums,
-    distribution_losses,
-    overlap_losses,
-    quality_focal_losses,
-)
+from mimicdet.losses import one_stage as losses
 from mimicdet.models.anchors import square_anchors
 from mimicdet.models.detector import Trunk
 from mimicdet.models.one_stage import CONVOLUTIONS, BoxDecoder, Branches, HeadMaps, OneStage, OneStageHead, rows
 from mimicdet.ops.boxes import decode_deltas, iou_of_pairs
 
 SIDE_IN_CELLS = 8
-LONGEST_DISTANCE = 16
-"""Cells; a side's distribution (GFL) covers 0 to this many."""
+LONGEST_DISTANCE = 16  # Cells; a side's distribution (GFL) covers 0 to this many
 ATSS_STD = (0.1, 0.1, 0.2, 0.2)
 PRIOR_PROBABILITY = 0.01
 
@@ -40,7 +31,6 @@ class SharedHead(OneStageHead):
     """Predicts once a cell, by a class and a box branch shared over the levels but for a factor each.
 
     Args:
-        channels: of the pyramid and of the branches.
         box_outputs: D.
         levels: how many there are; the box outputs of each are multiplied by a factor of its own that is learned.
         quality: predict one from the box branch too (centerness).
@@ -128,19 +118,19 @@ def _build(
     return OneStage(trunk=trunk, head=head, anchors=anchors, decode_boxes=decode, num_classes=num_classes)
 
 
-def _atss_sums(settings: AtssSettings.Learning, matched: Matched) -> Sums:
+def _atss_sums(settings: AtssSettings.Learning, matched: losses.Matched) -> losses.Sums:
     """Focal loss and centerness over the number of positives; generalised IoU weighted by centerness."""
     central, quality = matched.centerness()
-    overlap = overlap_losses(matched.predicted_boxes(), matched.boxes)
+    overlap = losses.overlap_losses(matched.predicted_boxes(), matched.boxes)
     alpha, gamma = settings.focal_alpha, settings.focal_gamma
     return {
-        "classification": LossSum(matched.focal_sum(alpha=alpha, gamma=gamma), None),
-        "boxes": LossSum((overlap * central).sum(), central.sum()),
-        "quality": LossSum(F.binary_cross_entropy_with_logits(quality, central, reduction="sum"), None),
+        "classification": losses.LossSum(matched.focal_sum(alpha=alpha, gamma=gamma), None),
+        "boxes": losses.LossSum((overlap * central).sum(), central.sum()),
+        "quality": losses.LossSum(F.binary_cross_entropy_with_logits(quality, central, reduction="sum"), None),
     }
 
 
-def _gfl_sums(settings: GflSettings.Learning, matched: Matched) -> Sums:
+def _gfl_sums(settings: GflSettings.Learning, matched: losses.Matched) -> losses.Sums:
     """Quality focal loss over the number of positives; generalised IoU and distributions weighted by the score."""
     _, maps, match, image, anchor, wanted, labels = matched
     boxes = matched.predicted_boxes()
@@ -149,25 +139,26 @@ def _gfl_sums(settings: GflSettings.Learning, matched: Matched) -> Sums:
         weight = maps.head.logits[image, anchor].sigmoid().amax(-1)
     targets = torch.zeros_like(maps.head.logits)
     targets[image, anchor, labels] = overlap
-    class_losses = quality_focal_losses(maps.head.logits, targets, gamma=settings.focal_gamma)
+    class_losses = losses.quality_focal_losses(maps.head.logits, targets, gamma=settings.focal_gamma)
     center = matched.centers()
     stride = maps.places.stride[anchor, None]
     distances = torch.cat([center - wanted[:, :2], wanted[:, 2:] - center], dim=-1) / stride
-    distributions = distribution_losses(maps.head.box_outputs[image, anchor], distances)
+    distributions = losses.distribution_losses(maps.head.box_outputs[image, anchor], distances)
     return {
-        "classification": LossSum((class_losses * (match != LEFT_OUT)).sum(), None),
-        "boxes": LossSum((overlap_losses(boxes, wanted) * weight).sum(), weight.sum()),
-        "distribution": LossSum((distributions * weight).sum(), weight.sum()),
+        "classification": losses.LossSum((class_losses * (match != LEFT_OUT)).sum(), None),
+        "boxes": losses.LossSum((losses.overlap_losses(boxes, wanted) * weight).sum(), weight.sum()),
+        "distribution": losses.LossSum((distributions * weight).sum(), weight.sum()),
     }
 
 
-def atss_learning(settings: AtssSettings.Learning) -> Learning:
+def atss_learning(settings: AtssSettings.Learning) -> losses.Learning:
     """Returns how ATSS learns by its settings."""
     weights = {"classification": settings.classification, "boxes": settings.boxes, "quality": settings.quality}
-    return Learning(partial(by_statistics, candidates=settings.candidates), partial(_atss_sums, settings), weights)
+    rule = partial(by_statistics, candidates=settings.candidates)
+    return losses.Learning(rule, partial(_atss_sums, settings), weights)
 
 
-def gfl_learning(settings: GflSettings.Learning) -> Learning:
+def gfl_learning(settings: GflSettings.Learning) -> losses.Learning:
     """Returns how GFL learns by its settings."""
     names = {"classification": settings.classification, "boxes": settings.boxes, "distribution": settings.distribution}
-    return Learning(partial(by_statistics, candidates=settings.candidates), partial(_gfl_sums, settings), names)
+    return losses.Learning(partial(by_statistics, candidates=settings.candidates), partial(_gfl_sums, settings), names)

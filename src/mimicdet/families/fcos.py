@@ -50,10 +50,9 @@ def from_distances(box_outputs: Tensor, anchors: Tensor, stride: Tensor) -> Tens
 def build(settings: FcosSettings.Model, trunk: Trunk, num_classes: int) -> OneStage:
     """Builds FCOS on a trunk."""
     norm = partial(nn.GroupNorm, settings.head_groups) if settings.head_groups else nn.Identity
-    head = FcosHead(
-        classes=FCOSClassificationHead(trunk.channels, 1, num_classes, norm_layer=norm),
-        boxes=FCOSRegressionHead(trunk.channels, 1, norm_layer=norm),
-    )
+    classes = FCOSClassificationHead(trunk.channels, 1, num_classes, norm_layer=norm)
+    boxes = FCOSRegressionHead(trunk.channels, 1, norm_layer=norm)
+    head = FcosHead(classes=classes, boxes=boxes)
     anchors = square_anchors(trunk.level_numbers, side_in_cells=1, convention="corner")
     return OneStage(
         trunk=trunk, head=head, anchors=anchors, decode_boxes=from_distances, num_classes=num_classes, score="root"

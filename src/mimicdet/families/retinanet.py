@@ -18,12 +18,9 @@ from mimicdet.models.one_stage import Branches, HeadMaps, OneStage, OneStageHead
 from mimicdet.ops.boxes import decode_deltas, encode_deltas
 
 RATIOS = (0.5, 1.0, 2.0)
-ANCHORS = 9
-"""Of a cell."""
-FINEST_SIDE = 4
-"""Side of the smallest anchors of a level, in cells."""
-RAW = (1.0, 1.0, 1.0, 1.0)
-"""Deltas are not divided by standard deviations."""
+ANCHORS = 9  # Of a cell
+FINEST_SIDE = 4  # Side of the smallest anchors of a level, in cells
+RAW = (1.0, 1.0, 1.0, 1.0)  # Deltas are not divided by standard deviations
 
 
 class RetinaHead(OneStageHead):
@@ -62,10 +59,9 @@ def from_deltas(box_outputs: Tensor, anchors: Tensor, stride: Tensor) -> Tensor:
 def build(settings: RetinaNetSettings.Model, trunk: Trunk, num_classes: int) -> OneStage:
     """Builds RetinaNet on a trunk."""
     norm = partial(nn.GroupNorm, settings.head_groups) if settings.head_groups else None
-    head = RetinaHead(
-        classes=RetinaNetClassificationHead(trunk.channels, ANCHORS, num_classes, norm_layer=norm),
-        boxes=RetinaNetRegressionHead(trunk.channels, ANCHORS, norm_layer=norm),
-    )
+    classes = RetinaNetClassificationHead(trunk.channels, ANCHORS, num_classes, norm_layer=norm)
+    boxes = RetinaNetRegressionHead(trunk.channels, ANCHORS, norm_layer=norm)
+    head = RetinaHead(classes=classes, boxes=boxes)
     anchors = retina_anchors(trunk.level_numbers)
     return OneStage(trunk=trunk, head=head, anchors=anchors, decode_boxes=from_deltas, num_classes=num_classes)
 

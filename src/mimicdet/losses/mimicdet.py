@@ -29,7 +29,6 @@ def box_loss(
     Args:
         deltas, targets, boxes: (..., 4).
         positive: (...) bool.
-        std: standard deviations the deltas are divided by.
     """
     wanted = encode_deltas(targets, boxes, std=std)
     # where, not a product: the targets of negatives mean nothing and may be huge
@@ -43,10 +42,7 @@ def class_losses(logits: Tensor, classes: Tensor) -> Tensor:
 
 
 def cosine_distances(teacher: Tensor, student: Tensor) -> Tensor:
-    """Returns 1 - cos of each pair of rows, (N, D) and (N, D) -> (N,) in 0..2, in float32 or better.
-
-    A row of zeros has cosine 0 with anything.
-    """
+    """Returns 1 - cos of each pair of rows, (N, D) twice -> (N,) in 0..2, float32 or better; 1 for a row of zeros."""
     return 1 - F.cosine_similarity(full_precision(teacher), full_precision(student), dim=-1)
 
 

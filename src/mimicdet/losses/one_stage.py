@@ -70,8 +70,7 @@ class LossSum(NamedTuple):
     share: Tensor | None  # 0-d float; None: the number of positives
 
 
-Sums = dict[str, LossSum]
-"""Loss sums by the names of their weights among the family's settings."""
+Sums = dict[str, LossSum]  # Loss sums by the names of their weights among the family's settings
 
 
 class Matched(NamedTuple):

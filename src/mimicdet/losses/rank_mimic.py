@@ -59,10 +59,7 @@ def rank_divergences(teacher: Tensor, student: Tensor, group: Tensor, groups: in
 
 
 def rank_loss(divergences: Tensor, objects: Tensor) -> Tensor:
-    """Returns the mean over an image's objects, then over images: (B M,), (B, M) bool, False on padding -> 0-d.
-
-    Objects without positives count too, with 0.
-    """
+    """Returns the mean over objects, 0 without positives, then images: (B M,), (B, M) bool, False on padding -> 0-d."""
     sums = divergences.reshape(len(objects), -1).sum(1)
     return (sums / objects.sum(1).clamp(min=1)).mean()
 

@@ -34,10 +34,7 @@ def cross_heads(comparison: Comparison, *, temperature: float) -> Tensor:
 
 
 def soft_label_divergences(teacher: Tensor, student: Tensor, *, temperature: float) -> Tensor:
-    """Returns KL(teacher || student) of classes scored each by itself: logits (..., K) twice -> (..., K).
-
-    Scores are sigmoid(logits / temperature).
-    """
+    """Returns KL(teacher || student) of sigmoid(logits / temperature), class by class: (..., K) twice -> (..., K)."""
     target = (teacher / temperature).sigmoid()
     logits = student / temperature
     cross = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
@@ -47,9 +44,6 @@ def soft_label_divergences(teacher: Tensor, student: Tensor, *, temperature: flo
 
 
 def class_divergences(teacher: Tensor, student: Tensor, *, temperature: float) -> Tensor:
-    """Returns KL(teacher || student) of classes that exclude each other: logits (..., K+1) twice -> (...).
-
-    Scores are softmax(logits / temperature).
-    """
+    """Returns KL(teacher || student) of softmax(logits / temperature): logits (..., K+1) twice -> (...)."""
     log_t, log_s = ((logits / temperature).log_softmax(-1) for logits in (teacher, student))
     return F.kl_div(log_s, log_t, reduction="none", log_target=True).sum(-1) * temperature**2

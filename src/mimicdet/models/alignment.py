@@ -21,10 +21,7 @@ OffsetSource = Literal["learned", "box_grid", "box_grid+learned"]
 
 
 def box_grid_offsets(deltas: Tensor, kernel_size: int) -> Tensor:
-    """Returns offsets that spread a kernel's taps evenly over the adjusted box, as AlignConv does.
-
-    Args:
-        deltas: (..., 4) raw deltas of the refinement module.
+    """Returns offsets that spread a kernel's taps evenly over the box that raw deltas (..., 4) adjust (AlignConv).
 
     Returns:
         (..., 2*T): tap (i, j) of the k x k kernel moves to the centre of cell (i, j) of a k x k division of the box.

@@ -1,7 +1,4 @@
-"""Anchors at every cell of every pyramid level.
-
-A anchors over all levels: level by level, row by row, n anchors a cell.
-"""
+"""Places anchors at every cell of every pyramid level: A over all, level by level, row by row, n anchors a cell."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -12,8 +9,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 from mimicdet.models.detector import Places, level_shapes
 
-ANCHOR_SIDE_IN_CELLS = 4
-"""Side of MimicDet's anchors, S_l = 4 * 2^l: 32 px on P3 .. 512 px on P7 (section 3.2)."""
+ANCHOR_SIDE_IN_CELLS = 4  # Side of MimicDet's anchors, S_l = 4 * 2^l: 32 px on P3 .. 512 px on P7 (section 3.2)
 Convention = Literal["corner", "center"]
 
 

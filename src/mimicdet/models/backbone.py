@@ -28,7 +28,6 @@ class Backbone(nn.Module):
         mean, std: of the pixel values in 0..1 that the network's weights expect.
     """
 
-    network: nn.Module
     mean: Tensor
     std: Tensor
 
@@ -89,7 +88,6 @@ def build_backbone(
 
 
 def _create(name: str, levels: Sequence[int]) -> Any:
-    """The timm network whose outputs are exactly ``levels``."""
     base = name.split(".")[0]
     if base not in timm.list_models():
         near = get_close_matches(base, timm.list_models(), n=1)
@@ -167,9 +165,7 @@ class FrozenNorm(nn.Module):
 
     Detectors freeze it because their batches are small (section 4.1). As timm and torchvision write it, a
     multiplication and an addition, it reads and writes every feature twice: a tenth of a training step on a CPU.
-
-    Args:
-        norm: timm's or torchvision's frozen batch norm; the buffers keep their names.
+    The buffers keep the names that timm's and torchvision's have.
     """
 
     weight: Tensor

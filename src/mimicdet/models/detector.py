@@ -13,16 +13,11 @@ from torch import Tensor, nn
 from mimicdet.models.backbone import Backbone
 from mimicdet.models.pyramid import Pyramid, PyramidFeatures, mask_padding
 
-DIVISOR = 2**5
-"""Canvas sides must be multiples of this (the backbone's coarsest stride)."""
+DIVISOR = 2**5  # Canvas sides must be multiples of this (the backbone's coarsest stride)
 
 
 class Trunk(nn.Module):
-    """Makes a pyramid of a padded batch. A T-head with features of its own has a trunk too.
-
-    Args:
-        backbone, pyramid: built modules; the backbone returns the levels that the pyramid reads.
-    """
+    """Makes a pyramid of the levels that a backbone returns. A T-head with features of its own has a trunk too."""
 
     def __init__(self, *, backbone: Backbone, pyramid: Pyramid) -> None:
         super().__init__()
@@ -113,14 +108,9 @@ class DenseMaps(NamedTuple):
 
 
 class DetectionModel(nn.Module):
-    """Defines what training, evaluation, prediction and export ask of every detector.
-
-    Args:
-        num_classes: K, without the background.
-    """
+    """Defines what training, evaluation, prediction and export ask of a detector of K classes (no background)."""
 
     divisor = DIVISOR
-    """Sides of the canvas must be multiples of this."""
 
     def __init__(self, *, trunk: Trunk, num_classes: int) -> None:
         super().__init__()

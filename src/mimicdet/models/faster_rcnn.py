@@ -23,12 +23,10 @@ from torchvision.ops.poolers import initLevelMapper
 from mimicdet.models.detector import DetectionModel, Predictions, Trunk
 from mimicdet.ops.precision import full_precision
 
-RPN_ANCHOR_SIDE_IN_CELLS = 8
-"""32 px on P2 .. 512 px on P6."""
+RPN_ANCHOR_SIDE_IN_CELLS = 8  # 32 px on P2 .. 512 px on P6
 RATIOS = (0.5, 1.0, 2.0)
 _POOLED = 7
-_COARSEST_POOLED = 5
-"""P6 proposes and is not pooled from."""
+_COARSEST_POOLED = 5  # P6 proposes and is not pooled from
 
 
 class SecondStage(NamedTuple):
@@ -45,7 +43,6 @@ class FasterRcnn(DetectionModel):
     In evaluation mode only: torchvision's parts ask for objects in training mode. See :meth:`losses` for that.
 
     Args:
-        trunk: built.
         rpn, roi_heads: torchvision's, which read the pyramid's levels by name, ``p2`` and so on.
     """
 

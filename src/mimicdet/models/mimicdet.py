@@ -21,10 +21,8 @@ from mimicdet.ops.boxes import decode_deltas
 from mimicdet.ops.precision import full_precision
 
 PRIOR_PROBABILITY = 0.01
-REFINEMENT_STD = (1.0, 1.0, 1.0, 1.0)
-"""The refinement module's deltas are raw: they also feed the offset micro-network."""
-HEAD_STD = (0.1, 0.1, 0.2, 0.2)
-"""Of the S-head's and T-head's deltas on the adjusted box (Faster R-CNN)."""
+REFINEMENT_STD = (1.0, 1.0, 1.0, 1.0)  # The refinement module's deltas are raw: they also feed the offset micro-network
+HEAD_STD = (0.1, 0.1, 0.2, 0.2)  # Of the S-head's and T-head's deltas on the adjusted box (Faster R-CNN)
 
 
 class Refinement(nn.Module):
@@ -83,11 +81,7 @@ class Refined(NamedTuple):
 
 
 class MimicDet(DetectionModel):
-    """Detects in one stage: one square anchor a position is adjusted once and classified at its adjusted place.
-
-    Args:
-        trunk, refinement, s_head: built modules; the pyramid's levels are the heads' levels.
-    """
+    """Detects in one stage: one square anchor a position is adjusted once and classified at its adjusted place."""
 
     def __init__(self, *, trunk: Trunk, refinement: Refinement, s_head: SHead) -> None:
         super().__init__(trunk=trunk, num_classes=s_head.num_classes)

@@ -13,8 +13,7 @@ from mimicdet.models.anchors import Anchors
 from mimicdet.models.detector import DenseMaps, DetectionModel, Places, Predictions, Trunk, at_rows
 from mimicdet.ops.precision import full_precision
 
-CONVOLUTIONS = 4
-"""Of each branch of a head."""
+CONVOLUTIONS = 4  # Of each branch of a head
 
 
 class Branches(NamedTuple):

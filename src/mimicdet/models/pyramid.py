@@ -49,7 +49,6 @@ class Pyramid(nn.Module):
     Args:
         in_channels: channels of the backbone's features by level, such as ``{3: 512, 4: 1024, 5: 2048}``.
         levels: the pyramid's levels, consecutive, finest first.
-        channels: width of every level.
         norm: ``none`` (the paper), or ``layer``: what comes in and goes out is normalised over the channels of each
             cell. The scale of frozen backbone features differs tenfold between networks and levels; normalised, the
             heads start alike on all of them. Over one cell, so that padding has no part in it.

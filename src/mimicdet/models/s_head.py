@@ -20,8 +20,7 @@ from mimicdet.ops.boxes import decode_deltas
 from mimicdet.ops.precision import full_precision
 from mimicdet.ops.sampling import kernel_taps, sample_bilinear
 
-FAR_OUTSIDE = -1e4
-"""Cells; a tap there reads zero."""
+FAR_OUTSIDE = -1e4  # Cells; a tap there reads zero
 
 Alignment = Literal["guided", "deformable", "conv"]
 Paths = Literal["dual", "single"]
@@ -43,8 +42,6 @@ class SHead(nn.Module):
     An alignment layer, two sibling 1x1 layers to D features, two 1x1 predictors.
 
     Args:
-        in_channels: of the pyramid.
-        num_classes: K.
         channels: of the alignment layer.
         features: D, the T-head's too.
         alignment: offsets from the box deltas (``guided``), from a convolution on the features (``deformable``), or

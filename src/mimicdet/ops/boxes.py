@@ -1,7 +1,4 @@
-"""Boxes as tensors: deltas, overlaps, clipping.
-
-Boxes are x1 y1 x2 y2 in pixels. B images, M and N boxes.
-"""
+"""Boxes as tensors: deltas, overlaps, clipping; x1 y1 x2 y2 in pixels. B images, M and N boxes."""
 
 import math
 
@@ -31,10 +28,7 @@ def encode_deltas(targets: Tensor, boxes: Tensor, *, std: tuple[float, float, fl
 
 
 def decode_deltas(deltas: Tensor, boxes: Tensor, *, std: tuple[float, float, float, float]) -> Tensor:
-    """Moves ``boxes`` (..., 4) by ``deltas`` (..., 4); the inverse of :func:`encode_deltas`.
-
-    dw and dh are clipped at log(1000/16) from above.
-    """
+    """Moves ``boxes`` (..., 4) by ``deltas`` (..., 4): :func:`encode_deltas` inverted; dw, dh at most log(1000/16)."""
     deltas = deltas * deltas.new_tensor(std)
     size = boxes[..., 2:] - boxes[..., :2]  # (..., 2)
     center = boxes[..., :2] + 0.5 * size + deltas[..., :2] * size  # (..., 2)
@@ -61,10 +55,7 @@ def iou_of_pairs(first: Tensor, second: Tensor) -> Tensor:
 
 
 def intersection_over_first(first: Tensor, second: Tensor) -> Tensor:
-    """Returns the share of each box of ``first`` (..., N, 4) inside each of ``second`` (..., M, 4): (..., N, M).
-
-    Boxes without area have share 0.
-    """
+    """Returns each ``first`` box's (..., N, 4) share in each ``second`` (..., M, 4): (..., N, M), 0 without area."""
     intersection = _intersection(first, second)
     return torch.where(intersection > 0, intersection / _area(first)[..., None], 0.0)
 

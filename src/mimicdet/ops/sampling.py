@@ -65,8 +65,7 @@ def pool_boxes(
         boxes: (N, 4) x1 y1 x2 y2 in cells of the map that each is pooled from, finite.
         start: (N,) int64, row of ``table`` where that map begins.
         height, width: (N,) int64, the map's size.
-        size: bins along each side.
-        samples: points of a bin along each side.
+        size, samples: bins along each side of a box, points along each side of a bin.
 
     Returns:
         (N, C, size, size), channels last in memory.

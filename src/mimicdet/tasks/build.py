@@ -10,14 +10,8 @@ from typing import NamedTuple
 import torch
 
 from mimicdet.build import build_model, build_trunk, learning_of, load_model
-from mimicdet.config import (
-    AssignSettings,
-    DistillSettings,
-    FasterRcnnSettings,
-    MimicDetSettings,
-    Settings,
-    settings_from,
-)
+from mimicdet.config import DistillSettings, FasterRcnnSettings, MimicDetSettings, Settings, settings_from
+from mimicdet.config.mimicdet import AssignSettings
 from mimicdet.data.dataset import Category
 from mimicdet.errors import UserError
 from mimicdet.models.detector import DetectionModel
@@ -153,7 +147,6 @@ def read_mimic_run(run: Path) -> MimicRun:
 
 
 def _lessons(settings: DistillSettings, student: _Student) -> list[DenseLesson | RoiLesson]:
-    """Every teacher that the settings name, made ready for a student or refused with the reason."""
     lessons: list[DenseLesson | RoiLesson] = []
     for path in settings.teachers:
         two_stage = _read_roi_head(Path(path))

@@ -114,7 +114,6 @@ class DenseLesson(NamedTuple):
         )
 
     def _common_sites(self, student: StudentView, theirs: dict[int, TeacherMaps]) -> _Sites:
-        """The sites of all levels that both have."""
         maps, assignment = student.maps, self.assignment
         matches = by_level(student.match(), maps) if assignment is None else assignment(student.batch, theirs)
         valid = by_level(maps.valid, maps)
@@ -133,7 +132,6 @@ class DenseLesson(NamedTuple):
     def _level_pairs(
         self, maps: DenseMaps, theirs: dict[int, TeacherMaps], sites: _Sites, adapter: nn.Module
     ) -> list[LevelPair]:
-        """The levels that both have."""
         each = maps.per_cell if self.same_anchors else 1  # sites of a cell
         pairs, start = [], 0
         for number, feature in zip(maps.level_numbers, maps.features, strict=True):

@@ -38,11 +38,7 @@ class DetectTask(Task):
 
 
 class OneStageTask(Task):
-    """Trains RetinaNet, FCOS, ATSS or GFL: a detector's own losses, weighted.
-
-    Args:
-        learning: its assignment and losses, and their weights.
-    """
+    """Trains RetinaNet, FCOS, ATSS or GFL by ``learning``: its assignment and its own weighted losses."""
 
     detector: OneStage
 

@@ -72,11 +72,7 @@ def _taps(s_head: SHead, deltas: Tensor, sampled: Sampled, numbers: Sequence[int
 def mimic_diagnostics(
     cosines: Mapping[str, Tensor], positive: Tensor, level: Tensor, numbers: Sequence[int]
 ) -> dict[str, Tensor]:
-    """Returns the mean of each path's cosines (N,): over the sampled boxes, the positives among them, and by level.
-
-    Args:
-        level: (N,) index into the levels' ``numbers``.
-    """
+    """Returns means of each path's cosines (N,): over all, over positives, and by ``level`` (N,), an index."""
     found: dict[str, Tensor] = {}
     for path, cosine in cosines.items():
         found |= {f"diag/cosine_{path}": cosine.mean(), f"diag/cosine_{path}_positives": _mean(cosine, positive)}

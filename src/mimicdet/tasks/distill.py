@@ -1,7 +1,4 @@
-"""Distils: a detector's own losses, and what it takes over from frozen teachers.
-
-Several teachers: each loss is the mean over them.
-"""
+"""Distils: a detector's own losses, and what it takes over from frozen teachers, each loss the mean over them."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -45,7 +42,6 @@ class DistillTask(Task):
     Args:
         student: the task that trains the detector alone; its only parameters are the detector's.
         lessons: the teachers, one-stage and two-stage.
-        settings: weights and forms.
     """
 
     def __init__(self, *, student: Task, lessons: Sequence[DenseLesson | RoiLesson], settings: DistillSettings) -> None:

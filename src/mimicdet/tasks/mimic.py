@@ -72,13 +72,11 @@ class MimicTask(Task):
         prepared = prepare(self.detector, batch, self.assign)
         chosen = prepared.balanced(self.detector, self.assign, self.assign.t_samples)  # (B, R)
         sums = student_sums(self.detector, batch, prepared, self.assign, also=chosen)
-
         sampled = prepared.sample(batch, chosen.nonzero())
         boxes, positive = sampled.boxes, sampled.positive
         teacher = self._pooled(batch.images, prepared.refined, batch.sizes, boxes, sampled.image, sampled.level)
         t_classification = class_losses(teacher.logits, sampled.classes).sum()
         t_boxes = box_loss(teacher.deltas, sampled.wanted, boxes, positive, std=HEAD_STD)
-
         # Both lists are in the same order, image by image and proposal by proposal
         shared = chosen[sums.chosen[:, 0], sums.chosen[:, 1]]
         student = HeadOutput(*(field[shared] for field in sums.head))
@@ -87,7 +85,6 @@ class MimicTask(Task):
         class_distance, box_distance = self._distances(teacher, student)
         mimicked = torch.ones_like(positive) if self.mimic.negatives else positive
         weight = self._weights(teacher, student, mimicked)
-
         shares = [None, sums.class_count, sums.box_count, chosen.sum(), mimicked.sum()]
         counts = divisors(shares, sums.anchor_positives, whole)
         parts = sums.parts(counts) | {

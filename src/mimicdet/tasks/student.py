@@ -3,23 +3,13 @@
 B images, A positions, R proposals, Q proposals whose S-head is computed with gradient, K classes.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from mimicdet.assign import (
-    NO_OBJECT,
-    Proposals,
-    ProposalTargets,
-    make_proposals,
-    match_anchors,
-    match_overlapping,
-    match_proposals,
-    random_keys,
-    sample_balanced,
-    sample_some,
-)
+from mimicdet import assign as matching
 from mimicdet.config import AssignSettings, LossSettings
 from mimicdet.data.batch import Batch
 from mimicdet.losses.mimicdet import box_loss, class_losses, objectness_loss
@@ -45,7 +35,7 @@ class Sampled(NamedTuple):
     @property
     def positive(self) -> Tensor:
         """Marks those that have an object: (N,) bool."""
-        return self.match != NO_OBJECT
+        return self.match != matching.NO_OBJECT
 
 
 class Prepared(NamedTuple):
@@ -53,8 +43,8 @@ class Prepared(NamedTuple):
 
     refined: Refined
     anchor_match: Tensor  # (B, A)
-    proposals: Proposals
-    targets: ProposalTargets
+    proposals: matching.Proposals
+    targets: matching.ProposalTargets
     keys: Tensor  # (B, R, 2) random numbers of each proposal: for the S-head's box samples, for balanced choices
 
     def sample(self, batch: Batch, chosen: Tensor) -> Sampled:
@@ -69,7 +59,7 @@ class Prepared(NamedTuple):
         """Chooses up to ``count`` random proposals an image, ``t_positive_fraction`` of them positive: (B, R) bool."""
         classes, keys, share = self.targets.classes, self.keys[..., 1], assign.t_positive_fraction
         k = detector.num_classes
-        return sample_balanced(classes, keys, num_classes=k, count=count, positive_fraction=share)
+        return matching.sample_balanced(classes, keys, num_classes=k, count=count, positive_fraction=share)
 
 
 class StudentSums(NamedTuple):
@@ -102,10 +92,11 @@ def prepare(detector: MimicDet, batch: Batch, assign: AssignSettings) -> Prepare
     with torch.no_grad():
         anchor_match = _match_anchors(refined.places, valid, batch, assign)
         nms_iou, k = assign.proposal_nms, detector.num_classes
-        proposals = make_proposals(boxes, refined.objectness, valid, nms_iou=nms_iou, count=assign.proposals)
-        targets = match_proposals(proposals, *objects, num_classes=k, positive_iou=assign.positive_iou)
+        proposals = matching.make_proposals(boxes, refined.objectness, valid, nms_iou=nms_iou, count=assign.proposals)
+        targets = matching.match_proposals(proposals, *objects, num_classes=k, positive_iou=assign.positive_iou)
         # Always as many as there can be: a proposal's number must not depend on how many its batch has
-        keys = random_keys(batch.seeds, assign.proposals, 2, batch.images.device)[:, : proposals.positions.shape[1]]
+        keys = matching.random_keys(batch.seeds, assign.proposals, 2, batch.images.device)
+        keys = keys[:, : proposals.positions.shape[1]]
     return Prepared(refined, anchor_match, proposals, targets, keys)
 
 
@@ -113,13 +104,13 @@ def prepare(detector: MimicDet, batch: Batch, assign: AssignSettings) -> Prepare
 def count_anchor_positives(detector: MimicDet, batch: Batch, assign: AssignSettings) -> Tensor:
     """Counts the positives of a batch's refinement module, which hang on its objects alone: 0-d float."""
     places = detector.places_of(batch.images)
-    return (_match_anchors(places, places.valid(batch.sizes), batch, assign) != NO_OBJECT).sum().float()
+    return (_match_anchors(places, places.valid(batch.sizes), batch, assign) != matching.NO_OBJECT).sum().float()
 
 
 def _match_anchors(places: Places, valid: Tensor, batch: Batch, assign: AssignSettings) -> Tensor:
     objects = (batch.boxes, batch.labels, batch.crowd)
     share, ensure = assign.center_fraction, assign.ensure_match
-    return match_anchors(places, valid, *objects, center_fraction=share, ensure_match=ensure)
+    return matching.match_anchors(places, valid, *objects, center_fraction=share, ensure_match=ensure)
 
 
 def student_sums(
@@ -130,14 +121,13 @@ def student_sums(
     Where the S-head's classification learns from the proposals with the highest loss, it is run once without gradient
     to rank all of them; then, with gradient, on the chosen ones only: the same gradient at less cost.
 
-    Args:
-        also: (B, R) bool, further proposals whose S-head output is wanted (the T-head's samples).
+    ``also`` (B, R) bool: further proposals whose S-head output is wanted (the T-head's samples).
     """
     refined, targets = prepared.refined, prepared.targets
     with torch.no_grad():
         classified = _class_samples(detector, prepared, assign)
         positive = (targets.classes >= 0) & (targets.classes < detector.num_classes)
-        regressed = sample_some(positive, prepared.keys[..., 0], assign.s_box_samples)
+        regressed = matching.sample_some(positive, prepared.keys[..., 0], assign.s_box_samples)
         wanted = classified | regressed if also is None else classified | regressed | also
         chosen = wanted.nonzero()
         sampled = prepared.sample(batch, chosen)
@@ -146,21 +136,14 @@ def student_sums(
     head = detector.s_head.at(refined.pyramid.levels, refined.deltas, refined.places, rows)
     classification = (class_losses(head.logits, sampled.classes) * on_classified).sum()
     s_boxes = box_loss(head.deltas, sampled.wanted, sampled.boxes, on_regressed, std=HEAD_STD)
-
-    anchors, anchor_positive = refined.places.anchors, prepared.anchor_match != NO_OBJECT
+    anchors, anchor_positive = refined.places.anchors, prepared.anchor_match != matching.NO_OBJECT
     b = torch.arange(len(batch.labels), device=rows.device)[:, None]
     anchor_targets = matched_boxes(batch.boxes, b, prepared.anchor_match)
-    return StudentSums(
-        objectness=objectness_loss(refined.objectness, anchor_positive, refined.valid),
-        refinement_boxes=box_loss(refined.deltas, anchor_targets, anchors, anchor_positive, std=REFINEMENT_STD),
-        classification=classification,
-        boxes=s_boxes,
-        anchor_positives=anchor_positive.sum(),
-        class_count=classified.sum(),
-        box_count=(classified if assign.s_box_normalizer == "samples" else regressed).sum(),
-        chosen=chosen,
-        head=head,
-    )
+    objectness = objectness_loss(refined.objectness, anchor_positive, refined.valid)
+    boxes = box_loss(refined.deltas, anchor_targets, anchors, anchor_positive, std=REFINEMENT_STD)
+    box_samples = classified if assign.s_box_normalizer == "samples" else regressed
+    counts = (anchor_positive.sum(), classified.sum(), box_samples.sum())
+    return StudentSums(objectness, boxes, classification, s_boxes, *counts, chosen, head)
 
 
 def _class_samples(detector: MimicDet, prepared: Prepared, assign: AssignSettings) -> Tensor:
@@ -170,7 +153,7 @@ def _class_samples(detector: MimicDet, prepared: Prepared, assign: AssignSetting
     classes = prepared.targets.classes
     with autocast_without_cache(classes.device.type):
         logits = detector.s_head_at(prepared.refined, prepared.proposals.positions).logits
-    return sample_some(classes >= 0, -class_losses(logits, classes), assign.s_class_samples)
+    return matching.sample_some(classes >= 0, -class_losses(logits, classes), assign.s_class_samples)
 
 
 def matched_boxes(boxes: Tensor, image: Tensor, match: Tensor) -> Tensor:
@@ -198,8 +181,5 @@ def dense_step(
     """
     refined, objects = prepared.refined, (batch.boxes, batch.labels, batch.crowd)
     boxes, iou = refined.adjusted_boxes, assign.positive_iou
-    return TaskStep(
-        losses,
-        lambda: match_overlapping(boxes, refined.valid, *objects, positive_iou=iou),
-        lambda: detector.dense_maps_of(refined),
-    )
+    match = partial(matching.match_overlapping, boxes, refined.valid, *objects, positive_iou=iou)
+    return TaskStep(losses, match, partial(detector.dense_maps_of, refined))

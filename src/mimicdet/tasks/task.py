@@ -1,6 +1,6 @@
-"""Defines the contract of a task: a batch in, losses out. Teachers and assistants live here, never in the detector.
+"""Defines the contract of a task: a batch in, losses out. B images, A positions of the detector.
 
-B images, A positions of the detector.
+Teachers and assistants live here, never in the detector.
 """
 
 from collections.abc import Callable, Sequence
@@ -41,14 +41,9 @@ class StudentView(NamedTuple):
 
 
 class Task(nn.Module):
-    """Trains a detector.
+    """Trains a detector, which is what ships."""
 
-    Args:
-        detector: what ships.
-    """
-
-    teachers: Sequence[Teacher] = ()
-    """Frozen ones; they are in no state dict."""
+    teachers: Sequence[Teacher] = ()  # Frozen ones; they are in no state dict
 
     def __init__(self, *, detector: DetectionModel) -> None:
         super().__init__()
@@ -57,8 +52,7 @@ class Task(nn.Module):
     def forward(self, batch: Batch, whole: WholeStep | None = None) -> dict[str, Tensor]:
         """Returns ``loss`` (weighted sum), its parts unweighted, and diagnostics under ``diag/``; 0-d tensors.
 
-        Args:
-            whole: sums up the step that the batch is a part of; None: the batch is the step.
+        ``whole`` sums up the step that the batch is a part of; None: the batch is the step.
         """
         return self.step(batch, whole).losses
 
@@ -99,8 +93,7 @@ def mean_over_processes(counts: Tensor, *, batches: int = 1) -> Tensor:
     A loss sum divided by this, with gradients averaged over processes as DDP does, is the sum over all boxes of all
     processes divided by their number: the same gradient as one process with the whole batch.
 
-    Args:
-        counts: (N,) float, of so many ``batches`` together; one collective call for all.
+    ``counts`` are (N,) float, of so many ``batches`` together; one collective call for all.
     """
     world = 1
     if dist.is_available() and dist.is_initialized():

@@ -36,11 +36,7 @@ class Seen(NamedTuple):
 
 
 class DenseTeacher(Teacher):
-    """A dense teacher is a frozen detector with ``dense_maps``.
-
-    Args:
-        scale: side of its input over the student's.
-    """
+    """A dense teacher is a frozen detector with ``dense_maps``; ``scale``: side of its input over the student's."""
 
     network: DetectionModel
 

@@ -49,11 +49,7 @@ class RoiHead(Protocol):
 
 
 class RoiTeacher(Teacher):
-    """A two-stage teacher is a frozen detector that scores, moves and describes boxes that it is given.
-
-    Args:
-        head: the detector.
-    """
+    """A two-stage teacher is a frozen detector that scores, moves and describes boxes that it is given."""
 
     def __init__(self, *, head: RoiHead, classes: Sequence[int], name: str = "teacher") -> None:
         super().__init__(network=head.network, classes=classes, name=name)

@@ -27,7 +27,6 @@ class THead(nn.Module):
 
     Args:
         in_channels, conv_channels: of the pyramid, and of the 3x3 convolutions.
-        num_classes, features: K and D.
         variant: ``dual``: two D-wide layers for classification beside four convolutions and one D-wide layer for
             regression (Figure 2); ``light``: two shared D-wide layers; ``heavy``: four convolutions first (Table 3).
     """
@@ -99,15 +98,10 @@ def _pool_by_gather(
     sizes = torch.tensor([feature.shape[2:] for feature in levels], device=boxes.device)
     starts = torch.tensor([0, *(len(table) for table in tables[:-1])], device=boxes.device).cumsum(0)
     height, width = sizes[level].unbind(1)
-    return pool_boxes(
-        torch.cat(tables),
-        boxes.to(tables[0].dtype) / torch.tensor(strides, device=boxes.device)[level, None],
-        start=starts[level] + image * height * width,
-        height=height,
-        width=width,
-        size=POOLED,
-        samples=SAMPLING_RATIO,
-    )
+    table = torch.cat(tables)
+    in_cells = boxes.to(tables[0].dtype) / torch.tensor(strides, device=boxes.device)[level, None]
+    maps = {"start": starts[level] + image * height * width, "height": height, "width": width}
+    return pool_boxes(table, in_cells, **maps, size=POOLED, samples=SAMPLING_RATIO)
 
 
 def _pool_by_torchvision(

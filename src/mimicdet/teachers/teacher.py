@@ -1,7 +1,4 @@
-"""Defines the contract of a frozen teacher: a detector that is asked, never trained.
-
-K classes of the student.
-"""
+"""Defines the contract of a frozen teacher: a detector that is asked, never trained. K: the student's classes."""
 
 import hashlib
 from collections.abc import Sequence
@@ -13,10 +10,8 @@ from torch import Tensor, nn
 from mimicdet.errors import UserError
 from mimicdet.inference.decode import Detections
 
-UNKNOWN = -1
-"""In place of the teacher's class index, for a class that it does not have."""
-NEVER = -30.0
-"""Logit of such a class."""
+UNKNOWN = -1  # In place of the teacher's class index, for a class that it does not have
+NEVER = -30.0  # Logit of such a class
 
 
 class Teacher:
