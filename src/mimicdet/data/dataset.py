@@ -131,8 +131,7 @@ def match_classes(dataset: DetectionDataset, categories: Sequence[Category]) -> 
     differently. A class that the data set does not have (a small VOC split may lack a rare one) is added, without
     objects and with an unused id.
 
-    Raises:
-        UserError: the data set has a class that the model does not know.
+    UserError: the data set has a class that the model does not know.
     """
     own = {category.name: category for category in dataset.categories}
     names = [category.name for category in categories]

@@ -30,9 +30,6 @@ from mimicdet.data.tiles import Tiles, Window
 from mimicdet.data.transform import TrainTransform, resize_for_inference
 from mimicdet.errors import UserError
 
-_AHEAD = 2
-"""Batches that are read before they are asked for, where no workers do so."""
-
 
 class _Records:
     """The data set's records, kept as a few flat arrays: item index -> ImageRecord.
@@ -128,11 +125,7 @@ class EvalData(Dataset[Sample]):
 class TrainLoader:
     """Yields training batches, epoch after epoch, from worker processes that live as long as the loader.
 
-    Args:
-        data: the images, augmented.
-        workers: processes that read images; 0 reads them in this one.
-        pin_memory: for copies to a GPU.
-        divisor: of the canvas' sides.
+    The sides of the canvas are multiples of ``divisor``; ``pin_memory`` is for copies to a GPU.
 
     Workers start as fresh interpreters (see ``_start_method``): a script that trains without the ``mimicdet``
     command needs Python's usual ``if __name__ == "__main__":`` around it, or ``workers=0``.
@@ -146,8 +139,7 @@ class TrainLoader:
     def epoch(self, epoch: int, batches: Sequence[Sequence[int]], *, start_batch: int = 0) -> Iterator[Batch]:
         """Yields the batches of image indices ``batches[start_batch:]`` of ``epoch``; one epoch at a time.
 
-        Raises:
-            UserError: an image file cannot be read, in whatever process that happened.
+        UserError: an image file cannot be read, in whatever process that happened.
         """
         self._keys[:] = [[(epoch, index) for index in batch] for batch in batches[start_batch:]]
         return map(_open, self._loader)
@@ -157,16 +149,12 @@ class EvalLoader:
     """Yields batches of the images ``rank, rank + world_size, ...``, or of their tiles, at inference size, no targets.
 
     Every image comes once, over all ranks; ranks may differ by one image, so nothing that waits for the other
-    ranks belongs inside the loop.
+    ranks belongs inside the loop. Iteration raises UserError where an image file cannot be read.
 
     Args:
         shorter_side, longer_side: see ``mimicdet.data.transform.resized_size``.
         tiles: cut each image into tiles, of which ``batch_size`` make a batch; None: whole images.
         workers, pin_memory, divisor: see `TrainLoader`.
-        rank, world_size: this process among all.
-
-    Raises:
-        UserError: on iteration; an image file cannot be read.
     """
 
     def __init__(
@@ -204,7 +192,7 @@ class EvalLoader:
             try:
                 for keys in self._keys:
                     waiting.append(pool.submit(self._data.collated, keys))
-                    if len(waiting) > _AHEAD:
+                    if len(waiting) > 2:  # so many are read before they are asked for
                         yield waiting.popleft().result()
                 while waiting:
                     yield waiting.popleft().result()
@@ -240,8 +228,7 @@ class _Parcel:
 class _BatchData(Dataset[Any]):
     """A data set of batches: item [key, ...] -> _Parcel.
 
-    A UserError is handed over as a value, for the data loader would rebuild an exception from another process
-    with the traceback for its message.
+    A UserError is handed over as a value: from another process, the traceback would become the exception's message.
     """
 
     def __init__(self, data: Dataset[Sample], divisor: int) -> None:

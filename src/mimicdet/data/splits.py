@@ -23,8 +23,7 @@ LAYOUTS = (
 def find_splits(path: str | Path) -> SplitSources:
     """Tells the format of the data set at a path (a folder, a COCO JSON or a YOLO YAML file), and finds its splits.
 
-    Raises:
-        UserError: there is nothing there, no known layout, or more than one format.
+    UserError: there is nothing there, no known layout, or more than one format.
     """
     path = Path(path).expanduser()
     if not path.exists():
@@ -69,8 +68,7 @@ def load_dataset(
         max_faulty_boxes: more faulty boxes than this share, 0..1, are an error.
         voc_one_based: the VOC files count pixels from 1.
 
-    Raises:
-        UserError: the first fault that makes the data unfit for training.
+    UserError: the first fault that makes the data unfit for training.
     """
     sources = find_splits(path)
     how = {"voc_one_based": voc_one_based, "decode": False, "progress": False}
@@ -86,15 +84,9 @@ def load_dataset(
 def read_split(
     sources: SplitSources, split: str, *, max_faulty_boxes: float, voc_one_based: bool, decode: bool, progress: bool
 ) -> tuple[DetectionDataset | None, FaultLog]:
-    """Reads one split, clean, and everything that is wrong with it.
+    """Reads one split, clean (None where the annotations cannot be read at all), and everything that is wrong with it.
 
-    Args:
-        max_faulty_boxes, voc_one_based: see `load_dataset`.
-        decode: read the images' pixels too, not only their headers.
-        progress: show a bar on a terminal.
-
-    Returns:
-        The data set, None where the annotations cannot be read at all; and the faults.
+    The options are those of `load_dataset`; to ``decode`` is to read the images' pixels, not only their headers.
     """
     if not 0 <= max_faulty_boxes <= 1:
         raise UserError(f"max_faulty_boxes is a share from 0 to 1, not {max_faulty_boxes}")

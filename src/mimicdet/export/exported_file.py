@@ -55,12 +55,9 @@ class ExportDescription:
         rounding = "scale = min(shorter / min(h, w), longer / max(h, w)); side = int(side * scale + 0.5)"
         resize = {"shorter_side": shorter, "longer_side_at_most": longer}
         resize |= {"interpolation": "bilinear, antialiased (Pillow's BILINEAR)", "rounding": rounding}
-        preprocessing = {
-            "upright": "turned as the EXIF orientation says",
-            "resize": resize,
-            "pad": {"multiple_of": self.divisor, "where": "right and below", "value": 0},
-            "normalise": "inside the model",
-        }
+        pad = {"multiple_of": self.divisor, "where": "right and below", "value": 0}
+        steps = {"upright": "turned as the EXIF orientation says", "resize": resize, "pad": pad}
+        preprocessing = steps | {"normalise": "inside the model"}
         images = "uint8 (batch, 3, height, width), red green blue, 0..255"
         sizes = "int64 (batch, 2), height and width of each resized image before padding"
         about = {"format_version": FORMAT_VERSION, **asdict(self), "preprocessing": preprocessing}
@@ -78,8 +75,7 @@ def description_file(file: Path) -> Path:
 
 def read_export_description(file: Path) -> ExportDescription:
     """Reads the description beside an exported file; UserError if it is missing, broken or of a newer version."""
-    beside = description_file(file)
-    if not beside.is_file():
+    if not (beside := description_file(file)).is_file():
         problem = f"there is no {beside.name} beside it, which `mimicdet export` writes"
         raise UserError(f"{file}: {problem}; keep the two together")
     try:
@@ -107,8 +103,7 @@ def _one_of(value: Any, known: Sequence[str] | dict[Format, str]) -> Any:
 def load(file: Path, format: Format, *, threads: int | None = None) -> Run:
     """Loads the exported ``file``, to run on the CPU with so many ``threads`` (None: as many as PyTorch uses).
 
-    Raises:
-        UserError: the runtime is not installed, or cannot read the file.
+    UserError: the runtime is not installed, or cannot read the file.
     """
     loaders = {"onnx": _load_onnx, "openvino": _load_openvino, "torch": _load_torch}
     try:
