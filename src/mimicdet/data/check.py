@@ -100,14 +100,12 @@ def check_dataset(
 
     The categories of each split are compared with those of the first, which is train where there is one. The report's
     ``datasets`` are what `load_dataset` would return, so that training need not read them twice.
+    UserError: there is no data set at ``path``, or no such split; all other faults are reported.
 
     Args:
         path, max_faulty_boxes, voc_one_based: see `load_dataset`.
         splits: names of the splits to read; all of them by default.
         verify_images: decode every image in a pool of threads, which finds truncated files; else only headers are read.
-
-    Raises:
-        UserError: there is no data set at ``path``, or no such split; all other faults are reported.
     """
     sources = find_splits(path)
     names = list(disjoint_splits(sources.splits))

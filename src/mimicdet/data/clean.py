@@ -81,7 +81,6 @@ def clean(
     boxes: np.ndarray = np.array(raw.boxes, dtype=np.float64).reshape(-1, 4)
     crowd: np.ndarray = np.array(raw.crowd, dtype=bool)
     areas: np.ndarray = np.array(raw.areas, dtype=np.float64)
-
     rows = np.flatnonzero(sizes[owners, 0] > 0)  # of images that can be read
     rows = rows[np.argsort(owners[rows], kind="stable")]
     owners, boxes, labels, crowd, areas = (column[rows] for column in (owners, boxes, labels, crowd, areas))
@@ -92,7 +91,6 @@ def clean(
     for value, (kind, problem) in _FAULTS.items():
         _log_boxes(raw, rows[verdict == value], kind, problem, log)
     _limit_faulty(raw, verdict, log, max_faulty_boxes)
-
     kept = verdict <= OVERFLOW
     columns = (rows, owners, boxes, labels, crowd, areas, verdict)
     rows, owners, boxes, labels, crowd, areas, verdict = (column[kept] for column in columns)
@@ -148,9 +146,8 @@ def _limit_faulty(raw: RawSplit, verdict: np.ndarray, log: FaultLog, most: float
         listed = ", ".join(f"{log.counts[kind]} {kind.key}" for kind in kinds)
         first = log.examples[max(kinds, key=lambda kind: log.counts[kind])][0]
         item = f"{first.item} of {first.file}" if first.file != raw.source.annotations else first.item
-        problem = (
-            f"{faulty} of the {len(verdict)} boxes of split {raw.source.split} are faulty ({listed}; for example "
-            f"{item}), more than the allowed share of {most:.3g}; mend them, or allow more by "
-            "--max_faulty_boxes (in training --data.max_faulty_boxes)"
-        )
+        listed = f"({listed}; for example {item})"
+        which = f"{faulty} of the {len(verdict)} boxes of split {raw.source.split} are faulty {listed}"
+        way_out = "mend them, or allow more by --max_faulty_boxes (in training --data.max_faulty_boxes)"
+        problem = f"{which}, more than the allowed share of {most:.3g}; {way_out}"
         log.add(FaultKind.TOO_MANY_FAULTY_BOXES, raw.source.annotations, "", problem)

@@ -78,9 +78,8 @@ def cut_datasets(
     An object that is cut by a tile's edge shrinks to its visible part where that is at least half of it (``VISIBLE``);
     a smaller rest is marked as crowd, which training and evaluation pass over. Tiles are 8-bit RGB PNG files.
 
-    Raises:
-        UserError: values out of range, images not longer than what is held back, tiles so small that no object is
-            left, an ``out`` that is not empty, an image that cannot be read, a full disk.
+    UserError: values out of range, images not longer than what is held back, tiles so small that no object is left,
+    an ``out`` that is not empty, an image that cannot be read, a full disk.
     """
     out = Path(out)
     if tile < 1:
@@ -170,7 +169,6 @@ def _write_split(
 
 
 def _cropped(record: ImageRecord, window: Window, image_id: int, file: Path) -> ImageRecord:
-    """Returns the part of an image and its M objects that lies in a window, in the window's pixels."""
     x1, y1, x2, y2 = window
     visible = _visible(record, window)  # (M,)
     inside = visible > 0

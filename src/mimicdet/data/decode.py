@@ -57,10 +57,7 @@ class PixelRangeError(ValueError):
 
 
 def read_image(file: Path) -> np.ndarray:
-    """Returns the file's pixels, upright: (h, w, 3) uint8 RGB, contiguous.
-
-    UserError: the file is missing, truncated, damaged, no image, or has over MAX_PIXELS pixels.
-    """
+    """Returns upright pixels (h, w, 3) uint8 RGB; UserError if missing, truncated, damaged, no image or too large."""
     with _opened(file) as image:
         return to_rgb(image)
 
@@ -91,10 +88,7 @@ def image_size(file: Path) -> tuple[int, int]:
 
 
 def to_rgb(image: Image.Image) -> np.ndarray:
-    """Returns a Pillow image's pixels, upright, by the rules at the top of this file: (h, w, 3) uint8 RGB, contiguous.
-
-    PixelRangeError: the pixels have no fixed range (32-bit floats, integers over 65535).
-    """
+    """Returns upright pixels (h, w, 3) uint8 RGB, by the rules at the top; PixelRangeError if they have no range."""
     turn = _UPRIGHT.get(orientation(image))  # before load(), which makes TIFFs upright and drops their tag
     image.load()
     if turn is not None:
@@ -109,9 +103,7 @@ def to_rgb(image: Image.Image) -> np.ndarray:
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, (255, 255, 255, 255)), layer)
-    if image.mode != "RGB":
-        image = image.convert("RGB")
-    return np.array(image)
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def orientation(image: Image.Image) -> int:

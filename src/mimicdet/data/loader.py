@@ -133,14 +133,10 @@ class TrainLoader:
 
     def __init__(self, data: TrainData, *, workers: int, pin_memory: bool = False, divisor: int = 32) -> None:
         self._keys: list[list[tuple[int, int]]] = []  # of each batch of the epoch
-        batches = _BatchData(data, divisor)
-        self._loader = _data_loader(batches, self._keys, workers, pin_memory, persistent=workers > 0)
+        self._loader = _data_loader(_BatchData(data, divisor), self._keys, workers, pin_memory, persistent=workers > 0)
 
     def epoch(self, epoch: int, batches: Sequence[Sequence[int]], *, start_batch: int = 0) -> Iterator[Batch]:
-        """Yields the batches of image indices ``batches[start_batch:]`` of ``epoch``; one epoch at a time.
-
-        UserError: an image file cannot be read, in whatever process that happened.
-        """
+        """Yields batches of indices ``batches[start_batch:]``, one epoch at a time; UserError: an unreadable image."""
         self._keys[:] = [[(epoch, index) for index in batch] for batch in batches[start_batch:]]
         return map(_open, self._loader)
 
@@ -204,9 +200,8 @@ class EvalLoader:
 class _Parcel:
     """A batch on its way between processes, in which only the images travel as a tensor.
 
-    Each tensor sent costs an open file (shared memory) in both processes and a round trip between them, each
-    numpy array a few bytes in the pipe. Six tensors for each batch in flight, times workers, times ranks,
-    is how "too many open files" comes about.
+    Each tensor sent costs an open file (shared memory) in both processes and a round trip between them: six for each
+    batch in flight, times workers, times ranks, are "too many open files". Numpy arrays cost a few bytes in the pipe.
     """
 
     fields: dict[str, Any]
@@ -262,17 +257,10 @@ def _open(item: _Parcel | Batch | UserError) -> Batch:
 
 
 def _data_loader(data: _BatchData, keys: list[Any], workers: int, pin: bool, persistent: bool = False) -> DataLoader:
-    return DataLoader(
-        data,
-        sampler=keys,  # read anew by every epoch
-        batch_size=None,
-        num_workers=workers,
-        multiprocessing_context=_start_method() if workers else None,
-        worker_init_fn=_depend_on_main_process_alone,
-        persistent_workers=persistent,
-        pin_memory=pin,
-        generator=torch.Generator(),  # else every epoch would draw from the global one
-    )
+    how: dict[str, Any] = {"num_workers": workers, "multiprocessing_context": _start_method() if workers else None}
+    how |= {"worker_init_fn": _depend_on_main_process_alone, "persistent_workers": persistent, "pin_memory": pin}
+    how |= {"sampler": keys, "batch_size": None}  # the keys are read anew by every epoch
+    return DataLoader(data, generator=torch.Generator(), **how)  # else every epoch would draw from the global one
 
 
 _GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -284,8 +272,7 @@ def _depend_on_main_process_alone(worker: int) -> None:
     Ctrl-C and torchrun send their signal to all processes of a group: training wants to finish its step and write
     a checkpoint then, for which it needs the batches that are under way. So a worker is a group of its own, and the
     fork server, which it does not outlive, is deaf to them (see ``_start_method``).
-    The data loader's own watchdog looks at the parent process. Here that is the fork server, which lives for as long
-    as a worker does.
+    The data loader's own watchdog looks at the parent process: here the fork server, which lives as long as a worker.
     """
     if os.name == "posix":
         os.setpgrp()

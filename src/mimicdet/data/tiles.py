@@ -1,7 +1,4 @@
-"""Cuts large images into overlapping tiles, and puts the detections of the tiles together again.
-
-T tiles of an image, N detections.
-"""
+"""Cuts large images into overlapping tiles (T of an image), and puts the tiles' N detections together again."""
 
 import math
 from collections.abc import Sequence
@@ -86,7 +83,6 @@ def merge_tile_detections(
     tile = torch.arange(len(parts), device=device).repeat_interleave(counts)  # (N,) the tile a box comes from
     boxes, scores, labels = (torch.cat([part[i] for part in parts]) for i in range(3))
     boxes = boxes + tiles[tile, :2].repeat(1, 2)  # (N, 4), in pixels of the image
-
     kept = ~_covered_parts(boxes, scores, labels, tile, tiles, height, width)
     boxes, scores, labels = boxes[kept], scores[kept], labels[kept]
     best = batched_nms(boxes, scores.to(boxes.dtype), labels, nms_iou)

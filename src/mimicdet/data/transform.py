@@ -90,7 +90,6 @@ class Plan:
             canvas = pixels.new_zeros(3, canvas_h, canvas_w)
             canvas[:, down : down + new_h, right : right + new_w] = pixels
             pixels = canvas  # (3, canvas_h, canvas_w)
-
         corners = np.asarray(boxes, np.float64).reshape(-1, 2, 2) / reduction  # (M, 2 corners, x y)
         corners = (corners - (left, top)) * (new_w / crop_w, new_h / crop_h) + (right, down)
         full_area = np.prod(corners[:, 1] - corners[:, 0], axis=1)  # (M,)
@@ -99,7 +98,6 @@ class Plan:
         # The tolerance keeps an object that was exactly one pixel from falling to rounding.
         kept = (sides >= MIN_SIDE - 1e-6).all(1) & (sides.prod(1) >= MIN_VISIBLE * full_area - 1e-6)  # (M,)
         corners = corners[kept]  # (M', 2, 2)
-
         if self.mirrored:
             pixels = F.horizontal_flip(pixels)
             corners[..., 0] = canvas_w - corners[:, ::-1, 0]

@@ -82,14 +82,11 @@ def read_export_description(file: Path) -> ExportDescription:
         raw = json.loads(beside.read_text(encoding="utf-8"))
         if (version := int(raw["format_version"])) > FORMAT_VERSION:
             raise UserError(f"{beside} has format version {version}, newer than {FORMAT_VERSION}; update mimicdet")
-        return ExportDescription(
-            format=_one_of(raw["format"], SUFFIXES),
-            outputs=_one_of(raw["outputs"], ("detections", "raw")),
-            precision=_one_of(raw["precision"], ("float32", "fp16", "int8")),
-            divisor=int(raw["divisor"]),
-            inference=dict(raw["inference"]),
-            categories=tuple(Category(id=int(c["id"]), name=str(c["name"])) for c in raw["categories"]),
-        )
+        kinds = _one_of(raw["format"], SUFFIXES), _one_of(raw["outputs"], ("detections", "raw"))
+        precision = _one_of(raw["precision"], ("float32", "fp16", "int8"))
+        divisor, inference = int(raw["divisor"]), dict(raw["inference"])
+        categories = tuple(Category(id=int(c["id"]), name=str(c["name"])) for c in raw["categories"])
+        return ExportDescription(*kinds, precision, divisor, inference, categories)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{beside} is broken ({type(error).__name__}: {error}); export the model again") from error
 
@@ -101,10 +98,7 @@ def _one_of(value: Any, known: Sequence[str] | dict[Format, str]) -> Any:
 
 
 def load(file: Path, format: Format, *, threads: int | None = None) -> Run:
-    """Loads the exported ``file``, to run on the CPU with so many ``threads`` (None: as many as PyTorch uses).
-
-    UserError: the runtime is not installed, or cannot read the file.
-    """
+    """Loads ``file`` into its runtime on the CPU (``threads`` None: PyTorch's); UserError if either is not usable."""
     loaders = {"onnx": _load_onnx, "openvino": _load_openvino, "torch": _load_torch}
     try:
         return loaders[format](file, threads or torch.get_num_threads())

@@ -44,7 +44,7 @@ class RawNetwork(nn.Module):
 class DetectingNetwork(nn.Module):
     """Returns a detector's detections after class-wise suppression, in a fixed number of rows.
 
-    ``suppress`` sets the scores of suppressed boxes to 0; the limits are those of ``mimicdet.config.InferenceSettings``.
+    ``suppress`` sets scores of suppressed boxes to 0; the limits are those of ``mimicdet.config.InferenceSettings``.
     """
 
     def __init__(

@@ -58,7 +58,6 @@ class OnnxDetector:
             raise UnusableFileError(f"{file} cannot be loaded ({_reason(error)}); export the model again") from error
 
     def _describe(self, beside: Path) -> None:
-        """Takes over the content of the description."""
         try:
             about = json.loads(beside.read_text(encoding="utf-8"))
             self.inference: dict[str, Any] = {name: about["inference"][name] for name in SETTINGS}
@@ -139,7 +138,6 @@ class OnnxDetector:
 
 
 def _pixels(image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
-    """Returns an image as (h, w, 3) uint8, upright."""
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(f"an array must be (h, w, 3) uint8, not {image.shape} {image.dtype}")
@@ -154,7 +152,6 @@ def _pixels(image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
 
 
 def _reason(error: Exception) -> str:
-    """Returns one line that says what went wrong."""
     return str(getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
 
 
