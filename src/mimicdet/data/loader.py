@@ -98,10 +98,7 @@ class TrainData(Dataset[Sample]):
 
 
 class EvalData(Dataset[Sample]):
-    """Reads images of a data set at inference size, without targets: item (index, window or None) -> Sample.
-
-    An item raises UserError as those of `TrainData` do.
-    """
+    """Reads images at inference size, no targets: item (index, window or None) -> Sample; UserError as `TrainData`."""
 
     def __init__(self, dataset: DetectionDataset, *, shorter_side: int, longer_side: int) -> None:
         self.records = _Records(dataset.images)

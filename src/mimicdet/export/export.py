@@ -135,7 +135,6 @@ def _batch(photographs: Sequence[np.ndarray], batch: int, height: int, width: in
 
 
 def _difference(eager: list[np.ndarray], exported: list[np.ndarray], outputs: Outputs) -> tuple[int, int, float, float]:
-    """Returns the rows, those unmatched, and the largest differences of boxes and scores."""
     rows, unmatched, boxes, scores = 0, 0, 0.0, 0.0
     for first, second in zip(zip(*eager, strict=True), zip(*exported, strict=True), strict=True):
         first, second = (_found(*part) if outputs == "detections" else _scored(*part) for part in (first, second))

@@ -20,7 +20,6 @@ from mimicdet.export.network import INPUTS, onnx_translations
 from mimicdet.files import replace_file
 
 OPSET = 20
-
 FEW_CHANNELS = 4
 """The channels of outputs that stay in float32, at most: deltas have so many, objectness and centerness one."""
 

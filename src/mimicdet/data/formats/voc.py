@@ -227,10 +227,7 @@ def _images_by_stem(folders: tuple[Path, ...]) -> dict[str, Path]:
 
 
 def write(out: Path, datasets: Mapping[str, DetectionDataset]) -> None:
-    """Writes ``out/Annotations/*.xml``, ``out/ImageSets/Main/train.txt`` and so on, and ``out/classes.txt``.
-
-    Coordinates count pixels from 0, and crowd is marked as difficult.
-    """
+    """Writes ``out/Annotations/*.xml``, ``out/ImageSets/Main/train.txt`` and so on, and ``out/classes.txt``."""
     annotations, lists = out / "Annotations", out / "ImageSets" / "Main"
     annotations.mkdir()
     lists.mkdir(parents=True)
