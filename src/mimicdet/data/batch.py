@@ -66,17 +66,13 @@ def collate(samples: Sequence[Sample], *, divisor: int = 32) -> Batch:
     images = torch.zeros(len(samples), 3, height, width, dtype=torch.uint8)  # (B, 3, H, W)
     for image, sample in zip(images, samples, strict=True):
         image[:, : sample.image.shape[1], : sample.image.shape[2]] = sample.image
-    return Batch(
-        images=images,
-        sizes=torch.tensor([s.image.shape[1:] for s in samples], dtype=torch.int64),  # (B, 2)
-        boxes=pad_sequence([s.boxes for s in samples], batch_first=True),  # (B, M, 4)
-        labels=pad_sequence([s.labels for s in samples], batch_first=True, padding_value=-1),  # (B, M)
-        crowd=pad_sequence([s.crowd for s in samples], batch_first=True),  # (B, M)
-        seeds=torch.tensor([s.seed for s in samples], dtype=torch.int64),  # (B,)
-        image_ids=tuple(s.image_id for s in samples),
-        files=tuple(s.file for s in samples),
-        original_sizes=tuple(s.original_size for s in samples),
-    )
+    sizes = torch.tensor([s.image.shape[1:] for s in samples], dtype=torch.int64)  # (B, 2)
+    boxes = pad_sequence([s.boxes for s in samples], batch_first=True)  # (B, M, 4)
+    labels = pad_sequence([s.labels for s in samples], batch_first=True, padding_value=-1)  # (B, M)
+    crowd = pad_sequence([s.crowd for s in samples], batch_first=True)  # (B, M)
+    seeds = torch.tensor([s.seed for s in samples], dtype=torch.int64)  # (B,)
+    ids, files = tuple(s.image_id for s in samples), tuple(s.file for s in samples)
+    return Batch(images, sizes, boxes, labels, crowd, seeds, ids, files, tuple(s.original_size for s in samples))
 
 
 def pad_to_batch(images: Sequence[Tensor], divisor: int) -> Batch:
@@ -88,5 +84,4 @@ def empty_batch(images: Tensor, sizes: Tensor) -> Batch:
     """Returns images (B, 3, H, W) of ``sizes`` (B, 2) as a batch without objects."""
     b, nothing = len(images), torch.zeros(len(images), 0, device=images.device)
     targets = nothing[..., None].expand(b, 0, 4), nothing.long(), nothing.bool()
-    seeds = torch.zeros(b, dtype=torch.int64)
-    return Batch(images, sizes, *targets, seeds, tuple(range(b)), ("",) * b, ((0, 0),) * b)
+    return Batch(images, sizes, *targets, torch.zeros(b).long(), tuple(range(b)), ("",) * b, ((0, 0),) * b)

@@ -58,8 +58,7 @@ class CheckReport:
         columns = [max(len(split), 8) for split in summaries]
 
         def row(title: str, cells: Sequence[Any]) -> str:
-            padded = (f"{cell!s:>{size}}" for cell, size in zip(cells, columns, strict=True))
-            return f"  {title:<{width}}  " + "  ".join(padded)
+            return f"  {title:<{width}}  " + "  ".join(f"{c!s:>{size}}" for c, size in zip(cells, columns, strict=True))
 
         lines.append(row("", list(summaries)))
         keys = {"images": "images", "without objects": "empty_images", "boxes": "objects", "crowd": "crowd"}
@@ -99,18 +98,14 @@ def check_dataset(
 ) -> CheckReport:
     """Reads the splits of a data set with the same code as `load_dataset`, and collects every fault.
 
-    The categories of each split are compared with those of the first, which is train where there is one.
+    The categories of each split are compared with those of the first, which is train where there is one. The report's
+    ``datasets`` are what `load_dataset` would return, so that training need not read them twice.
+    UserError: there is no data set at ``path``, or no such split; all other faults are reported.
 
     Args:
         path, max_faulty_boxes, voc_one_based: see `load_dataset`.
         splits: names of the splits to read; all of them by default.
         verify_images: decode every image in a pool of threads, which finds truncated files; else only headers are read.
-
-    Returns:
-        The report. Its ``datasets`` are what `load_dataset` would return, so that training need not read them twice.
-
-    Raises:
-        UserError: there is no data set at ``path``, or no such split; all other faults are reported.
     """
     sources = find_splits(path)
     names = list(disjoint_splits(sources.splits))
@@ -118,13 +113,12 @@ def check_dataset(
         names = [name for split in splits for name in resolve_split(split, sources.splits, sources.root)]
     how = {"voc_one_based": voc_one_based, "decode": verify_images, "progress": progress}
     found = {name: read_split(sources, name, max_faulty_boxes=max_faulty_boxes, **how) for name in dict.fromkeys(names)}
-    logs = {name: log for name, (_, log) in found.items()}
     datasets = {name: dataset for name, (dataset, _) in found.items() if dataset is not None}
     between, parts = FaultLog(), list(datasets.values())
     if parts:
         _check_categories(parts[0], sources.splits[parts[0].split].annotations, between)
     compare_splits(parts, sources, between)
-    return CheckReport(sources.root, sources.format, logs, between, datasets)
+    return CheckReport(sources.root, sources.format, {n: log for n, (_, log) in found.items()}, between, datasets)
 
 
 def _check_categories(dataset: DetectionDataset, file: Path, log: FaultLog) -> None:
@@ -148,14 +142,11 @@ def _summary(dataset: DetectionDataset | None) -> dict[str, Any]:
     if dataset is None:
         return {}
     counts = Counter(label for image in dataset.images for label in image.labels[~image.crowd].tolist())
-    return {
-        "images": len(dataset.images),
-        "empty_images": sum(not len(image.labels) for image in dataset.images),
-        "objects": counts.total(),
-        "crowd": sum(int(image.crowd.sum()) for image in dataset.images),
-        "classes": {name: counts[label] for label, name in enumerate(dataset.class_names)},
-        "fingerprint": fingerprint(dataset),
-    }
+    empty = sum(not len(image.labels) for image in dataset.images)
+    crowd = sum(int(image.crowd.sum()) for image in dataset.images)
+    classes = {name: counts[label] for label, name in enumerate(dataset.class_names)}
+    numbers = {"images": len(dataset.images), "empty_images": empty, "objects": counts.total(), "crowd": crowd}
+    return numbers | {"classes": classes, "fingerprint": fingerprint(dataset)}
 
 
 def _faults_json(log: FaultLog) -> dict[str, Any]:

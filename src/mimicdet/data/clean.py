@@ -28,8 +28,7 @@ from mimicdet.errors import UserError
 
 MIN_SIDE = 0.01
 """Pixels: shorter sides are no area, smaller overflows no overflow. Float32 tells such edges apart up to 2^16."""
-CLIP_PIXELS = 2.0
-CLIP_FRACTION = 0.01
+CLIP_PIXELS, CLIP_FRACTION = 2.0, 0.01
 """A box over the border by up to CLIP_PIXELS or CLIP_FRACTION of the side, whichever is more, is no fault."""
 GRID = 2.0**-30
 """Coordinates are multiples of this; below 2^22 px float64 holds them, their sums and differences exactly."""
@@ -46,15 +45,10 @@ _FAULTS = {
 
 
 def clean_boxes(boxes: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Applies the rules above to N boxes at once.
+    """Applies the rules above to any boxes (N, 4) float64, in pixels of images of heights and widths (N, 2).
 
-    Args:
-        boxes: (N, 4) float64 x1 y1 x2 y2 in pixels, anything goes.
-        sizes: (N, 2) height and width of each box's image.
-
-    Returns:
-        The clipped boxes (N, 4) and the verdict of each (N,): KEEP, CLIPPED and OVERFLOW stay, the others are to be
-        dropped (their rows mean nothing).
+    Returns the clipped boxes (N, 4) and the verdict of each (N,): KEEP, CLIPPED and OVERFLOW stay, the others are to be
+    dropped (their rows mean nothing).
     """
     finite = np.isfinite(boxes).all(axis=1)  # (N,)
     boxes = np.where(finite[:, None], boxes, 0.0)
@@ -78,10 +72,7 @@ def clean(
     """Makes a clean data set of a split's raw records; everything wrong with them goes into ``log``.
 
     Unreadable images are left out with their objects. Image order is kept, and the order of each image's objects.
-
-    Args:
-        found: the size of each image, or why it cannot be read; from `inspect_images`.
-        max_faulty_boxes: a larger share of faulty boxes is a fault of its own.
+    ``found`` comes from `inspect_images`; a larger share of faulty boxes than ``max_faulty_boxes`` is a fault itself.
     """
     checked = [_checked_size(image, size, log) for image, size in zip(raw.images, found, strict=False)]
     sizes: np.ndarray = np.array(checked, dtype=np.int64).reshape(-1, 2)
@@ -90,7 +81,6 @@ def clean(
     boxes: np.ndarray = np.array(raw.boxes, dtype=np.float64).reshape(-1, 4)
     crowd: np.ndarray = np.array(raw.crowd, dtype=bool)
     areas: np.ndarray = np.array(raw.areas, dtype=np.float64)
-
     rows = np.flatnonzero(sizes[owners, 0] > 0)  # of images that can be read
     rows = rows[np.argsort(owners[rows], kind="stable")]
     owners, boxes, labels, crowd, areas = (column[rows] for column in (owners, boxes, labels, crowd, areas))
@@ -101,7 +91,6 @@ def clean(
     for value, (kind, problem) in _FAULTS.items():
         _log_boxes(raw, rows[verdict == value], kind, problem, log)
     _limit_faulty(raw, verdict, log, max_faulty_boxes)
-
     kept = verdict <= OVERFLOW
     columns = (rows, owners, boxes, labels, crowd, areas, verdict)
     rows, owners, boxes, labels, crowd, areas, verdict = (column[kept] for column in columns)
@@ -120,8 +109,7 @@ def clean(
         if height:
             own = boxes[start:end], labels[start:end], crowd[start:end], areas[start:end]
             records.append(ImageRecord(image.id, image.file, height, width, *own))
-    source = raw.source
-    return DetectionDataset(source.root, source.split, source.format, raw.categories, tuple(records))
+    return DetectionDataset(raw.source.root, raw.source.split, raw.source.format, raw.categories, tuple(records))
 
 
 def _checked_size(image: RawImage, found: tuple[int, int] | UserError, log: FaultLog) -> tuple[int, int]:
@@ -158,9 +146,8 @@ def _limit_faulty(raw: RawSplit, verdict: np.ndarray, log: FaultLog, most: float
         listed = ", ".join(f"{log.counts[kind]} {kind.key}" for kind in kinds)
         first = log.examples[max(kinds, key=lambda kind: log.counts[kind])][0]
         item = f"{first.item} of {first.file}" if first.file != raw.source.annotations else first.item
-        problem = (
-            f"{faulty} of the {len(verdict)} boxes of split {raw.source.split} are faulty ({listed}; for example "
-            f"{item}), more than the allowed share of {most:.3g}; mend them, or allow more by "
-            "--max_faulty_boxes (in training --data.max_faulty_boxes)"
-        )
+        listed = f"({listed}; for example {item})"
+        which = f"{faulty} of the {len(verdict)} boxes of split {raw.source.split} are faulty {listed}"
+        way_out = "mend them, or allow more by --max_faulty_boxes (in training --data.max_faulty_boxes)"
+        problem = f"{which}, more than the allowed share of {most:.3g}; {way_out}"
         log.add(FaultKind.TOO_MANY_FAULTY_BOXES, raw.source.annotations, "", problem)

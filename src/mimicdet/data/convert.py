@@ -62,14 +62,10 @@ def convert_dataset(
     voc_one_based: bool = False,
     progress: bool = True,
 ) -> Conversion:
-    """Reads all splits of a data set and writes them to a folder in another format, boxes cleaned by `load_dataset`.
+    """Reads all splits of a data set, as `load_dataset` does, and writes them to a folder in another format.
 
-    Args:
-        path, max_faulty_boxes, voc_one_based: see `load_dataset`.
-        out: folder, new or empty; it appears only when it is complete.
-
-    Raises:
-        UserError: the data is faulty, ``out`` holds something, or the disk is full.
+    The folder ``out``, new or empty, appears only when it is complete. UserError: the data is faulty, ``out`` holds
+    something, or the disk is full.
     """
     out = Path(out).expanduser()
     if to not in _WRITERS:
@@ -82,9 +78,7 @@ def convert_dataset(
         if name is None:
             problem = f"split {split!r} cannot be written, since YOLO tells splits by names such as train, val and test"
             raise UserError(f"{sources.root}: {problem}; rename it")
-        datasets[name] = load_dataset(
-            sources.root, split, max_faulty_boxes=max_faulty_boxes, voc_one_based=voc_one_based
-        )
+        datasets[name] = load_dataset(path, split, max_faulty_boxes=max_faulty_boxes, voc_one_based=voc_one_based)
     require_same_categories(list(datasets.values()), sources)
     try:
         with new_folder(out) as folder:

@@ -1,8 +1,6 @@
 """Cuts data sets of large images into tiles to train on; a whole aerial photograph would be shrunk to nothing.
 
 Prediction needs nothing cut on disk: see the ``tile`` option of ``mimicdet.predict.Detector``.
-
-M objects of an image.
 """
 
 from collections.abc import Mapping
@@ -71,7 +69,6 @@ def cut_datasets(
     """Writes tiles of all images as a data set in COCO form: ``out/train.json`` beside ``out/train/`` and so on.
 
     Args:
-        datasets: by the name of the split.
         out: folder, new or empty; it appears only when it is complete.
         tile: side of the square tiles in pixels; smaller images stay whole.
         overlap: share of the side that neighbours have in common at least, 0 to below 1.
@@ -81,9 +78,8 @@ def cut_datasets(
     An object that is cut by a tile's edge shrinks to its visible part where that is at least half of it (``VISIBLE``);
     a smaller rest is marked as crowd, which training and evaluation pass over. Tiles are 8-bit RGB PNG files.
 
-    Raises:
-        UserError: values out of range, images not longer than what is held back, tiles so small that no object is
-            left, an ``out`` that is not empty, an image that cannot be read, a full disk.
+    UserError: values out of range, images not longer than what is held back, tiles so small that no object is left,
+    an ``out`` that is not empty, an image that cannot be read, a full disk.
     """
     out = Path(out)
     if tile < 1:
@@ -109,9 +105,7 @@ def cut_datasets(
         written = {split: _write_split(folder, split, d, windows[split], progress) for split, d in sources.items()}
     tiles = {split: len(dataset) for split, dataset in written.items()}
     objects = {split: sum(int((~r.crowd).sum()) for r in dataset.images) for split, dataset in written.items()}
-    return CutDataset(
-        out, tiles, objects, {split: found for split, found in damage.items() if found.lost or found.in_parts}
-    )
+    return CutDataset(out, tiles, objects, {s: found for s, found in damage.items() if found.lost or found.in_parts})
 
 
 def _divided(record: ImageRecord, tile: int, overlap: float, hold_back: int) -> tuple[list[Window], list[Window]]:
@@ -119,8 +113,8 @@ def _divided(record: ImageRecord, tile: int, overlap: float, hold_back: int) -> 
     height, width = record.size
     kept = max(height, width) - hold_back
     if kept < 1:
-        problem = f"has {width} x {height} pixels, of which {hold_back} cannot be held back; hold back fewer"
-        raise UserError(f"{record.file}: {problem}")
+        size = f"{width} x {height} pixels"
+        raise UserError(f"{record.file}: has {size}, of which {hold_back} cannot be held back; hold back fewer")
     if width > height:
         rest, strip, (dx, dy) = (height, kept), (height, hold_back), (kept, 0)
     else:
@@ -154,8 +148,7 @@ def _visible(record: ImageRecord, window: Window) -> np.ndarray:
 
 
 def _clipped(record: ImageRecord, window: Window) -> np.ndarray:
-    x1, y1, x2, y2 = window
-    return np.clip(record.boxes, [x1, y1, x1, y1], [x2, y2, x2, y2])  # (M, 4)
+    return np.clip(record.boxes, window[:2] * 2, window[2:] * 2)  # (M, 4)
 
 
 def _write_split(
@@ -176,7 +169,6 @@ def _write_split(
 
 
 def _cropped(record: ImageRecord, window: Window, image_id: int, file: Path) -> ImageRecord:
-    """Returns the part of an image and its M objects that lies in a window, in the window's pixels."""
     x1, y1, x2, y2 = window
     visible = _visible(record, window)  # (M,)
     inside = visible > 0

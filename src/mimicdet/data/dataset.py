@@ -129,10 +129,7 @@ def match_classes(dataset: DetectionDataset, categories: Sequence[Category]) -> 
 
     Ids stay the data set's own, which need not be the model's: the same set in COCO and YOLO form numbers its classes
     differently. A class that the data set does not have (a small VOC split may lack a rare one) is added, without
-    objects and with an unused id.
-
-    Raises:
-        UserError: the data set has a class that the model does not know.
+    objects and with an unused id. UserError: the data set has a class that the model does not know.
     """
     own = {category.name: category for category in dataset.categories}
     names = [category.name for category in categories]

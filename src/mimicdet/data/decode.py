@@ -40,7 +40,6 @@ IMAGE_SUFFIXES = frozenset(
 # Raster formats only: some of Pillow's other readers start programs (EPS runs Ghostscript).
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
 
-_REDUCIBLE = ("JPEG", "MPO")
 REDUCTIONS = (8, 4, 2, 1)
 """Divisors of its sides by which a JPEG file can be decoded."""
 
@@ -58,11 +57,7 @@ class PixelRangeError(ValueError):
 
 
 def read_image(file: Path) -> np.ndarray:
-    """Returns the file's pixels, upright: (h, w, 3) uint8 RGB, contiguous.
-
-    Raises:
-        UserError: the file is missing, truncated, damaged, no image, or has over MAX_PIXELS pixels.
-    """
+    """Returns upright pixels (h, w, 3) uint8 RGB; UserError if missing, truncated, damaged, no image or too large."""
     with _opened(file) as image:
         return to_rgb(image)
 
@@ -70,17 +65,13 @@ def read_image(file: Path) -> np.ndarray:
 def read_reduced(file: Path, reduction: int) -> tuple[np.ndarray, tuple[int, int], int]:
     """Reads a file as :func:`read_image` does, but JPEG files at a fraction of their size, which takes less time.
 
-    Args:
-        file: the image; the finer frequencies of a JPEG file are never computed.
-        reduction: one of ``REDUCTIONS``, the most by which sides may be divided (and rounded up). Other files come
-            whole, and turned ones by a divisor of their sides: the odd pixels would move to the front.
-
-    Returns:
-        The pixels, the height and width of the whole upright image, and by how much they were reduced.
+    Their sides are divided by ``reduction`` of ``REDUCTIONS`` at most (and rounded up). Other files come whole, and
+    turned ones by a divisor of their sides: the odd pixels would move to the front.
+    Returns the pixels, the height and width of the whole upright image, and by how much they were reduced.
     """
     with _opened(file) as image:
         size = _upright_size(image)
-        if image.format not in _REDUCIBLE:
+        if image.format not in ("JPEG", "MPO"):
             reduction = 1
         while reduction > 1 and orientation(image) > 1 and any(side % reduction for side in size):
             reduction //= 2
@@ -97,11 +88,7 @@ def image_size(file: Path) -> tuple[int, int]:
 
 
 def to_rgb(image: Image.Image) -> np.ndarray:
-    """Returns a Pillow image's pixels, upright, by the rules at the top of this file: (h, w, 3) uint8 RGB, contiguous.
-
-    Raises:
-        PixelRangeError: the pixels have no fixed range (32-bit floats, integers over 65535).
-    """
+    """Returns upright pixels (h, w, 3) uint8 RGB, by the rules at the top; PixelRangeError if they have no range."""
     turn = _UPRIGHT.get(orientation(image))  # before load(), which makes TIFFs upright and drops their tag
     image.load()
     if turn is not None:
@@ -116,9 +103,7 @@ def to_rgb(image: Image.Image) -> np.ndarray:
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, (255, 255, 255, 255)), layer)
-    if image.mode != "RGB":
-        image = image.convert("RGB")
-    return np.array(image)
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def orientation(image: Image.Image) -> int:
@@ -201,15 +186,9 @@ def find_image(name: str, folders: Iterable[Path]) -> Path | None:
 def inspect_images(
     files: Sequence[Path], *, decode: bool, progress: bool, label: str
 ) -> list[tuple[int, int] | UserError]:
-    """Reads the size of many images in a pool of threads.
+    """Returns height and width of each upright image, or the UserError that says why it cannot be read.
 
-    Args:
-        files: the images.
-        decode: decode the pixels too, which finds truncated files.
-        progress: show a bar with ``label`` on a terminal.
-
-    Returns:
-        Height and width of each upright image, or the UserError that says why it cannot be read.
+    A pool of threads reads them, with ``progress`` as a bar; to ``decode`` the pixels too finds truncated files.
     """
 
     def inspect(file: Path) -> tuple[int, int] | UserError:

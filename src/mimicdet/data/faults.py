@@ -32,7 +32,6 @@ class FaultKind(Enum):
     UNKNOWN_CATEGORY = "unknown_category", True, "objects of an unknown category"
     CATEGORIES_DIFFER = "categories_differ", True, "categories that differ between splits"
     TOO_MANY_FAULTY_BOXES = "too_many_faulty_boxes", True, "splits with too many faulty boxes"
-
     BOX_NOT_FINITE = "box_not_finite", False, "boxes with a coordinate that is NaN or infinite (dropped)"
     BOX_INVERTED = "box_inverted", False, "boxes that end before they begin (dropped)"
     BOX_NO_AREA = "box_no_area", False, "boxes without area (dropped)"

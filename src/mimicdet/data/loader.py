@@ -30,9 +30,6 @@ from mimicdet.data.tiles import Tiles, Window
 from mimicdet.data.transform import TrainTransform, resize_for_inference
 from mimicdet.errors import UserError
 
-_AHEAD = 2
-"""Batches that are read before they are asked for, where no workers do so."""
-
 
 class _Records:
     """The data set's records, kept as a few flat arrays: item index -> ImageRecord.
@@ -101,10 +98,7 @@ class TrainData(Dataset[Sample]):
 
 
 class EvalData(Dataset[Sample]):
-    """Reads images of a data set at inference size, without targets: item (index, window or None) -> Sample.
-
-    An item raises UserError as those of `TrainData` do.
-    """
+    """Reads images at inference size, no targets: item (index, window or None) -> Sample; UserError as `TrainData`."""
 
     def __init__(self, dataset: DetectionDataset, *, shorter_side: int, longer_side: int) -> None:
         self.records = _Records(dataset.images)
@@ -128,11 +122,7 @@ class EvalData(Dataset[Sample]):
 class TrainLoader:
     """Yields training batches, epoch after epoch, from worker processes that live as long as the loader.
 
-    Args:
-        data: the images, augmented.
-        workers: processes that read images; 0 reads them in this one.
-        pin_memory: for copies to a GPU.
-        divisor: of the canvas' sides.
+    The sides of the canvas are multiples of ``divisor``; ``pin_memory`` is for copies to a GPU.
 
     Workers start as fresh interpreters (see ``_start_method``): a script that trains without the ``mimicdet``
     command needs Python's usual ``if __name__ == "__main__":`` around it, or ``workers=0``.
@@ -140,15 +130,10 @@ class TrainLoader:
 
     def __init__(self, data: TrainData, *, workers: int, pin_memory: bool = False, divisor: int = 32) -> None:
         self._keys: list[list[tuple[int, int]]] = []  # of each batch of the epoch
-        batches = _BatchData(data, divisor)
-        self._loader = _data_loader(batches, self._keys, workers, pin_memory, persistent=workers > 0)
+        self._loader = _data_loader(_BatchData(data, divisor), self._keys, workers, pin_memory, persistent=workers > 0)
 
     def epoch(self, epoch: int, batches: Sequence[Sequence[int]], *, start_batch: int = 0) -> Iterator[Batch]:
-        """Yields the batches of image indices ``batches[start_batch:]`` of ``epoch``; one epoch at a time.
-
-        Raises:
-            UserError: an image file cannot be read, in whatever process that happened.
-        """
+        """Yields batches of indices ``batches[start_batch:]``, one epoch at a time; UserError: an unreadable image."""
         self._keys[:] = [[(epoch, index) for index in batch] for batch in batches[start_batch:]]
         return map(_open, self._loader)
 
@@ -157,16 +142,12 @@ class EvalLoader:
     """Yields batches of the images ``rank, rank + world_size, ...``, or of their tiles, at inference size, no targets.
 
     Every image comes once, over all ranks; ranks may differ by one image, so nothing that waits for the other
-    ranks belongs inside the loop.
+    ranks belongs inside the loop. Iteration raises UserError where an image file cannot be read.
 
     Args:
         shorter_side, longer_side: see ``mimicdet.data.transform.resized_size``.
         tiles: cut each image into tiles, of which ``batch_size`` make a batch; None: whole images.
         workers, pin_memory, divisor: see `TrainLoader`.
-        rank, world_size: this process among all.
-
-    Raises:
-        UserError: on iteration; an image file cannot be read.
     """
 
     def __init__(
@@ -204,7 +185,7 @@ class EvalLoader:
             try:
                 for keys in self._keys:
                     waiting.append(pool.submit(self._data.collated, keys))
-                    if len(waiting) > _AHEAD:
+                    if len(waiting) > 2:  # so many are read before they are asked for
                         yield waiting.popleft().result()
                 while waiting:
                     yield waiting.popleft().result()
@@ -216,9 +197,8 @@ class EvalLoader:
 class _Parcel:
     """A batch on its way between processes, in which only the images travel as a tensor.
 
-    Each tensor sent costs an open file (shared memory) in both processes and a round trip between them, each
-    numpy array a few bytes in the pipe. Six tensors for each batch in flight, times workers, times ranks,
-    is how "too many open files" comes about.
+    Each tensor sent costs an open file (shared memory) in both processes and a round trip between them: six for each
+    batch in flight, times workers, times ranks, are "too many open files". Numpy arrays cost a few bytes in the pipe.
     """
 
     fields: dict[str, Any]
@@ -240,8 +220,7 @@ class _Parcel:
 class _BatchData(Dataset[Any]):
     """A data set of batches: item [key, ...] -> _Parcel.
 
-    A UserError is handed over as a value, for the data loader would rebuild an exception from another process
-    with the traceback for its message.
+    A UserError is handed over as a value: from another process, the traceback would become the exception's message.
     """
 
     def __init__(self, data: Dataset[Sample], divisor: int) -> None:
@@ -275,17 +254,10 @@ def _open(item: _Parcel | Batch | UserError) -> Batch:
 
 
 def _data_loader(data: _BatchData, keys: list[Any], workers: int, pin: bool, persistent: bool = False) -> DataLoader:
-    return DataLoader(
-        data,
-        sampler=keys,  # read anew by every epoch
-        batch_size=None,
-        num_workers=workers,
-        multiprocessing_context=_start_method() if workers else None,
-        worker_init_fn=_depend_on_main_process_alone,
-        persistent_workers=persistent,
-        pin_memory=pin,
-        generator=torch.Generator(),  # else every epoch would draw from the global one
-    )
+    how: dict[str, Any] = {"num_workers": workers, "multiprocessing_context": _start_method() if workers else None}
+    how |= {"worker_init_fn": _depend_on_main_process_alone, "persistent_workers": persistent, "pin_memory": pin}
+    how |= {"sampler": keys, "batch_size": None}  # the keys are read anew by every epoch
+    return DataLoader(data, generator=torch.Generator(), **how)  # else every epoch would draw from the global one
 
 
 _GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -297,8 +269,7 @@ def _depend_on_main_process_alone(worker: int) -> None:
     Ctrl-C and torchrun send their signal to all processes of a group: training wants to finish its step and write
     a checkpoint then, for which it needs the batches that are under way. So a worker is a group of its own, and the
     fork server, which it does not outlive, is deaf to them (see ``_start_method``).
-    The data loader's own watchdog looks at the parent process. Here that is the fork server, which lives for as long
-    as a worker does.
+    The data loader's own watchdog looks at the parent process: here the fork server, which lives as long as a worker.
     """
     if os.name == "posix":
         os.setpgrp()

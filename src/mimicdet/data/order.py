@@ -48,13 +48,11 @@ def rank_indices(
       ``world_size * batch_size``, and so does an optimiser step for every way of splitting
       ``world_size * batch_size * accumulate``.
 
-    Raises:
-        ValueError: a number makes no sense (``n`` or another count below 1, no such rank).
+    ValueError: a number makes no sense (``n`` or another count below 1, no such rank).
     """
     if min(n, world_size, batch_size, accumulate) < 1 or not 0 <= rank < world_size:
         raise ValueError(f"{n} images, rank {rank} of {world_size}, batches of {batch_size}, {accumulate} to a step")
     together = world_size * batch_size
     batches = -(-n // (together * accumulate)) * accumulate
-    order = epoch_order(n, seed, epoch)
-    order = order.repeat(-(-batches * together // n))[: batches * together]
+    order = epoch_order(n, seed, epoch).repeat(-(-batches * together // n))[: batches * together]
     return order.view(batches, world_size, batch_size)[:, rank].tolist()

@@ -76,11 +76,7 @@ class RawSplit:
 
 
 def read_text(file: Path) -> str:
-    """Returns the file's text, UTF-8 with or without a byte-order mark.
-
-    Raises:
-        UserError: the file is missing, or holds no such text.
-    """
+    """Returns the file's text, UTF-8 with or without a byte-order mark; UserError if there is no such file or text."""
     try:
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

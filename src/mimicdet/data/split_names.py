@@ -36,8 +36,9 @@ def name_splits(found: Iterable[tuple[str, T]]) -> dict[str, T]:
     for word, year, stem, thing in spoken:
         name = word + year if members[word] > 1 else word
         if name in named:
-            problem = f"several files speak of the split {name}; name one of them as the data set instead"
-            raise UserError(f"{stem}: {problem}")
+            raise UserError(
+                f"{stem}: several files speak of the split {name}; name one of them as the data set instead"
+            )
         named[name] = thing
     return {n: named[n] for n in sorted(named, key=lambda n: (_ORDER.index(n) if n in _ORDER else len(_ORDER), n))}
 
@@ -45,10 +46,7 @@ def name_splits(found: Iterable[tuple[str, T]]) -> dict[str, T]:
 def resolve_split(asked: str, available: Iterable[str], root: Path) -> tuple[str, ...]:
     """Returns the available splits that ``asked`` means: its own name first, then the usual others (val: valid, ...).
 
-    ``asked`` may pool several with a plus.
-
-    Raises:
-        UserError: there is none (it names the nearest one), or one is named twice.
+    ``asked`` may pool several with a plus. UserError: there is none (it names the nearest), or one is named twice.
     """
     names = tuple(available)
     chosen: list[str] = []

@@ -21,11 +21,7 @@ LAYOUTS = (
 
 
 def find_splits(path: str | Path) -> SplitSources:
-    """Tells the format of the data set at a path (a folder, a COCO JSON or a YOLO YAML file), and finds its splits.
-
-    Raises:
-        UserError: there is nothing there, no known layout, or more than one format.
-    """
+    """Finds the splits in a folder, COCO JSON or YOLO YAML file; UserError: no known layout, or several formats."""
     path = Path(path).expanduser()
     if not path.exists():
         raise UserError(f"{path}: there is no such file or folder; give the data set's folder")
@@ -35,9 +31,8 @@ def find_splits(path: str | Path) -> SplitSources:
         raise UserError(f"{path}: holds no data set in a known layout; looked for {LAYOUTS}")
     if len(found) > 1:
         examples = " or ".join(str(next(iter(splits.values())).annotations) for splits in found.values())
-        problem = f"holds annotations in several formats ({', '.join(found)})"
         way_out = f"keep one of them, or name the file that counts instead of the folder: {examples}"
-        raise UserError(f"{path}: {problem}; {way_out}")
+        raise UserError(f"{path}: holds annotations in several formats ({', '.join(found)}); {way_out}")
     return SplitSources(path, *found.popitem())
 
 
@@ -52,7 +47,7 @@ def load_dataset(
     """Reads one split of a data set in COCO, YOLO or PASCAL VOC format, told apart by looking.
 
     Every image's header is read; pixels are not decoded (see `mimicdet.data.check`). Boxes are cleaned by the rules
-    of `mimicdet.data.clean`.
+    of `mimicdet.data.clean`. UserError: the first fault that makes the data unfit for training.
 
     ```python
     from mimicdet import load_dataset
@@ -68,9 +63,6 @@ def load_dataset(
             numbered anew if they clash.
         max_faulty_boxes: more faulty boxes than this share, 0..1, are an error.
         voc_one_based: the VOC files count pixels from 1.
-
-    Raises:
-        UserError: the first fault that makes the data unfit for training.
     """
     sources = find_splits(path)
     how = {"voc_one_based": voc_one_based, "decode": False, "progress": False}
@@ -86,15 +78,9 @@ def load_dataset(
 def read_split(
     sources: SplitSources, split: str, *, max_faulty_boxes: float, voc_one_based: bool, decode: bool, progress: bool
 ) -> tuple[DetectionDataset | None, FaultLog]:
-    """Reads one split, clean, and everything that is wrong with it.
+    """Reads one split, clean (None where the annotations cannot be read at all), and everything that is wrong with it.
 
-    Args:
-        max_faulty_boxes, voc_one_based: see `load_dataset`.
-        decode: read the images' pixels too, not only their headers.
-        progress: show a bar on a terminal.
-
-    Returns:
-        The data set, None where the annotations cannot be read at all; and the faults.
+    The options are those of `load_dataset`; to ``decode`` is to read the images' pixels, not only their headers.
     """
     if not 0 <= max_faulty_boxes <= 1:
         raise UserError(f"max_faulty_boxes is a share from 0 to 1, not {max_faulty_boxes}")

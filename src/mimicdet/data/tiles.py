@@ -1,7 +1,4 @@
-"""Cuts large images into overlapping tiles, and puts the detections of the tiles together again.
-
-T tiles of an image, N detections.
-"""
+"""Cuts large images into overlapping tiles (T of an image), and puts the tiles' N detections together again."""
 
 import math
 from collections.abc import Sequence
@@ -25,8 +22,6 @@ _COVERED = 0.7
 """A cut box goes when this share of it lies inside a larger one from another tile."""
 _SCORE_RATIO = 0.5
 """It goes only when the larger box has at least this multiple of its score."""
-_ROWS = 512
-"""So many cut boxes are compared with all boxes at once, which bounds the memory."""
 
 
 class Tiles(NamedTuple):
@@ -53,12 +48,7 @@ def tile_windows(height: int, width: int, tile: int, overlap: float = 0.25) -> l
     """Returns squares that cover an image of that height and width, row by row.
 
     All have the full side, unless the image is smaller, and neighbours lie evenly spaced: nothing sticks out, and no
-    narrow strip is left over.
-
-    Args:
-        tile: side in pixels, from 1 up.
-        overlap: share of the side that neighbours have in common at least, 0 to below 1. An object up to that size
-            lies whole in at least one tile.
+    narrow strip is left over. An object up to the size of the overlap lies whole in at least one tile.
     """
     if tile < 1 or not 0 <= overlap < 1:
         raise ValueError(f"tile must be at least 1 and overlap in 0..1, not {tile} and {overlap}")
@@ -84,13 +74,8 @@ def merge_tile_detections(
     larger box of the same class from another tile, with a score not much lower. Then class-wise NMS, as always.
 
     Args:
-        parts: the detections of T tiles, in pixels of the tile.
-        windows: T tiles, as ``tile_windows`` gives them.
-        height, width: of the image.
+        parts: the detections of T tiles, in pixels of the tile; those returned are in pixels of the image, best first.
         nms_iou: of two boxes of a class that overlap more than this, the lower score goes.
-
-    Returns:
-        The detections in pixels of the image, best score first.
     """
     device, dtype = parts[0][0].device, parts[0][0].dtype
     tiles = torch.tensor(windows, dtype=dtype, device=device)
@@ -98,7 +83,6 @@ def merge_tile_detections(
     tile = torch.arange(len(parts), device=device).repeat_interleave(counts)  # (N,) the tile a box comes from
     boxes, scores, labels = (torch.cat([part[i] for part in parts]) for i in range(3))
     boxes = boxes + tiles[tile, :2].repeat(1, 2)  # (N, 4), in pixels of the image
-
     kept = ~_covered_parts(boxes, scores, labels, tile, tiles, height, width)
     boxes, scores, labels = boxes[kept], scores[kept], labels[kept]
     best = batched_nms(boxes, scores.to(boxes.dtype), labels, nms_iou)
@@ -115,7 +99,7 @@ def _covered_parts(
     cut = (at_edge & (tiles != image)[tile]).any(1)  # (N,); the image's own edges cut in every tile alike
     area = (boxes[:, 2:] - boxes[:, :2]).prod(1)  # (N,)
     covered = torch.zeros_like(cut)
-    for rows in cut.nonzero().flatten().split(_ROWS):
+    for rows in cut.nonzero().flatten().split(512):  # so many at once, which bounds the memory
         inside = intersection_over_first(boxes[rows], boxes) >= _COVERED  # (rows, N), as all below
         larger, trusted = area > area[rows, None], scores >= _SCORE_RATIO * scores[rows, None]
         same_class, elsewhere = labels == labels[rows, None], tile != tile[rows, None]

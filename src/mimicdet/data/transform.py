@@ -66,15 +66,10 @@ class Plan:
     def apply(
         self, image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, crowd: np.ndarray, *, reduction: int = 1
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Transforms the image and its objects.
+        """Transforms the image (h, w, 3) uint8 RGB, whose sides ``reduction`` divided, and its M objects.
 
-        Args:
-            image: (h, w, 3) uint8 RGB; of size ``size``, each side divided by ``reduction``.
-            boxes: (M, 4) ``x1 y1 x2 y2`` in pixels of the whole image.
-            labels, crowd: (M,).
-
-        Returns:
-            Image (3, h', w') uint8, boxes (M', 4) float32, labels (M',) int64, crowd (M',) bool.
+        The boxes (M, 4) ``x1 y1 x2 y2`` are in pixels of the whole image. Returns the
+        image (3, h', w') uint8, boxes (M', 4) float32, labels (M',) int64 and crowd (M',) bool.
         """
         height, width = image.shape[:2]
         canvas_h, canvas_w = self.canvas
@@ -88,13 +83,13 @@ class Plan:
         pixels = _resize(window, new_h, new_w)  # (3, new_h, new_w)
         if self.colors != (1, 1, 1):
             brightness, contrast, saturation = self.colors
-            pixels = F.adjust_contrast(F.adjust_brightness(pixels, brightness), contrast)
-            pixels = F.adjust_saturation(pixels, saturation)
+            pixels = F.adjust_saturation(
+                F.adjust_contrast(F.adjust_brightness(pixels, brightness), contrast), saturation
+            )
         if (new_h, new_w) != (canvas_h, canvas_w):
             canvas = pixels.new_zeros(3, canvas_h, canvas_w)
             canvas[:, down : down + new_h, right : right + new_w] = pixels
             pixels = canvas  # (3, canvas_h, canvas_w)
-
         corners = np.asarray(boxes, np.float64).reshape(-1, 2, 2) / reduction  # (M, 2 corners, x y)
         corners = (corners - (left, top)) * (new_w / crop_w, new_h / crop_h) + (right, down)
         full_area = np.prod(corners[:, 1] - corners[:, 0], axis=1)  # (M,)
@@ -103,7 +98,6 @@ class Plan:
         # The tolerance keeps an object that was exactly one pixel from falling to rounding.
         kept = (sides >= MIN_SIDE - 1e-6).all(1) & (sides.prod(1) >= MIN_VISIBLE * full_area - 1e-6)  # (M,)
         corners = corners[kept]  # (M', 2, 2)
-
         if self.mirrored:
             pixels = F.horizontal_flip(pixels)
             corners[..., 0] = canvas_w - corners[:, ::-1, 0]
@@ -152,14 +146,10 @@ class TrainTransform:
             raise ValueError("shorter_side needs a size, and scale_jitter two positive factors, smaller first")
 
     def plan(self, size: tuple[int, int], generator: torch.Generator) -> Plan:
-        """Draws what is to be done with an image of that height and width.
-
-        All randomness comes from ``generator``, by the same number of draws whatever the settings are.
-        """
+        """Draws what to do with an image of that height and width, by equally many draws whatever the settings are."""
         draws = torch.rand(10, generator=generator, dtype=torch.float64).tolist()
-        sides = self.shorter_side
-        if self.shorter_side_sampling == "range":
-            sides = range(min(sides), max(sides) + 1)
+        every = range(min(self.shorter_side), max(self.shorter_side) + 1)
+        sides = every if self.shorter_side_sampling == "range" else self.shorter_side
         shorter_side = sides[int(draws[0] * len(sides))]
         low, high = self.scale_jitter
         brightness, contrast, saturation = (1 + self.color_jitter * (2 * u - 1) for u in draws[4:7])

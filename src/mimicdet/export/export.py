@@ -71,22 +71,15 @@ def export_detector(
     precision: Precision = "float32",
     calibration: Iterator[tuple[Tensor, Tensor]] | None = None,
 ) -> list[Difference]:
-    """Writes ``model`` as ``file``, with its description beside it, after comparing the two.
+    """Writes ``model`` as ``file``, with its description beside it, and returns the differences of the two by size.
 
     Args:
         model: in evaluation mode on the CPU.
-        file: replaced only when all went well.
+        file: replaced only when all went well; UserError where the differences are too large.
         inference: the fields of ``mimicdet.config.InferenceSettings``.
-        categories: class index -> id and name.
         photographs: to compare on, (h, w, 3) uint8 RGB.
         precision: below float32 the differences are told, not judged.
         calibration: batches of images and sizes, for int8.
-
-    Returns:
-        The differences at each size.
-
-    Raises:
-        UserError: they are too large, or a network that cannot be exported.
     """
     divisor = model.divisor
     network = build_network(fold_detector(model), inference, outputs, format)
@@ -142,7 +135,6 @@ def _batch(photographs: Sequence[np.ndarray], batch: int, height: int, width: in
 
 
 def _difference(eager: list[np.ndarray], exported: list[np.ndarray], outputs: Outputs) -> tuple[int, int, float, float]:
-    """Returns the rows, those unmatched, and the largest differences of boxes and scores."""
     rows, unmatched, boxes, scores = 0, 0, 0.0, 0.0
     for first, second in zip(zip(*eager, strict=True), zip(*exported, strict=True), strict=True):
         first, second = (_found(*part) if outputs == "detections" else _scored(*part) for part in (first, second))

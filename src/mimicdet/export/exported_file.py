@@ -55,12 +55,9 @@ class ExportDescription:
         rounding = "scale = min(shorter / min(h, w), longer / max(h, w)); side = int(side * scale + 0.5)"
         resize = {"shorter_side": shorter, "longer_side_at_most": longer}
         resize |= {"interpolation": "bilinear, antialiased (Pillow's BILINEAR)", "rounding": rounding}
-        preprocessing = {
-            "upright": "turned as the EXIF orientation says",
-            "resize": resize,
-            "pad": {"multiple_of": self.divisor, "where": "right and below", "value": 0},
-            "normalise": "inside the model",
-        }
+        pad = {"multiple_of": self.divisor, "where": "right and below", "value": 0}
+        steps = {"upright": "turned as the EXIF orientation says", "resize": resize, "pad": pad}
+        preprocessing = steps | {"normalise": "inside the model"}
         images = "uint8 (batch, 3, height, width), red green blue, 0..255"
         sizes = "int64 (batch, 2), height and width of each resized image before padding"
         about = {"format_version": FORMAT_VERSION, **asdict(self), "preprocessing": preprocessing}
@@ -78,22 +75,18 @@ def description_file(file: Path) -> Path:
 
 def read_export_description(file: Path) -> ExportDescription:
     """Reads the description beside an exported file; UserError if it is missing, broken or of a newer version."""
-    beside = description_file(file)
-    if not beside.is_file():
+    if not (beside := description_file(file)).is_file():
         problem = f"there is no {beside.name} beside it, which `mimicdet export` writes"
         raise UserError(f"{file}: {problem}; keep the two together")
     try:
         raw = json.loads(beside.read_text(encoding="utf-8"))
         if (version := int(raw["format_version"])) > FORMAT_VERSION:
             raise UserError(f"{beside} has format version {version}, newer than {FORMAT_VERSION}; update mimicdet")
-        return ExportDescription(
-            format=_one_of(raw["format"], SUFFIXES),
-            outputs=_one_of(raw["outputs"], ("detections", "raw")),
-            precision=_one_of(raw["precision"], ("float32", "fp16", "int8")),
-            divisor=int(raw["divisor"]),
-            inference=dict(raw["inference"]),
-            categories=tuple(Category(id=int(c["id"]), name=str(c["name"])) for c in raw["categories"]),
-        )
+        kinds = _one_of(raw["format"], SUFFIXES), _one_of(raw["outputs"], ("detections", "raw"))
+        precision = _one_of(raw["precision"], ("float32", "fp16", "int8"))
+        divisor, inference = int(raw["divisor"]), dict(raw["inference"])
+        categories = tuple(Category(id=int(c["id"]), name=str(c["name"])) for c in raw["categories"])
+        return ExportDescription(*kinds, precision, divisor, inference, categories)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{beside} is broken ({type(error).__name__}: {error}); export the model again") from error
 
@@ -105,11 +98,7 @@ def _one_of(value: Any, known: Sequence[str] | dict[Format, str]) -> Any:
 
 
 def load(file: Path, format: Format, *, threads: int | None = None) -> Run:
-    """Loads the exported ``file``, to run on the CPU with so many ``threads`` (None: as many as PyTorch uses).
-
-    Raises:
-        UserError: the runtime is not installed, or cannot read the file.
-    """
+    """Loads ``file`` into its runtime on the CPU (``threads`` None: PyTorch's); UserError if either is not usable."""
     loaders = {"onnx": _load_onnx, "openvino": _load_openvino, "torch": _load_torch}
     try:
         return loaders[format](file, threads or torch.get_num_threads())

@@ -35,8 +35,7 @@ class RawNetwork(nn.Module):
     def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
         """Detects on images (B, 3, H, W) uint8 RGB, given their heights and widths on the canvas (B, 2) int64.
 
-        Returns:
-            Boxes (B, R, 4) x1 y1 x2 y2 in pixels of the canvas, inside the image; scores (B, R, K) in 0..1.
+        Returns boxes (B, R, 4) x1 y1 x2 y2 in pixels of the canvas, inside the image; scores (B, R, K) in 0..1.
         """
         found: Predictions = self.model(images, sizes, top=self.top)
         return clip_to_sizes(found.boxes, sizes), found.scores
@@ -45,10 +44,7 @@ class RawNetwork(nn.Module):
 class DetectingNetwork(nn.Module):
     """Returns a detector's detections after class-wise suppression, in a fixed number of rows.
 
-    Args:
-        raw: makes boxes and scores.
-        suppress: sets the scores of suppressed boxes to 0.
-        score_threshold, nms_iou, max_detections: see ``mimicdet.config.InferenceSettings``.
+    ``suppress`` sets scores of suppressed boxes to 0; the limits are those of ``mimicdet.config.InferenceSettings``.
     """
 
     def __init__(
@@ -61,9 +57,8 @@ class DetectingNetwork(nn.Module):
     def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Detects on the same inputs as ``RawNetwork.forward``.
 
-        Returns:
-            Boxes (B, D, 4), scores (B, D) and class indices (B, D) int64, best score first, D = ``max_detections``.
-            Rows beyond an image's detections have score 0 and class ``NO_LABEL``.
+        Returns boxes (B, D, 4), scores (B, D) and class indices (B, D) int64, best score first, D = ``max_detections``.
+        Rows beyond an image's detections have score 0 and class ``NO_LABEL``.
         """
         boxes, scores = self.raw(images, sizes)  # (B, R, 4), (B, R, K)
         has_area = (boxes[..., 2:] > boxes[..., :2]).all(-1)  # (B, R)

@@ -39,12 +39,9 @@ class OnnxDetector:
     """Runs a detector that was exported to ONNX.
 
     Args:
-        file: the .onnx file; its description, with .json appended to the name, lies beside it.
+        file: the .onnx file; beside it lies its description (.json). UnusableFileError: one is missing or damaged.
         threads: to compute with; 0 leaves it to onnxruntime.
         providers: onnxruntime's names of the devices to run on, best first.
-
-    Raises:
-        UnusableFileError: one of the two files is missing or damaged.
     """
 
     def __init__(
@@ -61,7 +58,6 @@ class OnnxDetector:
             raise UnusableFileError(f"{file} cannot be loaded ({_reason(error)}); export the model again") from error
 
     def _describe(self, beside: Path) -> None:
-        """Takes over the content of the description."""
         try:
             about = json.loads(beside.read_text(encoding="utf-8"))
             self.inference: dict[str, Any] = {name: about["inference"][name] for name in SETTINGS}
@@ -77,17 +73,11 @@ class OnnxDetector:
             raise UnusableFileError(f"{beside} is damaged ({why}); export the model again") from error
 
     def __call__(self, image: str | Path | Image.Image | np.ndarray) -> dict[str, Any]:
-        """Detects the objects of one image, best score first.
+        """Detects the objects of a file, a Pillow image, or an array (h, w, 3) uint8 RGB, best score first.
 
-        Args:
-            image: a file, a Pillow image, or an array (h, w, 3) uint8 of red, green, blue.
-
-        Returns:
-            boxes (N, 4) float64 x1 y1 x2 y2 in pixels of the upright image; scores (N,) float32 in 0..1; labels (N,)
-            the data set's own category ids; names, N of them.
-
-        Raises:
-            UnusableFileError: the file is missing, damaged or no image.
+        Returns boxes (N, 4) float64 x1 y1 x2 y2 in pixels of the upright image; scores (N,) float32 in 0..1; labels
+        (N,), the data set's own category ids; names, N of them.
+        UnusableFileError: the file is missing, damaged or no image.
         """
         pixels = _pixels(image)
         height, width = pixels.shape[:2]
@@ -148,7 +138,6 @@ class OnnxDetector:
 
 
 def _pixels(image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
-    """Returns an image as (h, w, 3) uint8, upright."""
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(f"an array must be (h, w, 3) uint8, not {image.shape} {image.dtype}")
@@ -163,7 +152,6 @@ def _pixels(image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
 
 
 def _reason(error: Exception) -> str:
-    """Returns one line that says what went wrong."""
     return str(getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
 
 

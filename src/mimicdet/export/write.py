@@ -20,11 +20,6 @@ from mimicdet.export.network import INPUTS, onnx_translations
 from mimicdet.files import replace_file
 
 OPSET = 20
-_EXAMPLE = (3, 512, 640)
-"""Batch, height, width: no side of the pyramid may be 0 or 1 here, which export would take for fixed."""
-_LARGEST = 16384
-"""The longest side in pixels."""
-
 FEW_CHANNELS = 4
 """The channels of outputs that stay in float32, at most: deltas have so many, objectness and centerness one."""
 
@@ -69,12 +64,11 @@ def write_openvino(onnx_file: Path, file: Path) -> None:
 
 @torch.no_grad()
 def _exported(network: nn.Module, divisor: int) -> ExportedProgram:
-    """Traces ``network`` for any batch, height and width."""
-    b, height, width = _EXAMPLE
+    b, height, width = 3, 512, 640  # no side of the pyramid may be 0 or 1 here, which export would take for fixed
     images = torch.zeros(b, 3, height, width, dtype=torch.uint8)
     sizes = torch.tensor([[height, width]] * b)
     batch = Dim("batch", min=1, max=1024)
-    rows, columns = (Dim(name, min=1, max=_LARGEST // divisor) for name in ("rows", "columns"))
+    rows, columns = (Dim(name, min=1, max=16384 // divisor) for name in ("rows", "columns"))  # sides up to 16384
     shapes = {"images": {0: batch, 2: divisor * rows, 3: divisor * columns}, "sizes": {0: batch}}
     with _quiet():
         return torch.export.export(network.eval(), (images, sizes), dynamic_shapes=shapes)

@@ -2,5 +2,4 @@
 
 Each module has `find`, which says where a folder's splits lie, `read`, which collects raw records and logs faulty ones,
 `write`, which writes the annotations of all splits into a folder, and `IMAGES`, where the images of a split lie in it.
-The ways in are `mimicdet.data.splits`, which tells the formats apart, and `mimicdet.data.convert`.
 """

@@ -70,8 +70,7 @@ def read(source: Source, log: FaultLog) -> RawSplit:
     """Reads the split's records. Faulty ones go into ``log``; UserError when the file as a whole cannot be read."""
     document = _load(source.annotations)
     raw = RawSplit(source, _categories(source.annotations, document["categories"]))
-    rows = _read_images(raw, document["images"], log)
-    _read_annotations(raw, document["annotations"], rows, log)
+    _read_annotations(raw, document["annotations"], _read_images(raw, document["images"], log), log)
     return raw
 
 

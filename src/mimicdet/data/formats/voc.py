@@ -125,8 +125,8 @@ def _read_object(raw: RawSplit, element: Any, item: str, origin: str, one_based:
         x1, y1, x2, y2 = (corner for corner in corners if corner is not None)
         if difficult == "1":
             log.add(FaultKind.DIFFICULT, file, item, "is marked difficult, so it is neither target nor mistake")
-        box = x1 - one_based, y1 - one_based, x2, y2
-        raw.add(len(raw.images) - 1, box, raw.class_index[name], item, crowd=difficult == "1")
+        box, label = (x1 - one_based, y1 - one_based, x2, y2), raw.class_index[name]
+        raw.add(len(raw.images) - 1, box, label, item, crowd=difficult == "1")
 
 
 def _categories(sources: SplitSources) -> tuple[tuple[Category, ...], str]:
@@ -182,7 +182,6 @@ def _xml_files(source: Source, log: FaultLog) -> Iterator[Path]:
 
 
 def _parse(file: Path) -> Any:
-    """Returns the <annotation> element of an XML file."""
     try:
         root = defusedxml.ElementTree.parse(file).getroot()
         if root is not None and root.tag == "annotation":
@@ -228,10 +227,7 @@ def _images_by_stem(folders: tuple[Path, ...]) -> dict[str, Path]:
 
 
 def write(out: Path, datasets: Mapping[str, DetectionDataset]) -> None:
-    """Writes ``out/Annotations/*.xml``, ``out/ImageSets/Main/train.txt`` and so on, and ``out/classes.txt``.
-
-    Coordinates count pixels from 0, and crowd is marked as difficult.
-    """
+    """Writes ``out/Annotations/*.xml``, ``out/ImageSets/Main/train.txt`` and so on, and ``out/classes.txt``."""
     annotations, lists = out / "Annotations", out / "ImageSets" / "Main"
     annotations.mkdir()
     lists.mkdir(parents=True)

@@ -106,8 +106,9 @@ def read(source: Source, log: FaultLog) -> RawSplit:
             problem = f"there is no {usual}, so the image counts as one without objects"
             log.add(FaultKind.NO_LABEL_FILE, image, "", problem)
     if raw.images and not labelled:
-        first = _label_file(raw.images[0].file, source.root)
-        problem = f"no image has a label file ({first} and so on); put them there"
+        problem = (
+            f"no image has a label file ({_label_file(raw.images[0].file, source.root)} and so on); put them there"
+        )
         log.add(FaultKind.MISSING_ANNOTATION, source.annotations, f"split {source.split}", problem)
     for folder, expected in folders.items():
         present = {file.name for file in folder.glob("*.txt")} if folder.is_dir() else set()
@@ -132,8 +133,7 @@ def _categories(file: Path) -> tuple[Category, ...]:
         cleaned.append(clean_name(str(name), file, f"`names` entry {number}"))
     if (twice := first_repeated(cleaned)) is not None:
         raise UserError(f"{file}: there are two classes named {twice!r}; merge or rename them")
-    count = document.get("nc")
-    if count is not None and count != len(cleaned):
+    if (count := document.get("nc")) is not None and count != len(cleaned):
         raise UserError(f"{file}: `nc` is {count!r}, but `names` lists {len(cleaned)} classes; correct one of them")
     return tuple(Category(number, name) for number, name in enumerate(cleaned))
 
@@ -169,7 +169,6 @@ def _label_file(image: Path, root: Path) -> Path:
 
 
 def _read_labels(raw: RawSplit, file: Path, log: FaultLog) -> None:
-    classes = len(raw.categories)
     try:
         lines = read_text(file).splitlines()
     except UserError as error:
@@ -188,8 +187,8 @@ def _read_labels(raw: RawSplit, file: Path, log: FaultLog) -> None:
             problem = f"has {len(values) + 1} numbers; a box has 5 (class cx cy w h) and a polygon an odd number from 7"
             way_out = "a sixth number is a prediction's score, remove it" if len(values) == 5 else "correct it"
             log.add(FaultKind.BROKEN_RECORD, file, item, f"{problem}; {way_out}")
-        elif not (first.is_integer() and 0 <= first < classes):
-            problem = f"class {first:g} is not one of 0..{classes - 1}, which {raw.source.annotations} names"
+        elif not (first.is_integer() and 0 <= first < (k := len(raw.categories))):
+            problem = f"class {first:g} is not one of 0..{k - 1}, which {raw.source.annotations} names"
             log.add(FaultKind.UNKNOWN_CATEGORY, file, item, f"{problem}; correct it, or add its name there")
         else:
             if len(values) > 4:
