@@ -276,7 +276,6 @@ def shown(value: Any) -> str:
 
 
 def _explain(error: ValidationError, given: Mapping[str, _Given], fields: Mapping[str, FieldInfo]) -> str:
-    """Words the first of pydantic's findings as one sentence."""
     first = error.errors(include_url=False)[0]
     path = [str(part) for part in first["loc"]]
     name = next((".".join(path[:n]) for n in (1, 2) if ".".join(path[:n]) in fields), None)

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic.dataclasses import dataclass
 
@@ -38,9 +38,6 @@ class Cut(DataOptions):
         from mimicdet.data.splits import available_splits
 
         datasets = {split: self.load(self.data, split) for split in available_splits(self.data)}
-        shown = sys.stderr.isatty()
-        cut = cut_datasets(
-            datasets, self.out, tile=self.tile, overlap=self.overlap, hold_back=self.hold_back, progress=shown
-        )
-        print("\n".join(cut.lines()))
+        form: dict[str, Any] = {"tile": self.tile, "overlap": self.overlap, "hold_back": self.hold_back}
+        print("\n".join(cut_datasets(datasets, self.out, **form, progress=sys.stderr.isatty()).lines()))
         return 0

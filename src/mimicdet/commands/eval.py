@@ -3,7 +3,7 @@
 import sys
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic.dataclasses import dataclass
 
@@ -60,24 +60,16 @@ class Eval(DataOptions):
 
         detector = Detector.from_pretrained(self.model, self.device)
         given = self.inference if self.limit is None else {"inference.max_detections": self.limit} | self.inference
-        metrics = evaluate(
-            detector,
-            dataset,
-            tile=self.tile,
-            overlap=self.overlap,
-            limit=self.limit,
-            inference=with_options(detector.inference, given, self.model),
-            progress=sys.stderr.isatty(),
-        )
+        inference = with_options(detector.inference, given, self.model)
+        how: dict[str, Any] = {"tile": self.tile, "overlap": self.overlap, "limit": self.limit, "inference": inference}
+        metrics = evaluate(detector, dataset, **how, progress=sys.stderr.isatty())
         counted = self.limit or COCO_LIMITS[2]
         result = metrics.to_json()
         if self.json is not None:
             about = {"model": str(self.model), "data": str(self.data), "split": dataset.split, "limit": counted}
             write_json(self.json, {**result, **about})
         print(f"{self.model} on '{dataset.split}' of {self.data}: {metrics.images} images, {metrics.objects} objects\n")
-        print(metrics_table({"all classes": result}))
-        print()
-        print(class_table(result))
+        print(f"{metrics_table({'all classes': result})}\n\n{class_table(result)}")
         most = max((int((~record.crowd).sum()) for record in dataset.images), default=0)
         if most > counted:
             print(f"\nnote: an image has {most} objects, and {counted} detections count: --limit sets another number")

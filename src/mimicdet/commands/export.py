@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic.dataclasses import dataclass
 
@@ -75,16 +75,10 @@ class Export(DataOptions):
             measured_on = match_classes(measured_on, loaded.categories)
         print(f"exporting {self.model} to {file}", flush=True)
         with stop_on_signals() as stop, stop.at_once():  # SIGTERM too shall leave no temporary folder
-            differences = export_model(
-                self.model,
-                file,
-                format=self.format,
-                outputs=self.outputs,
-                precision=self.precision,
-                photographs=find_images(self.images)[:MOST_PHOTOGRAPHS] if self.images else (),
-                calibration=calibration,
-                inference=with_options(loaded.inference, self.inference, self.model),
-            )
+            form: dict[str, Any] = {"format": self.format, "outputs": self.outputs, "precision": self.precision}
+            form["photographs"] = find_images(self.images)[:MOST_PHOTOGRAPHS] if self.images else ()
+            form["inference"] = with_options(loaded.inference, self.inference, self.model)
+            differences = export_model(self.model, file, **form, calibration=calibration)
         rows = [
             [f"{d.batch} x {d.height} x {d.width}", str(d.rows), str(d.unmatched), f"{d.boxes:.2g}", f"{d.scores:.2g}"]
             for d in differences

@@ -174,8 +174,6 @@ def add_option(parser: Any, option: Option, more: str = "", *, completing: bool 
 
 
 class _Line:
-    """Reads a command line with these options."""
-
     def __init__(self, program: str, options: Sequence[Option]) -> None:
         self.program = program
         self.options = {option.name: option for option in options}

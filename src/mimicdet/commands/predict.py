@@ -3,7 +3,7 @@
 import sys
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic.dataclasses import dataclass
 
@@ -58,17 +58,10 @@ class Predict(DataOptions):
 
         detector = Detector.from_pretrained(self.model, self.device)
         detector.inference = with_options(detector.inference, self.inference, self.model)
-        summary = predict_files(
-            detector,
-            self.sources,
-            json_file=self.json,
-            pictures=self.pictures,
-            dataset=dataset,
-            tile=self.tile,
-            overlap=self.overlap,
-            picture_threshold=self.threshold,
-            progress=sys.stderr.isatty(),
-        )
+        drawn: dict[str, Any] = {"pictures": self.pictures, "picture_threshold": self.threshold, "dataset": dataset}
+        tiles: dict[str, Any] = {"tile": self.tile, "overlap": self.overlap}
+        shown = sys.stderr.isatty()
+        summary = predict_files(detector, self.sources, json_file=self.json, **drawn, **tiles, progress=shown)
         places = " and ".join(str(place) for place in (self.json, self.pictures) if place is not None)
         print(f"{summary.detections} detections in {summary.images} images: {places}")
         if complaint := summary.complaint():

@@ -26,8 +26,5 @@ class Presets:
             print(preset_file(self.name).read_text(encoding="utf-8"), end="")
             return 0
         for name in preset_names():
-            print(name)
-            for line in preset_header(name):
-                print(f"    {line}".rstrip())
-            print()
+            print("\n".join([name, *(f"    {line}".rstrip() for line in preset_header(name)), ""]))
         return 0

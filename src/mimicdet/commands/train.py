@@ -125,7 +125,6 @@ class Train:
         return shlex.join([*words, "--pictures", str(self.out / "found")])
 
     def _check(self, val: str | None) -> None:
-        """Does what ``mimicdet check`` does, over the splits that take part."""
         # A run that goes on has been through it
         splits, images = [split for split in (self.split, val) if split], self.images and not self.resume
         report = self.reading.check(self.data, splits, images=images)

@@ -147,25 +147,20 @@ class MimicDetSettings(Section):
     _teachers = teachers_fit_the_task
 
     @model_validator(mode="after")
-    def _levels_match(self) -> Self:
+    def _heads_match(self) -> Self:
         ours, theirs = list(self.model.levels), list(self.teacher.levels)
         if self.task == "mimic" and len(theirs) != len(ours):
             raise ValueError(f"teacher.levels {theirs} must name one level for each of model.levels {ours}")
         if self.task == "mimic" and theirs[0] not in (ours[0], ours[0] - 1):
             raise ValueError(f"teacher.levels {theirs} must start at the level of model.levels {ours} or one below")
-        return self
-
-    @model_validator(mode="after")
-    def _paths_match(self) -> Self:
-        if self.task == "mimic" and (self.teacher.variant == "dual") != (self.model.head_paths == "dual"):
-            raise ValueError(
-                f"teacher.variant {self.teacher.variant!r} needs model.head_paths "
-                f"{'dual' if self.teacher.variant == 'dual' else 'single'!r}: both heads split features or neither"
-            )
+        variant, paths = self.teacher.variant, "dual" if self.teacher.variant == "dual" else "single"
+        if self.task == "mimic" and paths != self.model.head_paths:
+            needs = f"needs model.head_paths {paths!r}: both heads split features or neither"
+            raise ValueError(f"teacher.variant {variant!r} {needs}")
         if self.model.head_paths == "single" and self.mimic.classification in ("feature", "both"):
             raise ValueError(
-                f"mimic.classification {self.mimic.classification!r} counts the one feature of "
-                f"model.head_paths 'single' twice; use 'logits' or 'centred_logits', or set "
-                f"loss.mimic_classification to 0 for the feature alone"
+                f"mimic.classification {self.mimic.classification!r} counts the one feature of model.head_paths "
+                "'single' twice; use 'logits' or 'centred_logits', or set loss.mimic_classification to 0 for the "
+                "feature alone"
             )
         return self

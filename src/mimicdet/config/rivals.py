@@ -39,10 +39,9 @@ class BranchSettings(TrunkSettings):
 
     @model_validator(mode="after")
     def _groups_divide_the_channels(self) -> Self:
-        if self.head_groups and self.pyramid_channels % self.head_groups:
-            raise ValueError(
-                f"model.head_groups {self.head_groups} must divide model.pyramid_channels {self.pyramid_channels}"
-            )
+        groups, channels = self.head_groups, self.pyramid_channels
+        if groups and channels % groups:
+            raise ValueError(f"model.head_groups {groups} must divide model.pyramid_channels {channels}")
         return self
 
 
@@ -85,11 +84,9 @@ class RetinaNetSettings(DenseSettings):
 
         @model_validator(mode="after")
         def _thresholds_ascend(self) -> Self:
-            if self.negative_iou > self.positive_iou:
-                raise ValueError(
-                    f"one_stage.negative_iou {self.negative_iou} must not be above one_stage.positive_iou "
-                    f"{self.positive_iou}"
-                )
+            low, high = self.negative_iou, self.positive_iou
+            if low > high:
+                raise ValueError(f"one_stage.negative_iou {low} must not be above one_stage.positive_iou {high}")
             return self
 
     model: Model = Model()

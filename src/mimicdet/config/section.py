@@ -23,6 +23,5 @@ class Section(BaseModel):
 def require_consecutive(name: str, levels: tuple[int, ...]) -> None:
     """Raises ValueError unless ``levels`` are a run of pyramid levels that a backbone can feed."""
     if not levels or list(levels) != list(range(levels[0], levels[0] + len(levels))) or not 2 <= levels[0] <= 5:
-        raise ValueError(
-            f"{name} must be consecutive pyramid levels from 2 up, the first at most 5, such as [3, 4, 5, 6, 7]"
-        )
+        should = "must be consecutive pyramid levels from 2 up, the first at most 5, such as [3, 4, 5, 6, 7]"
+        raise ValueError(f"{name} {should}")

@@ -12,7 +12,7 @@ import pytest
 
 from mimicdet.cli import main
 from mimicdet.lab.study.evidence import EVIDENCE, Outcome, Speed, read_evidence, write_evidence
-from mimicdet.lab.study.speed import ROUNDS
+from mimicdet.lab.study.execute import ROUNDS
 from mimicdet.settings_file import dump_settings
 from tests.commands.test_end_to_end import write_split
 from tests.engine.test_distill import student

@@ -22,8 +22,7 @@ from mimicdet.data.batch import pad_to_batch
 from mimicdet.data.dataset import DetectionDataset
 from mimicdet.data.transform import resize_for_inference
 from mimicdet.lab.explain.alignment import FOUND_IOU, Sight, look_at_objects, points_read, summarise
-from mimicdet.lab.explain.picture import choose_objects
-from mimicdet.lab.explain.report import _short, _summary
+from mimicdet.lab.explain.report import _short, _summary, choose_objects
 from mimicdet.models.mimicdet import MimicDet
 from tests.fakes.detector import CATEGORIES, make_dataset
 from tests.fakes.tiny import enliven, tiny_batch, tiny_detector

@@ -9,9 +9,8 @@ import pytest
 from mimicdet.engine.run_folder import RunFolder
 from mimicdet.errors import UserError
 from mimicdet.lab.study.evidence import write_evidence
-from mimicdet.lab.study.outcome import Data
+from mimicdet.lab.study.outcome import Data, progress_of, progress_table
 from mimicdet.lab.study.plan import Job
-from mimicdet.lab.study.progress import progress_of, progress_table
 from tests.lab.study.test_reuse import finish, job, outcome_of
 
 

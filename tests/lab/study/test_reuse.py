@@ -12,9 +12,8 @@ from mimicdet.config import settings_from
 from mimicdet.errors import UserError
 from mimicdet.lab.study.evidence import EVIDENCE, Outcome, Speed, write_evidence
 from mimicdet.lab.study.judged import judge
-from mimicdet.lab.study.outcome import Data, finished, settings_of
+from mimicdet.lab.study.outcome import Data, finished, settings_of, take_over
 from mimicdet.lab.study.plan import Job
-from mimicdet.lab.study.progress import take_over
 from tests.lab.study.test_judged import draw
 
 

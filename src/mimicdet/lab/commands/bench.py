@@ -57,8 +57,7 @@ class Bench:
 
         if self.threads is not None:
             torch.set_num_threads(self.threads)
-        exported = any(path.is_file() for path in self.models)
-        where = "cpu" if exported else self.device
+        where = "cpu" if any(path.is_file() for path in self.models) else self.device  # a file is an exported model
         detectors = {str(path): Detector.from_pretrained(path, where) for path in self.models}
         first = detectors[str(self.models[0])]
         longest = first.inference.longer_side

@@ -75,10 +75,8 @@ class Study:
 
         from mimicdet.engine.processes import started_by_torchrun  # torch and all
         from mimicdet.lab.study.evidence import EVIDENCE
-        from mimicdet.lab.study.execute import execute
-        from mimicdet.lab.study.outcome import Data, finished_jobs
-        from mimicdet.lab.study.progress import progress_of, progress_table
-        from mimicdet.lab.study.speed import measure_speeds
+        from mimicdet.lab.study.execute import execute, measure_speeds
+        from mimicdet.lab.study.outcome import Data, finished_jobs, progress_of, progress_table
 
         if started_by_torchrun():
             raise UserError("mimicdet study starts its trainings itself: without torchrun, with --parallel GPUS")
@@ -135,7 +133,6 @@ class Study:
         return (folder, *splits, *(load_dataset(folder, name, **reading) for name in splits))
 
     def _write(self, study: StudyFile, outcomes: Sequence[Outcome], out: Path) -> str:
-        """Writes the table and what it is made of, and returns it for a terminal."""
         from mimicdet.lab.study.comparison import differences_of, lines_of
         from mimicdet.lab.study.evidence import write_evidence
         from mimicdet.lab.study.outcome import check_agreement

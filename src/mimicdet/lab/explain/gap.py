@@ -100,7 +100,6 @@ def measure_mixtures(run: MimicRun, dataset: DetectionDataset, *, device: torch.
 
 
 def _mix(heads: BothHeads, mixture: Mixture) -> Predictions:
-    """Returns the predictions that have each part from the head that the mixture names."""
     head = {S_HEAD: heads.student, T_HEAD: heads.teacher}
     logits = head[mixture.classes].logits
     if mixture.foreground != mixture.classes:

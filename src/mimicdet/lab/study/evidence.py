@@ -84,8 +84,7 @@ def write_evidence(outcomes: Sequence[Outcome], folder: Path, texts: Mapping[str
     runs = json.dumps([one.model_dump() for one in outcomes], indent=1)
     members = {name: text.encode() for name, text in {_RUNS: runs, **(texts or {})}.items()}
     for name, array in pack([one.judged for one in outcomes]).items():
-        member = io.BytesIO()
-        np.save(member, array, allow_pickle=False)
+        np.save(member := io.BytesIO(), array, allow_pickle=False)
         members[f"{name}.npy"] = member.getvalue()
     written = io.BytesIO()
     with ZipFile(written, "w") as archive:
@@ -105,16 +104,11 @@ def read_evidence(folder: Path) -> list[Outcome]:
         parts = zip(rows, judged, strict=True)
         return [Outcome.model_validate({**row, "judged": one, "place": folder}) for row, one in parts]
     except ValidationError as error:
-        why = _fault(error)
+        first = error.errors(include_url=False)[0]
+        name = ".".join(map(str, first["loc"]))
+        why = f"it has no '{name}'" if first["type"] == "missing" else f"its '{name}' is {shown(first['input'])}"
     except (OSError, ValueError, TypeError, KeyError, EOFError, NotImplementedError, BadZipFile, LZMAError) as error:
         why = str(error)
     raise UserError(
         f"{file} is damaged ({why}); remove it, or its folder if that has no checkpoints, and run its study again"
     )
-
-
-def _fault(error: ValidationError) -> str:
-    """Says which part is missing or of a wrong kind, by the first of pydantic's findings."""
-    first = error.errors(include_url=False)[0]
-    name = ".".join(map(str, first["loc"]))
-    return f"it has no '{name}'" if first["type"] == "missing" else f"its '{name}' is {shown(first['input'])}"

@@ -1,4 +1,4 @@
-"""Trains and measures the jobs of a study, each in a process of its own; what is finished stays."""
+"""Trains and measures the jobs of a study, each in a process of its own, and times their models side by side."""
 
 import os
 import queue
@@ -6,19 +6,26 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from itertools import cycle
 from typing import IO
 
+import numpy as np
 import torch
 
+from mimicdet.data.dataset import DetectionDataset
+from mimicdet.data.decode import read_image
+from mimicdet.data.transform import resize_for_inference
 from mimicdet.engine.run_folder import RunFolder
 from mimicdet.engine.stop import TrainingStopped, stop_on_signals
 from mimicdet.files import replace_file
-from mimicdet.lab.study.outcome import DETECTIONS, Data, finished, measure
+from mimicdet.lab.bench import alternate, batch_detector
+from mimicdet.lab.study.evidence import Outcome, Speed, write_evidence
+from mimicdet.lab.study.outcome import DETECTIONS, Data, finished, measure, take_over
 from mimicdet.lab.study.plan import Job
-from mimicdet.lab.study.progress import take_over
+from mimicdet.predict import Detector
 from mimicdet.settings_file import dump_settings
 
 
@@ -55,18 +62,16 @@ class _Seats:
         try:
             yield
         except TrainingStopped:
-            self._stop()
+            with self._lock:
+                told, self._stopped = self._stopped, True
+                for process in () if told else self._running:
+                    process.terminate()
+            if not told:
+                print(
+                    "\nthe trainings under way write their checkpoints and end; the same command goes on",
+                    file=sys.stderr,
+                )
             raise
-
-    def _stop(self) -> None:
-        """Tells the commands to end; none begins any more."""
-        with self._lock:
-            if self._stopped:
-                return
-            self._stopped = True
-            for process in self._running:
-                process.terminate()
-        print("\nthe trainings under way write their checkpoints and end; the same command goes on", file=sys.stderr)
 
     def _environment(self, seat: int) -> dict[str, str]:
         if not self._gpus:
@@ -162,3 +167,44 @@ def _commands(job: Job, data: Data) -> Iterator[list[str]]:
     words += ["--max_faulty_boxes", str(job.settings.data.max_faulty_boxes)]
     words += ["--voc_one_based"] if job.settings.data.voc_one_based else []
     yield [*words, "--json", str(job.folder / DETECTIONS)]
+
+
+ROUNDS = 20
+"""Every model detects in so many images, each in turn with the others."""
+
+
+def measure_speeds(outcomes: Sequence[Outcome], data: DetectionDataset) -> str | None:
+    """Measures the models of all runs, of the first finished seed each, unless that was done; or says why it cannot.
+
+    The first images of the validation split are detected in one by one, each by every model in turn, so that a machine
+    that slows down slows all of them; on a processor by one thread, which other machines have too. The times go into
+    the runs' evidence, which the outcomes were read from.
+    """
+    first = {one.run: one for one in reversed(outcomes)}
+    if all(one.speed is not None and set(one.speed.runs) == set(first) for one in first.values()):
+        return None
+    for run, one in first.items():
+        if not RunFolder(one.place).last_model.is_dir():
+            return f"no speeds: the weights of '{run}, seed {one.seed}' are gone; remove {one.place} to train them anew"
+    detectors = {run: Detector.from_pretrained(RunFolder(one.place).last_model) for run, one in first.items()}
+    device = next(iter(detectors.values())).device
+    images = [read_image(record.file) for record in data.images[:ROUNDS]]
+    cases = {run: _in_turn(detector, images) for run, detector in detectors.items()}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        timings = alternate(cases, rounds=ROUNDS, device=device, title="speed")
+    finally:
+        torch.set_num_threads(threads)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "1 CPU thread"
+    for run, one in first.items():
+        speed = Speed(milliseconds=list(timings[run].samples), runs=list(first), device=name)
+        write_evidence([one.model_copy(update={"speed": speed})], one.place)
+    return None
+
+
+def _in_turn(detector: Detector, images: Sequence[np.ndarray]) -> Callable[[], object]:
+    """Returns a unit of work that detects in the next image at each call."""
+    sides = detector.inference.shorter_side, detector.inference.longer_side
+    units = cycle([batch_detector(detector, [resize_for_inference(image, *sides)]) for image in images])
+    return lambda: next(units)()

@@ -12,8 +12,7 @@ from mimicdet.lab.study.comparison import Line
 
 _COLORS = {True: "#999999", False: "#0072B2"}  # the baseline, the others
 _HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_LONGEST_LINE = 40
-"""Characters of a run's name in a line; a longer one would leave the axes no room."""
+_LONGEST_LINE = 40  # characters of a run's name; a longer one would leave the axes no room
 _FORMS = ("s", "D", "^", "v", "P", "X", "*", "p")
 
 
@@ -58,8 +57,7 @@ def figure_of_speed(title: str, lines: Sequence[Line]) -> Figure:
         color, form = (_COLORS[True], "o") if line.is_baseline else next(looks)
         axes.plot([milliseconds] * 2, [min(line.ap), max(line.ap)], "-", color=color, linewidth=1.5)
         axes.plot([milliseconds], [statistics.mean(line.ap)], form, color=color, markersize=9, label=line.name)
-    longest = max(milliseconds for _, milliseconds in timed)
-    axes.set_xlim(0, 1.1 * longest)
+    axes.set_xlim(0, 1.1 * max(milliseconds for _, milliseconds in timed))
     axes.set_ylim(*_limits([value for line, _ in timed for value in line.ap]))
     axes.set_xlabel("milliseconds of an image")
     axes.set_ylabel("AP in points: mean, lowest to highest seed")
@@ -74,9 +72,8 @@ def _looks() -> Iterator[tuple[str, str]]:
 
 
 def _limits(values: Sequence[float]) -> tuple[float, float]:
-    low, high = min(values), max(values)
-    margin = max(0.15 * (high - low), 1.0)
-    return max(0.0, low - margin), high + margin
+    margin = max(0.15 * (max(values) - min(values)), 1.0)
+    return max(0.0, min(values) - margin), max(values) + margin
 
 
 def png(figure: Figure) -> bytes:

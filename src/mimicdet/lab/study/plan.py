@@ -71,7 +71,6 @@ def _teacher(teacher: str, seed: int, runs: dict[str, PlannedRun], study: StudyF
 
 
 def _ordered(jobs: list[Job], file: Path) -> list[Job]:
-    """Returns teachers first, otherwise as in the file."""
     done: set[str] = set()
     ordered: list[Job] = []
     while waiting := [job for job in jobs if job not in ordered]:

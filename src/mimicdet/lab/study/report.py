@@ -1,12 +1,11 @@
 """Writes what a study shows: its table, as Markdown, CSV and picture, and how far each two runs lie apart."""
 
-import csv
-import io
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from mimicdet.files import replace_file
+from mimicdet.lab.explain.report import csv_text
 from mimicdet.lab.study.comparison import Differences, Line, RunDifference
 from mimicdet.lab.study.pictures import figure_of_ap, figure_of_speed, png
 from mimicdet.lab.study.study_file import StudyFile
@@ -61,36 +60,26 @@ def write_report(study: StudyFile, lines: Sequence[Line], differences: Differenc
 def differences_csv(differences: Differences) -> str:
     """Returns a table with a line for each two runs."""
     rows = ([*runs, _listed(one.seeds), *_cells_of_difference(one)] for runs, one in differences.items())
-    return _csv(["run", "against", "seeds", "by_seed", "difference", "low", "high"], rows)
+    return csv_text([["run", "against", "seeds", "by_seed", "difference", "low", "high"], *rows])
 
 
 def diagnostics_csv(found: Mapping[tuple[str, int], Mapping[str, float]]) -> str:
     """Returns a table with a line for each run and seed that has diagnostics; empty where none has any."""
     names = list(dict.fromkeys(name for values in found.values() for name in values))
-    rows = (
-        [*key, *(f"{values[name]:.4g}" if name in values else "" for name in names)]
-        for key, values in found.items()
-        if values
-    )
-    return _csv(["run", "seed", *names], rows) if names else ""
+    rows = ([*k, *(f"{row[n]:.4g}" if n in row else "" for n in names)] for k, row in found.items() if row)
+    return csv_text([["run", "seed", *names], *rows]) if names else ""
 
 
 def _table_csv(lines: Sequence[Line], *, timed: bool) -> str:
     header = ["name", "seeds", "ap", "ap50", "ap75", "teacher_ap", "seconds", "by_seed", "difference", "low", "high"]
-    rows = []
+    rows = [[*header, "published", *(["ms"] if timed else [])]]
     for line in lines:
         metrics = line.ap, line.metric("AP50"), line.metric("AP75")
         row = [line.name, *(_listed(values) for values in (line.seeds, *metrics, line.teacher_ap, line.seconds))]
         row += _cells_of_difference(line.difference) if line.difference else [""] * 4
         row += [line.published, *([f"{line.speed.median:.4g}" if line.speed else ""] if timed else [])]
         rows.append(row)
-    return _csv([*header, "published", *(["ms"] if timed else [])], rows)
-
-
-def _csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    written = io.StringIO()
-    csv.writer(written, lineterminator="\n").writerows([header, *rows])
-    return written.getvalue()
+    return csv_text(rows)
 
 
 def _cells_of_difference(difference: RunDifference) -> list[str]:

@@ -125,11 +125,7 @@ class Size(_Part):
     published_on: str = ""
 
 
-_ITEMS: dict[str, tuple[str, type[_Part]]] = {
-    "runs": ("run", PlannedRun),
-    "sizes": ("size", Changes),
-    "families": ("family", _Family),
-}
+_ITEMS = {"runs": ("run", PlannedRun), "sizes": ("size", Changes), "families": ("family", _Family)}
 """Keys that hold parts with keys of their own; what messages call a part."""
 _Content = TypeVar("_Content", StudyFile, Size)
 
@@ -204,7 +200,6 @@ def _row(run: PlannedRun, study: StudyFile, size: Size, source: Path) -> Planned
 
 
 def _read(kind: type[_Content], file: Path) -> _Content:
-    """Returns the content of a study's or a size's file."""
     what = kind.__name__.lower()
     try:
         text = file.read_text(encoding="utf-8")
@@ -213,11 +208,9 @@ def _read(kind: type[_Content], file: Path) -> _Content:
     content = parse_yaml(text, str(file))
     if not isinstance(content, dict):
         found = "is empty" if content is None else f"holds no {what}"
-        study, size = (
-            "'title: WHAT IT SHOWS' and 'runs:' with runs below",
-            "'seeds: [0, 1, 2]' and 'set: {train.epochs: 8}'",
-        )
-        raise UserError(f"{file} {found}: it should have lines such as {study if kind is StudyFile else size}")
+        form = "'title: WHAT IT SHOWS' and 'runs:' with runs below"
+        form = form if kind is StudyFile else "'seeds: [0, 1, 2]' and 'set: {train.epochs: 8}'"
+        raise UserError(f"{file} {found}: it should have lines such as {form}")
     try:
         return kind.model_validate_json(json.dumps(content, default=str))
     except ValidationError as error:
@@ -255,5 +248,4 @@ def _explain(error: ValidationError, content: dict[str, Any], kind: type[BaseMod
 
 
 def _short(value: Any) -> str:
-    text = shown(value)
-    return text if len(text) <= 80 else f"{text[:80]}..."
+    return text if len(text := shown(value)) <= 80 else f"{text[:80]}..."
