@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -191,17 +192,10 @@ def export_model(
     inference = (inference or model.inference).model_copy(update={"dense": False})
     pixels = [to_pixels(image, name=f"photograph {number}") for number, image in enumerate(each_image(photographs))]
     batches = None if calibration is None else _resized(calibration, inference, network.divisor)
-    return export_detector(
-        network,
-        file,
-        format=format,
-        outputs=outputs,
-        inference=inference.model_dump(mode="json"),
-        categories=model.categories,
-        photographs=pixels or [_portrait()],
-        precision=precision,
-        calibration=batches if precision == "int8" else None,
-    )
+    form: dict[str, Any] = {"format": format, "outputs": outputs, "precision": precision}
+    about: dict[str, Any] = {"inference": inference.model_dump(mode="json"), "categories": model.categories}
+    photographs, calibrating = pixels or [_portrait()], batches if precision == "int8" else None
+    return export_detector(network, file, **form, **about, photographs=photographs, calibration=calibrating)
 
 
 def _portrait() -> np.ndarray:

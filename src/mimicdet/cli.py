@@ -97,8 +97,7 @@ def _dispatch(arguments: list[str]) -> int:
         near = nearest(name, COMMANDS)
         hint = f"did you mean '{near}'?" if near else f"there are {', '.join(COMMANDS)}"
         raise UserError(f"unknown command '{name}'; {hint}")
-    exit_code: int = parse(name, rest).run()
-    return exit_code
+    return int(parse(name, rest).run())
 
 
 def parse(name: str, arguments: list[str]) -> Any:

@@ -14,10 +14,7 @@ class UserError(Exception):
 def nearest(name: str, names: Iterable[str], *, cutoff: float = 0.6) -> str | None:
     """Returns the one of ``names`` most like ``name``, whatever the case of letters, None if none is.
 
-    Args:
-        name: perhaps misspelt.
-        names: the right ones.
-        cutoff: least likeness, from 0 to 1 for equal names.
+    ``cutoff`` is the least likeness, from 0 to 1 for equal names.
     """
     folded = {other.casefold(): other for other in names}
     near = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=cutoff)

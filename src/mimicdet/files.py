@@ -28,8 +28,7 @@ def make_folder(folder: Path) -> None:
 def replace_file(file: Path, content: bytes) -> None:
     """Writes a file so that a crash at any moment leaves the old content or the new, never half of it.
 
-    Raises:
-        UserError: the disk is full or the folder is not writable; the old content is untouched.
+    UserError where the disk is full or the folder is not writable; the old content is untouched.
     """
     temporary = None
     try:
@@ -42,10 +41,8 @@ def replace_file(file: Path, content: bytes) -> None:
         os.replace(temporary, file)
         temporary = None
     except OSError as error:
-        raise UserError(
-            f"{file} cannot be written ({error.strerror}); what was there before is untouched: free space or choose "
-            f"another folder"
-        ) from error
+        kept = "what was there before is untouched: free space or choose another folder"
+        raise UserError(f"{file} cannot be written ({error.strerror}); {kept}") from error
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):
@@ -60,10 +57,7 @@ def why_not_written(error: OSError) -> str:
 def write_json(file: Path, content: Any) -> None:
     """Writes ``content`` as JSON, whole or not at all, making folders as needed.
 
-    NaN and infinities become null, for JSON has none.
-
-    Raises:
-        UserError: the file or its folder cannot be written.
+    NaN and infinities become null, for JSON has none. UserError where the file or its folder cannot be written.
     """
     make_folder(file.parent)
     replace_file(file, (json.dumps(defined(content), indent=2, allow_nan=False) + "\n").encode())
@@ -110,8 +104,7 @@ def require_empty(folder: Path) -> None:
 def new_folder(out: Path) -> Iterator[Path]:
     """Yields a folder to fill, which becomes ``out`` when all has gone well and vanishes otherwise.
 
-    Raises:
-        UserError: ``out`` exists and is not an empty folder; the disk is full; or another fault of the file system.
+    UserError where ``out`` exists and is not an empty folder, the disk is full, or the file system has another fault.
     """
     require_empty(out)
     partial = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}"

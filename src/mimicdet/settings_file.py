@@ -53,8 +53,7 @@ def preset_names() -> tuple[str, ...]:
 def preset_file(name: str, source: str = "") -> Path:
     """Returns the YAML file of a preset; UserError with the nearest name if there is none called so.
 
-    Args:
-        source: where it is named, in a sentence: "in my_study.yaml"; by default on the command line.
+    ``source`` says where it is named, in a sentence: "in my_study.yaml"; by default on the command line.
     """
     names = preset_names()
     if name not in names:
@@ -257,10 +256,7 @@ def dump_settings(settings: Settings) -> str:
 
 
 def parse_settings(text: str, name: str) -> Settings:
-    """Reads what :func:`dump_settings` wrote, perhaps in an older version: new settings have their defaults.
-
-    Messages call the text ``name``.
-    """
+    """Reads what :func:`dump_settings` wrote, perhaps without newer settings; messages call the text ``name``."""
     return resolve([_layer(text, name)])
 
 

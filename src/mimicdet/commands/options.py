@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from mimicdet.data.check import CheckReport
     from mimicdet.data.dataset import DetectionDataset
 
+_ONE_BASED = "VOC coordinates that are read count pixels from 1 (the original PASCAL VOC) instead of 0."
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
@@ -26,10 +28,7 @@ class DataOptions:
     max_faulty_boxes: Annotated[
         float, Argument("SHARE"), Field(description="A larger share of faulty boxes than this is an error.")
     ] = 0.05
-    voc_one_based: Annotated[
-        bool,
-        Field(description="VOC coordinates that are read count pixels from 1 (the original PASCAL VOC) instead of 0."),
-    ] = False
+    voc_one_based: Annotated[bool, Field(description=_ONE_BASED)] = False
 
     def load(self, data: Path, split: str) -> DetectionDataset:
         """Returns a split of the data set, as ``load_dataset`` reads it; UserError as there."""
@@ -41,16 +40,12 @@ class DataOptions:
         """Returns what ``check_dataset`` finds in the splits, all of them for None; ``images``: in every image too."""
         from mimicdet.data.check import check_dataset
 
-        faulty, one_based = self.max_faulty_boxes, self.voc_one_based
-        return check_dataset(
-            data, splits=splits, max_faulty_boxes=faulty, voc_one_based=one_based, verify_images=images
-        )
+        reading: dict[str, Any] = {"max_faulty_boxes": self.max_faulty_boxes, "voc_one_based": self.voc_one_based}
+        return check_dataset(data, splits=splits, verify_images=images, **reading)
 
 
-InferenceOptions = Annotated[
-    dict[str, Any],
-    SettingsOptions("inference.", title="These are stored with the model; what is given here is used instead."),
-]
+_STORED = "These are stored with the model; what is given here is used instead."
+InferenceOptions = Annotated[dict[str, Any], SettingsOptions("inference.", title=_STORED)]
 """The type of a command's field for ``--inference.key value``: the settings of that section, none repeated."""
 
 

@@ -35,8 +35,7 @@ torchrun --nproc-per-node 8 -m mimicdet train coco --out runs/r50 --preset paper
 def asked_settings(options: Mapping[str, Any]) -> Settings:
     """Returns the settings that a command line asks for, from its options, complete or not, typed or as words.
 
-    Raises:
-        UserError: a preset or file that is not there, or settings that do not go together.
+    UserError where a preset or file is not there, or settings do not go together.
     """
     preset = options.get("preset")
     config, out = (Path(options[name]) if options.get(name) else None for name in ("config", "out"))
@@ -137,7 +136,5 @@ class Train:
 def _tell_of_shared_images(train_data: DetectionDataset, val_data: DetectionDataset) -> None:
     shared = {record.file for record in train_data.images} & {record.file for record in val_data.images}
     if shared:
-        print(
-            f"{len(shared)} of the {len(val_data)} images of '{val_data.split}' are trained on too: the AP on it, and "
-            "the weights that are best by it, say little about other images"
-        )
+        little = "the AP on it, and the weights that are best by it, say little about other images"
+        print(f"{len(shared)} of the {len(val_data)} images of '{val_data.split}' are trained on too: {little}")

@@ -158,9 +158,7 @@ class MimicDetSettings(Section):
             needs = f"needs model.head_paths {paths!r}: both heads split features or neither"
             raise ValueError(f"teacher.variant {variant!r} {needs}")
         if self.model.head_paths == "single" and self.mimic.classification in ("feature", "both"):
-            raise ValueError(
-                f"mimic.classification {self.mimic.classification!r} counts the one feature of model.head_paths "
-                "'single' twice; use 'logits' or 'centred_logits', or set loss.mimic_classification to 0 for the "
-                "feature alone"
-            )
+            way_out = "use 'logits' or 'centred_logits', or set loss.mimic_classification to 0 for the feature alone"
+            given = f"mimic.classification {self.mimic.classification!r}"
+            raise ValueError(f"{given} counts the one feature of model.head_paths 'single' twice; {way_out}")
         return self

@@ -13,10 +13,8 @@ from mimicdet.config.run import FAMILY, DataSettings, InferenceSettings, OptimSe
 from mimicdet.config.section import Count, Fraction, Natural, NotNegative, Positive, Section, Share
 
 FocalAlpha = Annotated[Fraction, Field(description="Positives have this weight in the focal loss, negatives the rest.")]
-FocalGamma = Annotated[
-    NotNegative,
-    Field(description="The focal loss is multiplied by this power of the error, so that easy examples count less."),
-]
+_GAMMA = "The focal loss is multiplied by this power of the error, so that easy examples count less."
+FocalGamma = Annotated[NotNegative, Field(description=_GAMMA)]
 ClassWeight = Annotated[NotNegative, Field(description="The focal loss, which trains the scores, has this weight.")]
 OverlapWeight = Annotated[
     NotNegative, Field(description="The generalised IoU loss of the boxes has this weight (ATSS and GFL published 2).")

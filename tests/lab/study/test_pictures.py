@@ -11,7 +11,7 @@ from PIL import Image
 
 from mimicdet.lab.study.comparison import Line, RunDifference
 from mimicdet.lab.study.evidence import Speed
-from mimicdet.lab.study.pictures import _looks, figure_of_ap, figure_of_speed, png
+from mimicdet.lab.study.report import _looks, figure_of_ap, figure_of_speed, png
 from tests.lab.study.test_reuse import job, outcome_of
 
 

@@ -87,10 +87,8 @@ class Study:
         failures: list[str] = []
         if data and not self.table:
             if (out / EVIDENCE).is_file() and not any(job.folder.exists() for job in everything):
-                raise UserError(
-                    f"{out / EVIDENCE} is there without the runs that it is of; give --table for its table, or another "
-                    "--out to train anew"
-                )
+                way_out = "give --table for its table, or another --out to train anew"
+                raise UserError(f"{out / EVIDENCE} is there without the runs that it is of; {way_out}")
             failures = execute(jobs, data, parallel=self.parallel, reuse=self.reuse)
             outcomes = finished_jobs(everything, out, data)
             if study.speed and outcomes and (why := measure_speeds(outcomes, data.val_set)) is not None:
@@ -121,10 +119,8 @@ class Study:
             raise UserError(f"{self.file} names no data; add 'data: FOLDER' to it, or give --data")
         if not folder.exists():
             named = "--data" if self.data else f"'data' in {self.file}"
-            raise UserError(
-                f"{folder}, which {named} names, is not there; give --data FOLDER (docs/data.md says where the "
-                "studies' data are)"
-            )
+            way_out = "give --data FOLDER (docs/data.md says where the studies' data are)"
+            raise UserError(f"{folder}, which {named} names, is not there; {way_out}")
         settings, splits = [job.settings.data for job in jobs], (study.train, study.val)
         most, one_based = max(one.max_faulty_boxes for one in settings), {one.voc_one_based for one in settings}
         if len(one_based) > 1:

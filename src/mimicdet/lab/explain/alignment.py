@@ -121,8 +121,7 @@ def points_read(s_head: SHead, refined: Refined, rows: Tensor) -> list[Tensor]:
     for row in rows.split(1):
         image_start, guide = row // count * count, refined.deltas.reshape(-1, 4)[row]
         position = row - image_start
-        finest = bool(places.level[position] == 0)
-        where = level_of(places, image_start, position)
+        finest, where = bool(places.level[position] == 0), level_of(places, image_start, position)
         points = s_head.points(table, guide, places, where, position, finest=finest)  # (1, T, 2) y, x in cells
         found.append((points[0].flip(-1) + 0.5) * places.stride[position])
     return found
@@ -130,8 +129,7 @@ def points_read(s_head: SHead, refined: Refined, rows: Tensor) -> list[Tensor]:
 
 def summarise(sights: Sequence[Sight | None]) -> Summary:
     """Returns numbers over all objects."""
-    found = [sight for sight in sights if sight is not None]
-    if not found:
+    if not (found := [sight for sight in sights if sight is not None]):
         return Summary(len(sights), 0, float("nan"), float("nan"))
     return Summary(len(sights), len(found), fmean(s.inside for s in found), fmean(s.overlap for s in found))
 

@@ -51,10 +51,9 @@ def explain_gap(run: MimicRun, dataset: DetectionDataset, out: Path, *, device: 
     The device is one as ``cpu`` or ``cuda:1``; None is the first CUDA GPU where there is one, else the CPU. UserError
     as :func:`measure_mixtures`, and where the folder cannot be written.
     """
-    where = move_to(run.task, device)
+    where, names = move_to(run.task, device), ("AP", "AP50", "AP75")
     make_folder(out)
     measured = measure_mixtures(run, dataset, device=where)
-    names = ("AP", "AP50", "AP75")
     header = [*Mixture._fields, *names]
     rows = [[*mixture, *(f"{100 * m.to_json()[name]:.1f}" for name in names)] for mixture, m in measured.items()]
     ours, theirs = (measured[Mixture(head, head, head)].to_json()["AP"] for head in (S_HEAD, T_HEAD))

@@ -27,10 +27,8 @@ def explain_alignment(
     """Writes alignment.md, alignment.csv and a PNG for each of some images; returns the table as text.
 
     Of the first ``pictures`` images with objects that all detectors found, or of those with these files' names or
-    stems, so many ``objects`` are drawn.
-
-    Raises:
-        UserError: an error of ``look_at_objects``, a name that no image has, or a folder that cannot be written.
+    stems, so many ``objects`` are drawn. UserError as ``look_at_objects``, and where no image has a name, or the folder
+    cannot be written.
     """
     chosen = dataset.images if isinstance(pictures, int) else _choose_images(dataset, pictures)
     limit = pictures if isinstance(pictures, int) else len(chosen)

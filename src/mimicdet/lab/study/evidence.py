@@ -109,6 +109,5 @@ def read_evidence(folder: Path) -> list[Outcome]:
         why = f"it has no '{name}'" if first["type"] == "missing" else f"its '{name}' is {shown(first['input'])}"
     except (OSError, ValueError, TypeError, KeyError, EOFError, NotImplementedError, BadZipFile, LZMAError) as error:
         why = str(error)
-    raise UserError(
-        f"{file} is damaged ({why}); remove it, or its folder if that has no checkpoints, and run its study again"
-    )
+    way_out = "remove it, or its folder if that has no checkpoints, and run its study again"
+    raise UserError(f"{file} is damaged ({why}); {way_out}")

@@ -67,10 +67,8 @@ class _Seats:
                 for process in () if told else self._running:
                     process.terminate()
             if not told:
-                print(
-                    "\nthe trainings under way write their checkpoints and end; the same command goes on",
-                    file=sys.stderr,
-                )
+                what = "the trainings under way write their checkpoints and end; the same command goes on"
+                print(f"\n{what}", file=sys.stderr)
             raise
 
     def _environment(self, seat: int) -> dict[str, str]:

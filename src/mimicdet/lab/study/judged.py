@@ -114,12 +114,10 @@ def _as_bits(parts: Sequence[np.ndarray]) -> np.ndarray:
 
 def _ap(one: _Class, times: np.ndarray) -> float | None:
     """Returns a class's AP; None where no image has an object of it."""
-    total = int((one.objects * times).sum())
-    if total == 0:
+    if (total := int((one.objects * times).sum())) == 0:
         return None
-    weight = times[one.image]
+    weight, values = times[one.image], []
     all_count = np.cumsum(weight)
-    values = []
     for hit, counts in zip(one.hit, one.counts, strict=True):
         # Precision falls between hits, so hits alone are looked at. One of an image that was not drawn repeats the
         # point before it, which changes nothing

@@ -22,6 +22,7 @@ from mimicdet.report.table import table
 from mimicdet.settings_file import Layer, resolve
 
 DETECTIONS = "detections.json"
+_ANEW = "to train it anew, or give another --out"
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,7 @@ def finished(job: Job, data: Data | None) -> Outcome | None:
 def finished_jobs(jobs: Sequence[Job], out: Path, data: Data | None) -> list[Outcome]:
     """Returns what finished jobs gave, of their folders or, where none has an outcome, of the study's evidence.
 
-    Raises:
-        UserError: a file is damaged, or a job was finished with other settings or, unless ``data`` is None, other data.
+    UserError where a file is damaged, or a job was finished with other settings or (unless ``data`` is None) data.
     """
     found = [outcome for job in jobs if (outcome := finished(job, data)) is not None]
     if found or not (out / EVIDENCE).is_file():
@@ -62,12 +62,10 @@ def measure(job: Job, data: Data) -> Outcome:
     """Measures the detections of a trained job, which then is finished."""
     detections, truth = json.loads((job.folder / DETECTIONS).read_text(encoding="utf-8")), data.val_set.to_coco()
     records = read_metrics(RunFolder(job.folder).metrics_file)
+    names: dict[str, Any] = {"run": job.run, "seed": job.seed, "data": data.fingerprint, "data_name": data.folder.name}
     outcome = Outcome(
-        run=job.run,
-        seed=job.seed,
+        **names,
         settings=settings_of(job),
-        data=data.fingerprint,
-        data_name=data.folder.name,
         metrics=MetricNumbers(**coco_metrics(truth, detections).to_json()),  # type: ignore[typeddict-item]
         seconds=max((record["seconds"] for record in records if record["kind"] == "train"), default=0.0),
         teacher_ap=_last_evaluation(records).get("teacher/AP"),
@@ -123,29 +121,21 @@ def check_agreement(outcomes: Sequence[Outcome], train: str, val: str) -> None:
     """Raises UserError unless all outcomes are of the same data, numbered alike, and of the splits with these names."""
     first, *others = outcomes
     if other := next((o for o in others if o.data != first.data), None):
-        raise UserError(
-            f"{first.place} and {other.place} were finished on different data, so no table can compare them; remove "
-            "one of the folders to train it anew, or give another --out"
-        )
+        why = f"were finished on different data, so no table can compare them; remove one of the folders {_ANEW}"
+        raise UserError(f"{first.place} and {other.place} {why}")
     splits = [part.rpartition(" ")[0] for part in first.data.split(" -> ")]
     if splits != [train, val]:
-        raise UserError(
-            f"{first.place} was trained on '{splits[0]}' and measured on '{splits[-1]}', the study names "
-            f"'{train}' and '{val}'; remove the folder to train it anew, or give another --out"
-        )
+        was = f"{first.place} was trained on '{splits[0]}' and measured on '{splits[-1]}'"
+        raise UserError(f"{was}, the study names '{train}' and '{val}'; remove the folder {_ANEW}")
     if other := next((o for o in others if not first.judged.pairs_with(o.judged)), None):
-        raise UserError(
-            f"{first.place / EVIDENCE} and {other.place / EVIDENCE} number the images differently, so that no "
-            "difference could be paired image by image; remove one of them, or its folder if it has no checkpoints, "
-            "and run the study again"
-        )
+        why = "number the images differently, so that no difference could be paired image by image"
+        way_out = "remove one of them, or its folder if it has no checkpoints, and run the study again"
+        raise UserError(f"{first.place / EVIDENCE} and {other.place / EVIDENCE} {why}; {way_out}")
 
 
 def _same(outcome: Outcome, job: Job, data: Data | None) -> Outcome:
     if (what := what_differs(outcome, job, data)) is not None:
-        raise UserError(
-            f"{outcome.place} holds '{job.name}' with {what}; remove the folder to train it anew, or give another --out"
-        )
+        raise UserError(f"{outcome.place} holds '{job.name}' with {what}; remove the folder {_ANEW}")
     return outcome.model_copy(update={"run": job.run, "seed": job.seed})  # a run may have another name now
 
 

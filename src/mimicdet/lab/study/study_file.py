@@ -125,7 +125,8 @@ class Size(_Part):
     published_on: str = ""
 
 
-_ITEMS = {"runs": ("run", PlannedRun), "sizes": ("size", Changes), "families": ("family", _Family)}
+_Item = tuple[str, type[_Part]]
+_ITEMS: dict[str, _Item] = {"runs": ("run", PlannedRun), "sizes": ("size", Changes), "families": ("family", _Family)}
 """Keys that hold parts with keys of their own; what messages call a part."""
 _Content = TypeVar("_Content", StudyFile, Size)
 
@@ -133,8 +134,7 @@ _Content = TypeVar("_Content", StudyFile, Size)
 def read_study(file: Path, size: str | None = None) -> StudyFile:
     """Reads a study and checks it, at one of its sizes; that may be left out where there is one at most.
 
-    Raises:
-        UserError: a file cannot be read, does not say what a study needs, or has no such size.
+    UserError where a file cannot be read, does not say what a study needs, or has no such size.
     """
     study = _read(StudyFile, file)
     for run in study.runs:
