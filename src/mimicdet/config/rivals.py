@@ -20,9 +20,8 @@ OverlapWeight = Annotated[
     NotNegative, Field(description="The generalised IoU loss of the boxes has this weight (ATSS and GFL published 2).")
 ]
 CenternessWeight = Annotated[NotNegative, Field(description="The centerness loss has this weight.")]
-Candidates = Annotated[
-    Count, Field(description="This many anchors of each level, nearest to an object's centre, may become positive.")
-]
+_CANDIDATES = "This many anchors of each level, nearest to an object's centre, may become positive."
+Candidates = Annotated[Count, Field(description=_CANDIDATES)]
 
 
 class BranchSettings(TrunkSettings):

@@ -79,9 +79,8 @@ class Demo:
         print(f"{data}: one photograph to train on, one to test; weights {weights}")
         lower = f"its lower {HOLD_BACK} px for validation"
         print(f"\n[2/7] cut the training photograph into tiles of {TILE} px, {lower}", flush=True)
-        checked = Check(data=data).run()
+        checked, tiles = Check(data=data).run(), self.out / "tiles"
         assert checked == 0, "commands raise what goes wrong"
-        tiles = self.out / "tiles"
         Cut(data=data / "train", out=tiles, tile=TILE, overlap=OVERLAP, hold_back=HOLD_BACK).run()
         print("\n[3/7] train (preset demo)", flush=True)
         changes = {"model.weights": str(weights), "train.seed": self.seed}
