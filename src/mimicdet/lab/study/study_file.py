@@ -125,7 +125,7 @@ class Size(_Part):
     published_on: str = ""
 
 
-_Item = tuple[str, type[_Part]]
+_Item = tuple[str, type[BaseModel]]
 _ITEMS: dict[str, _Item] = {"runs": ("run", PlannedRun), "sizes": ("size", Changes), "families": ("family", _Family)}
 """Keys that hold parts with keys of their own; what messages call a part."""
 _Content = TypeVar("_Content", StudyFile, Size)
