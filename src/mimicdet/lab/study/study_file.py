@@ -200,7 +200,7 @@ def _row(run: PlannedRun, study: StudyFile, size: Size, source: Path) -> Planned
 
 
 def _read(kind: type[_Content], file: Path) -> _Content:
-    what = kind.__name__.lower()
+    what = "study" if kind is StudyFile else "size"
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
