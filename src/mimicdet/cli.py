@@ -59,7 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def guarded(work: Callable[[], int]) -> int:
     """Returns what ``work`` returns; 2 for anything the user can mend, told in one sentence; 130 when interrupted."""
     try:
-        return work()
+        code = work()
+        sys.stdout.flush()  # here, so that a reader that has gone is met below and not at exit
+        return code
     except UserError as error:
         return _complain(str(error))
     except KeyboardInterrupt:  # training has said how to go on

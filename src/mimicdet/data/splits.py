@@ -47,7 +47,7 @@ def load_dataset(
     """Reads one split of a data set in COCO, YOLO or PASCAL VOC format, told apart by looking.
 
     Every image's header is read; pixels are not decoded (see `mimicdet.data.check`). Boxes are cleaned by the rules
-    of `mimicdet.data.clean`. UserError: the first fault that makes the data unfit for training.
+    of `mimicdet.data.clean`.
 
     ```python
     from mimicdet import load_dataset
@@ -63,6 +63,9 @@ def load_dataset(
             numbered anew if they clash.
         max_faulty_boxes: more faulty boxes than this share, 0..1, are an error.
         voc_one_based: the VOC files count pixels from 1.
+
+    Raises:
+        UserError: the data cannot be read, or is unfit for training; it names the first such fault.
     """
     sources = find_splits(path)
     how = {"voc_one_based": voc_one_based, "decode": False, "progress": False}

@@ -22,6 +22,8 @@ _COVERED = 0.7
 """A cut box goes when this share of it lies inside a larger one from another tile."""
 _SCORE_RATIO = 0.5
 """It goes only when the larger box has at least this multiple of its score."""
+_ROWS = 512
+"""So many boxes are compared with all others at once, which bounds the memory."""
 
 
 class Tiles(NamedTuple):
@@ -99,7 +101,7 @@ def _covered_parts(
     cut = (at_edge & (tiles != image)[tile]).any(1)  # (N,); the image's own edges cut in every tile alike
     area = (boxes[:, 2:] - boxes[:, :2]).prod(1)  # (N,)
     covered = torch.zeros_like(cut)
-    for rows in cut.nonzero().flatten().split(512):  # so many at once, which bounds the memory
+    for rows in cut.nonzero().flatten().split(_ROWS):
         inside = intersection_over_first(boxes[rows], boxes) >= _COVERED  # (rows, N), as all below
         larger, trusted = area > area[rows, None], scores >= _SCORE_RATIO * scores[rows, None]
         same_class, elsewhere = labels == labels[rows, None], tile != tile[rows, None]
