@@ -184,7 +184,7 @@ def settle_padding(network: nn.Module) -> nn.Module:
 
     It depends on the image, unless its sides are multiples of the convolution's stride: then it is the kernel size
     less the stride, the odd pixel on the right and below. Canvases are multiples of the backbone's coarsest stride
-    (``MimicDet.divisor``), so that this holds for every layer. Changes ``network``, and returns it.
+    (``DetectionModel.divisor``), so that this holds for every layer. Changes ``network``, and returns it.
     """
     for module in list(network.modules()):
         for child_name, child in module.named_children():
