@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from torch import Tensor
+from torchvision.ops import batched_nms
 
 from mimicdet.config import InferenceSettings
-from mimicdet.inference.decode import Detections, decode
+from mimicdet.inference.decode import Detections, decode, detections_of_image
 from mimicdet.models.detector import Predictions
 from mimicdet.models.mimicdet import Refined
 
@@ -199,3 +200,26 @@ def test_boxes_are_clipped_to_each_image_and_not_to_the_canvas() -> None:
         assert float(found.boxes[:, 3].max()) <= height
         assert bool((found.boxes[:, 2:] > found.boxes[:, :2]).all())
         assert bool((found.scores[:-1] >= found.scores[1:]).all())
+
+
+@pytest.mark.parametrize("clusters", [3, 40, 2000])  # nearly all is suppressed, some is, nothing is
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("seed", range(3))
+def test_many_boxes_give_what_torchvision_gives(clusters: int, ties: bool, dtype: torch.dtype, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    rows, classes, most = 1200, 3, 20
+    center = 4000 * torch.rand(clusters, 2, generator=generator)[torch.randint(clusters, (rows,), generator=generator)]
+    center = center + 8 * torch.rand(rows, 2, generator=generator)
+    boxes = torch.cat([center, center + 20 + 10 * torch.rand(rows, 2, generator=generator)], dim=-1).to(dtype)
+    scores = (1 + torch.randperm(rows * classes, generator=generator)).reshape(rows, classes) / (1 + rows * classes)
+    scores = (torch.ceil(7 * scores) / 8 if ties else scores).to(dtype)
+    found = detections_of_image(boxes, scores, InferenceSettings(nms_iou=0.5, max_detections=most))
+    row, label = torch.ones(rows, classes).nonzero(as_tuple=True)
+    kept = batched_nms(boxes[row], scores.flatten(), label, 0.5)
+    if ties:  # the first of equal scores comes first; torchvision names no order
+        kept = kept.sort().values
+        kept = kept[scores.flatten()[kept].sort(descending=True, stable=True).indices]
+    kept = kept[:most]
+    for part, wanted in zip(found, (boxes[row][kept], scores.flatten()[kept], label[kept]), strict=True):
+        assert torch.equal(part, wanted)

@@ -22,7 +22,8 @@ from mimicdet.files import replace_file
 from mimicdet.inference.coco_metrics import METRIC_NAMES, Metrics
 from mimicdet.inference.dataset import FunctionRunner, Runner, detect_dataset, evaluate_runner, evaluation_mode
 from mimicdet.inference.decode import Detections
-from mimicdet.inference.fold import FoldedModel
+from mimicdet.inference.detect import detect
+from mimicdet.inference.fold import FoldedModel, fold_detector
 from mimicdet.models.detector import DIVISOR, DetectionModel
 from mimicdet.report.curves import draw_curves
 from mimicdet.report.draw import draw_boxes
@@ -109,7 +110,7 @@ def validate(run: Run) -> Record | None:
         return None
     t_head = task.t_head_runner(run.accelerator.device) if run.settings.train.eval_teacher else None
     with evaluation_mode(task):
-        metrics = _measure(run, run.val_data, FoldedModel(task.detector))
+        metrics = _measure(run, run.val_data, _folded_runner(task.detector, run.accelerator.device))
         record = run.log.eval_record(metrics, None if t_head is None else _measure(run, run.val_data, t_head))
     progress.last = record
     best = progress.best is None or record["AP"] > progress.best["AP"]
@@ -117,6 +118,16 @@ def validate(run: Run) -> Record | None:
         progress.best = record
     _save(run, task.detector, record, best=best)
     return record
+
+
+def _folded_runner(detector: DetectionModel, device: torch.device) -> FunctionRunner:
+    """Runs a detector whose weights do not change meanwhile: folded once, where ``FoldedModel`` asks at each batch."""
+    folded = fold_detector(detector)
+
+    def detect_batch(batch: Batch, inference: InferenceSettings) -> list[Detections]:
+        return detect(folded, batch.images, batch.sizes, inference)
+
+    return FunctionRunner(detect_batch, device, detector.divisor)
 
 
 def _measure(run: Run, dataset: DetectionDataset, runner: Runner) -> Metrics:
