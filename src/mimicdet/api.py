@@ -20,7 +20,7 @@ from mimicdet.engine.train import TrainResult
 from mimicdet.engine.train import train as train_on
 from mimicdet.errors import UserError
 from mimicdet.export.export import Difference, export_detector
-from mimicdet.export.exported_file import SUFFIXES, Format, Outputs, Precision
+from mimicdet.export.exported_file import SUFFIXES, Format, Outputs, Precision, description_file
 from mimicdet.export.write import require
 from mimicdet.files import require_writable
 from mimicdet.inference.coco_metrics import COCO_LIMITS, Metrics
@@ -178,7 +178,8 @@ def export_model(
         raise UserError(f"precision {precision} needs format onnx, not {format}")
     if precision == "int8" and calibration is None:
         raise UserError("precision int8 needs a data set for its calibration")
-    require_writable(file)
+    for written in (file, description_file(file)):
+        require_writable(written)
     require(format)
     name = "this model"
     if isinstance(model, str | Path):

@@ -51,6 +51,7 @@ def test_overwrite_removes_what_a_run_wrote_and_nothing_else(tmp_path: Path) -> 
     folder = make_run(tmp_path / "run")
     (folder.path / "my notes.txt").write_text("mine")
     folder.open(resume=False, overwrite=True)
+    folder.close()
     assert sorted(path.name for path in folder.path.iterdir()) == ["checkpoints", "my notes.txt"]
     assert list(folder.checkpoints.iterdir()) == []
 
@@ -67,6 +68,7 @@ def test_overwrite_that_was_interrupted_can_be_repeated(tmp_path: Path, monkeypa
             folder.open(resume=False, overwrite=True)
     assert folder.holds_a_run
     folder.open(resume=False, overwrite=True)
+    folder.close()
     assert [path.name for path in folder.path.iterdir()] == ["checkpoints"]
 
 

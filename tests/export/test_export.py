@@ -27,6 +27,7 @@ from mimicdet.export.export import compare, export_detector
 from mimicdet.export.exported_file import load
 from mimicdet.export.network import RawNetwork
 from mimicdet.export.write import PACKAGES
+from mimicdet.files import is_leftover
 from tests.fakes.detector import make_dataset
 
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
@@ -313,7 +314,7 @@ def test_a_signal_leaves_nothing(model_folder: Path, tmp_path: Path, monkeypatch
         assert signal.getsignal(signal.SIGTERM) is die
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert folders[0].startswith(".export-")
+    assert is_leftover(folders[0])
     assert not any(tmp_path.iterdir())
 
 

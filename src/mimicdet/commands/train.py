@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass
 from mimicdet.commands.options import DataOptions
 from mimicdet.commands.parser import COMMAND_LINE, DOCUMENTED, Argument, SettingsOptions
 from mimicdet.config import Settings
+from mimicdet.errors import UserError
 from mimicdet.settings_file import load_settings
 
 if TYPE_CHECKING:
@@ -113,6 +114,8 @@ class Train:
             if result.best is not None:
                 print(f"best AP {result.best['AP']:.3f}, AP50 {result.best['AP50']:.3f} on '{val}'")
             print(f"the trained model is {result.model}; see what it finds with:\n  {self._predict(result.model, val)}")
+        if result.unwritten:
+            raise UserError("; ".join(result.unwritten))
         return 0
 
     def _predict(self, model: Path, val: str | None) -> str:

@@ -76,7 +76,7 @@ def start_run(
             ``RunFolder.open``); its checkpoints are broken or of another run; backbone weights that cannot be fetched.
     """
     _require_sensible(settings, train_data, val_data)
-    on_main(accelerator, lambda: folder.require_fit(resume=resume, overwrite=overwrite))
+    on_main(accelerator, lambda: folder.reserve(resume=resume, overwrite=overwrite))
     _require_lasting_teachers(settings, folder, overwrite=overwrite)
     data, processes = checkpoint.training_data_identity(train_data), accelerator.num_processes
     file, notice = None, None

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from mimicdet.errors import UserError
 from mimicdet.export.exported_file import ExportDescription, Format, Outputs, Precision, Run, description_file, load
 from mimicdet.export.network import NO_LABEL, OUTPUTS, build_network
 from mimicdet.export.write import to_fp16, to_int8, write_onnx, write_openvino, write_torch
-from mimicdet.files import replace_file
+from mimicdet.files import replace_files, set_aside
 from mimicdet.inference.fold import fold_detector
 from mimicdet.models.detector import DetectionModel
 
@@ -83,8 +82,9 @@ def export_detector(
     """
     divisor = model.divisor
     network = build_network(fold_detector(model), inference, outputs, format)
-    with TemporaryDirectory(dir=file.parent, prefix=".export-") as folder:
-        made = Path(folder) / file.name
+    with set_aside(file.parent) as folder:
+        folder.mkdir()
+        made = folder / file.name
         if format == "torch":
             write_torch(network, made, divisor=divisor)
         else:
@@ -103,10 +103,9 @@ def export_detector(
                 raise UserError(f"{file} is not written: {found.sentence()}; try another --format, and report it")
         ExportDescription(format, outputs, precision, divisor, inference, tuple(categories)).write(made)
         beside = [made.with_suffix(".bin")] if format == "openvino" else []
-        for part in (*beside, description_file(made), made):
-            part.replace(file.with_name(part.name))
-    if format == "onnx" and not (runner := file.with_name(RUNNER.name)).exists():
-        replace_file(runner, RUNNER.read_bytes())
+        beside += [RUNNER] if format == "onnx" and not file.with_name(RUNNER.name).exists() else []
+        parts = (*beside, description_file(made), made)
+        replace_files({file.with_name(part.name): part.read_bytes() for part in parts})
     return differences
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from mimicdet.commands.parser import DOCUMENTED, Argument
 from mimicdet.errors import UserError
+from mimicdet.files import failures_of
 from mimicdet.lab.study.plan import Job, plan
 from mimicdet.lab.study.study_file import StudyFile, read_study
 
@@ -94,7 +96,7 @@ class Study:
             if study.speed and outcomes and (why := measure_speeds(outcomes, data.val_set)) is not None:
                 failures.append(why)
         if outcomes := finished_jobs(everything, out, data):
-            print(f"\n{self._write(study, outcomes, out)}\n\n{out / 'table.md'}, .csv and .png")
+            failures += failures_of(partial(self._report, study, outcomes, out))
         else:
             print("no run is finished yet")
         if failures:
@@ -127,6 +129,9 @@ class Study:
             raise UserError(f"{self.file}: data.voc_one_based must be the same for all runs, which share their data")
         reading: dict[str, Any] = {"max_faulty_boxes": most, "voc_one_based": one_based.pop()}
         return (folder, *splits, *(load_dataset(folder, name, **reading) for name in splits))
+
+    def _report(self, study: StudyFile, outcomes: Sequence[Outcome], out: Path) -> None:
+        print(f"\n{self._write(study, outcomes, out)}\n\n{out / 'table.md'}, .csv and .png")
 
     def _write(self, study: StudyFile, outcomes: Sequence[Outcome], out: Path) -> str:
         from mimicdet.lab.study.comparison import differences_of, lines_of
