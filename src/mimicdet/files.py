@@ -45,7 +45,7 @@ def replace_files(contents: Mapping[Path, bytes]) -> None:
         with contextlib.ExitStack() as stack:
             for file, content in contents.items():
                 if not is_stream(file):
-                    targets[file] = Path(os.path.realpath(file)) if file.is_symlink() else file
+                    targets[file] = _target(file)
                     parts[file] = stack.enter_context(set_aside(targets[file].parent))
                     _write_new(parts[file], content)
             for file, content in contents.items():
@@ -56,6 +56,14 @@ def replace_files(contents: Mapping[Path, bytes]) -> None:
     except OSError as error:
         kept = "what was there before is untouched: free space or choose another folder"
         raise UserError(f"{file} cannot be written ({error.strerror}); {kept}") from error
+
+
+def _target(path: Path) -> Path:
+    """Returns what a symbolic link points to, whether it is there or not, or else the path itself."""
+    target = Path(os.path.realpath(path)) if os.path.islink(path) else path
+    if os.path.islink(target):
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+    return target
 
 
 def _write_new(file: Path, content: bytes) -> None:
@@ -77,8 +85,8 @@ def set_aside(folder: Path) -> Iterator[Path]:
     The name is short, whatever the name will be. A lock beside it tells it from what killed processes left in the
     folder, which is removed first. OSError where nothing can be made there.
     """
-    if _changed(folder) != _seen.get(folder):  # listing the folder before each of many files would take long
-        remove_leftovers(folder)
+    # Listing the folder before each of many files would take long
+    alone = _changed(folder) == _seen.get(folder) or remove_leftovers(folder)
     lock = None
     while lock is None:
         lock = take_lock(folder / f".mimicdet-{secrets.token_hex(8)}")
@@ -88,18 +96,27 @@ def set_aside(folder: Path) -> Iterator[Path]:
     finally:
         _remove(part)
         lock.release()
-        _seen[folder] = _changed(folder)
+        _seen[folder] = _changed(folder) if alone else 0
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Removes what killed processes were about to write in a folder, if it is there; nothing of one that lives."""
+def remove_leftovers(folder: Path) -> bool:
+    """Removes what killed processes were about to write in a folder, if it is there; nothing of one that lives.
+
+    Returns whether nothing with a temporary name is left there.
+    """
+    alone = True
     with contextlib.suppress(OSError):
         for name in {found.removesuffix(".new") for found in os.listdir(folder) if is_leftover(found)}:
+            lock = None
             with contextlib.suppress(OSError):
                 lock = take_lock(folder / name)
-                if lock is not None and lock.sure:
-                    _remove(folder / f"{name}.new")
-                    lock.release()
+            if lock is not None and lock.sure:
+                _remove(folder / f"{name}.new")
+            else:
+                alone = False
+            if lock is not None:
+                lock.release(remove=lock.sure)
+    return alone
 
 
 def is_leftover(name: str) -> bool:
@@ -150,9 +167,10 @@ def require_writable(file: Path) -> None:
         return hold_stream(file)
     if os.path.isdir(file):
         raise UserError(f"{file} is a folder; name a file to write")
-    target = Path(os.path.realpath(file))
-    folder = next((parent for parent in target.parents if os.path.exists(parent)), target.parent)
+    folder = file.parent
     try:
+        target = _target(file)
+        folder = next((parent for parent in target.parents if os.path.exists(parent)), target.parent)
         with contextlib.suppress(FileNotFoundError):
             os.stat(folder / target.name)  # which tells of a name that is too long
         with tempfile.TemporaryFile(dir=folder):  # asking for permissions does not tell of read-only disks
@@ -184,10 +202,10 @@ def new_folder(out: Path) -> Iterator[Path]:
     UserError where ``out`` exists and is not an empty folder, the disk is full, or the file system has another fault.
     """
     require_empty(out)
-    target = Path(os.path.realpath(out)) if out.is_symlink() else out
-    make_folder(target.parent)
-    partial = target
+    partial = out
     try:
+        target = _target(out)
+        make_folder(target.parent)
         with set_aside(target.parent) as partial:
             partial.mkdir()
             yield partial

