@@ -131,7 +131,7 @@ class RunFolder:
                 if (lock := take_lock(self.lock_file)) is not None:
                     lock.sign()
                     return lock
-                time.sleep(0.1)
+                time.sleep(0.03)
         except OSError as error:
             raise UserError(f"{self.lock_file} cannot be written ({why_not_written(error)})") from error
         raise UserError(
