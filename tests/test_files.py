@@ -289,6 +289,16 @@ def test_what_a_killed_process_left_is_removed_and_nothing_of_one_that_lives(
     assert os.listdir(tmp_path) == ["a"]
 
 
+def test_a_name_of_ours_beside_what_is_complete_is_removed_too(tmp_path: Path) -> None:
+    """As of a process killed between giving the folder its name and removing the lock."""
+    with new_folder(tmp_path / "out") as folder:
+        (folder / "a").touch()
+    (tmp_path / ".mimicdet-0123456789abcdef").touch()
+    with pytest.raises(UserError, match="exists already"), new_folder(tmp_path / "out"):
+        raise AssertionError("nothing is begun")
+    assert os.listdir(tmp_path) == ["out"]
+
+
 def test_only_our_own_is_removed(tmp_path: Path) -> None:
     theirs = (".mimicdet-notes", ".mimicdet-0123456789abcdef.txt", "mimicdet-0123456789abcdef", ".a.json.1a2b3c4d")
     for name in theirs:

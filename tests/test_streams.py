@@ -54,7 +54,7 @@ def test_a_pipe_that_nobody_reads_is_refused_before_the_work(tmp_path: Path, mon
     os.mkfifo(pipe)
     began = time.monotonic()
     for work in (lambda: require_writable(pipe), lambda: replace_file(pipe, b"")):
-        with pytest.raises(UserError, match="pipe cannot be written .nobody reads this pipe.; start first what reads"):
+        with pytest.raises(UserError, match=r"pipe cannot be written .nobody reads this pipe.; start first what reads"):
             work()
     assert time.monotonic() - began < 3
     assert pipe.is_fifo()
@@ -66,7 +66,7 @@ def test_a_reader_that_goes_away_is_an_error(tmp_path: Path) -> None:
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     require_writable(pipe)
     os.close(reader)
-    with pytest.raises(UserError, match="pipe cannot be written .Broken pipe."):
+    with pytest.raises(UserError, match=r"pipe cannot be written .Broken pipe."):
         replace_file(pipe, CONTENT)
 
 
@@ -88,7 +88,7 @@ def test_a_device_that_is_full(tmp_path: Path) -> None:
         open(device, "wb").close()
     except OSError:
         pytest.skip("this user may not make devices")
-    with pytest.raises(UserError, match="full cannot be written .No space left on device."):
+    with pytest.raises(UserError, match=r"full cannot be written .No space left on device."):
         replace_file(device, b"[]")
     assert device.is_char_device()
 

@@ -190,7 +190,11 @@ def require_own_file(file: Path | None, *inputs: Path) -> None:
 
 
 def require_empty(folder: Path) -> None:
-    """Raises UserError where there is a file already, or a folder with something in it."""
+    """Raises UserError where there is a file already, or a folder with something in it.
+
+    What a killed process left beside it is removed.
+    """
+    remove_leftovers(folder.parent)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: exists already and is not an empty folder; name a new one")
 

@@ -120,7 +120,7 @@ def test_a_run_folder_has_one_process(tmp_path: Path) -> None:
             before = contents(path)
             for how in ways:
                 for work in (RunFolder(path).require_fit, RunFolder(path).reserve, RunFolder(path).open):
-                    told = rf"run is in use by process {process.pid} on .+; wait until that has ended, or choose another"
+                    told = rf"run is in use by process {process.pid} on .+; wait until that has ended, or choose"
                     with pytest.raises(UserError, match=told):
                         work(**how)
             with pytest.raises(UserError, match="already holds a run"):
