@@ -49,6 +49,8 @@ def _open(file: Path) -> int:
         try:
             if (number := _inherited(file)) is not None:
                 return os.dup(number)
+            if os.name == "nt":
+                return os.open(file, os.O_WRONLY)
             descriptor = os.open(file, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
             os.set_blocking(descriptor, True)
             return descriptor

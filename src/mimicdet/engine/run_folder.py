@@ -9,7 +9,7 @@
     model-last/              the last weights, where model/ has the best
     curves.png, pictures/    drawn when training ends
     trackers/                files of experiment trackers
-    .lock                    there while a process has the folder, or was killed with it; it says which
+    .mimicdet.lock           there while a process has the folder, or was killed with it; it says which
 
 Every record in metrics.jsonl has ``kind`` ("train" or "eval"), ``step`` (optimiser steps taken) and ``epoch`` (a
 fraction within it). A "train" record has the means of the task's losses and diagnostics since the one before, ``lr``,
@@ -52,7 +52,7 @@ class RunFolder:
         self.curves = path / "curves.png"
         self.pictures = path / "pictures"
         self.trackers = path / "trackers"
-        self.lock_file = path / ".lock"
+        self.lock_file = path / ".mimicdet.lock"
         self._lock: Lock | None = None
 
     @property
@@ -65,7 +65,7 @@ class RunFolder:
             return file.readline() == _HEADER.encode() or any(path.exists() for path in written)
 
     def require_fit(self, *, resume: bool, overwrite: bool) -> None:
-        """Changes nothing; may be called long before ``open``, so that nobody waits for a refusal.
+        """Changes nothing of a run; may be called long before ``open``, so that nobody waits for a refusal.
 
         Raises:
             UserError: it holds a run and neither flag says what to do with it, or both do; there is no run to resume;
@@ -75,6 +75,8 @@ class RunFolder:
             raise UserError("--resume continues a run and --overwrite replaces it: give one of them")
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"{self.path} is a file; --out needs a folder")
+        if self._lock is None and os.path.exists(self.lock_file):
+            self._take().release()
         if self.holds_a_run:
             if not resume and not overwrite:
                 raise UserError(
@@ -88,8 +90,6 @@ class RunFolder:
         there = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
             raise UserError(f"{self.path} cannot be made, for {there} may not be written to; choose another folder")
-        if self._lock is None and os.path.exists(self.lock_file):
-            self._take().release()
 
     def reserve(self, *, resume: bool, overwrite: bool) -> None:
         """Keeps other processes out of the run that is in the folder, if there is one, until ``close``.

@@ -144,7 +144,7 @@ def test_a_picture_that_cannot_be_written_costs_nothing_else(lines: list[Line], 
     with pytest.raises(UserError, match=r"table\.png cannot be written .* has the tables$"):
         write(lines)
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == [
-        *("diagnostics.csv", "differences.csv", "table.csv", "table.md")
+        *("differences.csv", "table.csv", "table.md")
     ]
 
 
