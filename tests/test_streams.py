@@ -119,10 +119,11 @@ def test_standard_output_by_a_link_of_our_own(tmp_path: Path) -> None:
         "from pathlib import Path\nfrom mimicdet.files import replace_file\nprint('before')\n"
         f"replace_file(Path({str(tmp_path / 'stdout')!r}), b'[]\\n')\nprint('after')\n"
     )
+    buffered = {**os.environ, "PYTHONUNBUFFERED": ""}
     with open(tmp_path / "out.txt", "wb") as out:
-        subprocess.run([sys.executable, "-c", program], stdout=out, check=True)
+        subprocess.run([sys.executable, "-c", program], stdout=out, env=buffered, check=True)
     assert (tmp_path / "out.txt").read_text() == "before\n[]\nafter\n"
-    piped = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, check=True)
+    piped = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, env=buffered, check=True)
     assert piped.stdout == b"before\n[]\nafter\n"
 
 
