@@ -59,25 +59,29 @@ class Export(DataOptions):
                 raise UserError(f"--precision {self.precision} needs --format onnx, not {self.format}")
             if self.data is None:
                 raise UserError(f"--precision {self.precision} needs --data, to measure what it costs")
+        from mimicdet.export.export import require_one_stage, require_place
+        from mimicdet.export.exported_file import SUFFIXES
+
+        file = self.out or self.model.parent / (self.model.name + SUFFIXES[self.format])
+        require_place(file, self.format)
         measured_on = None if self.data is None else self.load(self.data, "val")
         calibration = self.load(self.data, "train") if self.data and self.precision == "int8" else None
         from mimicdet.api import export_model
         from mimicdet.build import load_model
         from mimicdet.data.dataset import match_classes
         from mimicdet.engine.stop import stop_on_signals
-        from mimicdet.export.exported_file import SUFFIXES
         from mimicdet.predict.files import find_images
         from mimicdet.report.table import table
 
-        file = self.out or self.model.parent / (self.model.name + SUFFIXES[self.format])
         loaded = load_model(self.model)
+        require_one_stage(loaded.model, self.model)
         if measured_on is not None:
             measured_on = match_classes(measured_on, loaded.categories)
+        form: dict[str, Any] = {"format": self.format, "outputs": self.outputs, "precision": self.precision}
+        form["photographs"] = find_images(self.images)[:MOST_PHOTOGRAPHS] if self.images else ()
+        form["inference"] = with_options(loaded.inference, self.inference, self.model)
         print(f"exporting {self.model} to {file}", flush=True)
         with stop_on_signals() as stop, stop.at_once():  # SIGTERM too shall leave no temporary folder
-            form: dict[str, Any] = {"format": self.format, "outputs": self.outputs, "precision": self.precision}
-            form["photographs"] = find_images(self.images)[:MOST_PHOTOGRAPHS] if self.images else ()
-            form["inference"] = with_options(loaded.inference, self.inference, self.model)
             differences = export_model(self.model, file, **form, calibration=calibration)
         rows = [
             [f"{d.batch} x {d.height} x {d.width}", str(d.rows), str(d.unmatched), f"{d.boxes:.2g}", f"{d.scores:.2g}"]

@@ -70,7 +70,7 @@ class Option:
 
     @property
     def kind(self) -> Any:
-        """The option has this type, None left out."""
+        """Returns the option's type, None left out."""
         arms = get_args(self.info.annotation)
         return arms[0] if type(None) in arms else self.info.annotation
 
@@ -80,7 +80,7 @@ class Option:
 
     @property
     def item(self) -> Any:
-        """One word of it has this type."""
+        """Returns the type of one word of it."""
         return get_args(self.kind)[0] if self.is_list else self.kind
 
     @property
@@ -103,7 +103,7 @@ class Option:
 
     @property
     def called(self) -> str:
-        """Usage and messages call it so."""
+        """Returns what usage and messages call it."""
         return self.metavar if self.is_positional else f"--{self.name}"
 
 
@@ -236,15 +236,22 @@ class _Line:
     def explain(self, error: ValidationError) -> NoReturn:
         """Complains of all that is missing, or else of the first value that is not what it should be."""
         findings = error.errors(include_url=False)
-        if missing := [self.options[str(found["loc"][0])] for found in findings if found["type"] == "missing"]:
+        # A wrong word in the first place moves all others on: then it is the word that is wrong, and nothing is missing
+        wrong = [found for found in findings if self._is_wrong_word(found)]
+        missing = [self.options[str(found["loc"][0])] for found in findings if found["type"] == "missing"]
+        if missing and not wrong:
             named = (o.called if o.is_positional else f"{o.called} {o.metavar}" for o in missing)
             self.complain(f"missing {' and '.join(named)}")
-        option, word = self.options[str(findings[0]["loc"][0])], findings[0]["input"]
+        first = [*wrong, *findings][0]
+        option, word = self.options[str(first["loc"][0])], first["input"]
         numbers = {"int_parsing": "it should be a whole number", "float_parsing": "it should be a number"}
-        expected = numbers.get(findings[0]["type"]) or expectation(findings[0], of_item=False)
+        expected = numbers.get(first["type"]) or expectation(first, of_item=False)
         near = nearest(str(word), option.choices)
         hint = f" (did you mean '{near}'?)" if near else ""
         self.complain(f"{option.called} is {shown(word)}; {expected}{hint}")
+
+    def _is_wrong_word(self, found: Any) -> bool:
+        return found["type"] == "literal_error" and self.options[str(found["loc"][0])].is_positional
 
 
 def _value(option: Option, found: Any) -> Any:

@@ -35,7 +35,7 @@ class Stopwatch:
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the last restart."""
+        """Counts the seconds since the last restart."""
         return time.perf_counter() - self._began
 
     def waiting(self, items: Iterator[Item]) -> Iterator[Item]:

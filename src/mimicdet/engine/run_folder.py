@@ -51,7 +51,7 @@ class RunFolder:
 
     @property
     def holds_a_run(self) -> bool:
-        """Settings with our header, or with one of the other things a run writes; any YAML file alone is no run."""
+        """Says whether there are settings with our header, or another thing that a run writes."""
         if not self.settings_file.is_file():
             return False
         written = self.metrics_file, self.checkpoints, self.model

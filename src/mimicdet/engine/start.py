@@ -125,8 +125,6 @@ def _require_sensible(settings: Settings, train_data: DetectionDataset, val_data
                 f"{val_data.root}: the classes of '{val_data.split}' are {', '.join(val_data.class_names)}, those of "
                 f"'{train_data.split}' {', '.join(train_data.class_names)}; they must be the same in the same order"
             )
-    if settings.train.eval_teacher and settings.task != "mimic":
-        raise UserError(f"train.eval_teacher needs a T-head, and task '{settings.task}' has none; leave it out")
 
 
 def _require_lasting_teachers(settings: Settings, folder: RunFolder, *, overwrite: bool) -> None:

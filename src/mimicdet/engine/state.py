@@ -99,7 +99,7 @@ class RunState:
 
     @property
     def shipped_task(self) -> Task:
-        """The task with the weights that are evaluated and shipped: the moving average where there is one."""
+        """Returns the task with the weights that are evaluated and shipped: the moving average where there is one."""
         return self.task if self.average is None else self.average.module  # type: ignore[return-value]
 
     def learn_from(self, result: StepResult) -> None:

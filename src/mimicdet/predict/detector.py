@@ -123,12 +123,12 @@ class Detector:
 
     @property
     def model(self) -> DetectionModel | ExportedModel:
-        """The model as it was given; its weights may be changed at any time."""
+        """Returns the model as it was given; its weights may be changed at any time."""
         return self._model
 
     @property
     def device(self) -> torch.device:
-        """The model's device."""
+        """Returns the model's device."""
         return self.runner.device
 
     @property

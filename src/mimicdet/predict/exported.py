@@ -38,7 +38,7 @@ class ExportedModel:
 
     @property
     def device(self) -> torch.device:
-        """The CPU."""
+        """Returns the CPU."""
         return torch.device("cpu")
 
     def to(self, device: torch.device | str) -> None:
@@ -48,7 +48,7 @@ class ExportedModel:
 
     @property
     def divisor(self) -> int:
-        """Sides of a canvas must be multiples of this."""
+        """Returns what sides of a canvas must be multiples of."""
         return self.description.divisor
 
     @torch.inference_mode()

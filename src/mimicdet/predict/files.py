@@ -61,7 +61,7 @@ def predict_files(
     Args:
         sources: see ``find_images``; empty with ``dataset`` means all its images.
         json_file: gets COCO results: a list with a row for each detection, ``image_id``, ``category_id``, ``bbox``
-            (x, y, width, height in pixels), ``score``, and besides ``file_name`` and ``category_name``. Image ids
+            (x, y, width, height in pixels), ``score``, and also ``file_name`` and ``category_name``. Image ids
             number the files found from 1, category ids are the model's own, unless a data set is given.
         pictures: folder that gets a JPEG of each image with the boxes drawn, named as the image; and with the
             objects, dashed, where a data set is given.

@@ -58,10 +58,10 @@ def build_task(
     Args:
         class_names: of the data set; external teachers' classes are matched to them.
         pretrained: load ``settings.model.weights`` into the backbones; False leaves them random (weights come later).
-        detector: train this one, which was built already, instead of building it. Its backbone must return features
-            from the T-head's finest level on, where the T-head pools from it.
+        detector: train this one, which was built already, instead of building it.
 
     Raises:
+        ValueError: ``detector`` has a backbone that does not return the T-head's finest level.
         UserError: backbone weights that cannot be fetched; a teacher's file that holds none, or a teacher whose
             classes, levels or head do not go together with the student's.
     """
@@ -104,6 +104,8 @@ def _mimic_task(settings: MimicDetSettings, detector: MimicDet, pretrained: bool
     if teacher.backbone == "separate":
         own_trunk = build_trunk(model, teacher.levels, finest_level=finest, pretrained=pretrained)
     elif finest < model.levels[0]:
+        if finest not in detector.trunk.backbone.channels:
+            raise ValueError(f"the detector's backbone returns no level {finest}: build it with finest_level={finest}")
         width, channels = detector.trunk.backbone.channels[finest], model.pyramid_channels
         finer_level = FinerLevel(in_channels=width, channels=channels, level=finest, norm=model.pyramid_norm)
     return MimicTask(detector=detector, t_head=t_head, finer_level=finer_level, own_trunk=own_trunk, settings=settings)

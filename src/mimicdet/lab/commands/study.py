@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -136,10 +135,10 @@ class Study:
 
         check_agreement(outcomes, study.train, study.val)
         folder = self.data or Path(study.data or outcomes[0].data_name)
-        # What makes it, wherever its runs lie and however many were trained at a time
-        size = ["--size", study.size] if study.size else []
-        command = shlex.join(["mimicdet", "study", str(self.file), *size, "--data", folder.name])
-        about = f"{study.val} of {folder.name}: {outcomes[0].judged.images} images. `{command}`"
+        # Where data and runs lie is not told: it is another place for everybody
+        size = f", size {study.size}" if study.size else ""
+        measured_on = f"{study.val} of {folder.name}: {outcomes[0].judged.images} images"
+        about = f"{measured_on}. The study is {self.file}{size}; trained"
         differences = differences_of(outcomes, samples=self.samples)
         if outcomes[0].place != out:
             write_evidence(outcomes, out, {"differences.csv": differences_csv(differences)})
