@@ -13,6 +13,7 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from mimicdet.data.dataset import Category
@@ -31,7 +32,7 @@ class ModelDescription(Part):
     model: dict[str, Any]
     inference: dict[str, Any]
     categories: Classes
-    extra: dict[str, Any] = {}
+    extra: dict[str, Any] = Field(default_factory=dict)
 
 
 def save_model(
