@@ -16,19 +16,10 @@ import pytest
 import torch
 
 from mimicdet.config import MimicDetSettings, Settings
-from mimicdet.engine.checkpoint import (
-    FORMAT,
-    LAST,
-    MAY_CHANGE,
-    PREVIOUS,
-    load_checkpoint,
-    newest_checkpoint,
-    require_same_run,
-    save_checkpoint,
-    training_data_identity,
-)
+from mimicdet.engine.checkpoint import MAY_CHANGE, require_same_run, save_checkpoint, training_data_identity
 from mimicdet.errors import UserError
 from mimicdet.settings_file import FIELDS
+from mimicdet.weights.checkpoint_file import FORMAT, LAST, PREVIOUS, load_checkpoint, newest_checkpoint
 from tests.fakes.toy import toy_data, toy_settings
 
 
