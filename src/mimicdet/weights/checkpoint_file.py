@@ -1,8 +1,8 @@
 """Seals and reads the files that hold the state of training: checkpoints/last.pt, and previous.pt, the one before.
 
 A checkpoint is never unpickled: torch's ``weights_only`` reader takes tensors, numbers, text and containers, nothing
-else. It ends with a checksum of all its bytes, for torch reads on over a flipped bit. Older ones have none; of those the
-checksums of a zip file's members are compared.
+else. It ends with a checksum of all its bytes, for torch reads on over a flipped bit. Older ones have none; of those
+the checksums of a zip file's members are compared.
 """
 
 import contextlib
