@@ -64,7 +64,7 @@ def save(file: Path, tensor: Any, place: Callable[[Any, Any], None] = as_initial
     return file
 
 
-@pytest.fixture()
+@pytest.fixture
 def folder(tmp_path: Path) -> Path:
     inside = tmp_path / "model"
     (inside / "deep").mkdir(parents=True)
@@ -125,7 +125,7 @@ def test_the_walk_knows_every_message_of_onnx_that_leads_to_a_tensor() -> None:
         found[name] = {number: other.name.removesuffix("Proto") for number, other in inner.items()}
         waiting += inner.values()
     tensor = onnx.TensorProto.DESCRIPTOR.fields_by_name["external_data"]
-    assert PARTS == found | {"Tensor": {tensor.number: tensor.message_type.name.removesuffix("Proto")}}
+    assert found | {"Tensor": {tensor.number: tensor.message_type.name.removesuffix("Proto")}} == PARTS
 
 
 @settings(max_examples=200, deadline=None)
@@ -161,7 +161,9 @@ def locations(message: Any) -> Iterator[str]:
             yield from locations(one)
 
 
-@pytest.mark.parametrize("content", [b"", b"\x3a", b"\x3a\xff\xff\xff\xff\x0f", b"\xff" * 20, b"\x00\x00", b"\x3b", b"<net/>"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\x3a", b"\x3a\xff\xff\xff\xff\x0f", b"\xff" * 20, b"\x00\x00", b"\x3b", b"<net/>"]
+)
 def test_what_is_not_well_formed_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.onnx").write_bytes(content)
     with pytest.raises(UserError, match=r"model\.onnx cannot be loaded .*; export the model again"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +31,14 @@ def is_whole(loaded: dict[str, Any], step: int) -> bool:
 
 
 @pytest.fixture(scope="module", params=["sealed", "of an earlier version"])
-def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, bytes]]:
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
     """A folder with two checkpoints, and the bytes of the last one; earlier versions wrote no checksum."""
     folder = tmp_path_factory.mktemp("checkpoints")
     save_checkpoint(folder, state(1))
     save_checkpoint(folder, state(2))
     for file in folder.iterdir() if request.param != "sealed" else ():
         file.write_bytes(file.read_bytes()[:-SEAL])
-    yield folder, (folder / LAST).read_bytes()
+    return folder, (folder / LAST).read_bytes()
 
 
 DAMAGE = st.one_of(

@@ -33,7 +33,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture()
+@pytest.fixture
 def folder(saved: Path, tmp_path: Path) -> Path:
     for file in saved.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
