@@ -144,7 +144,9 @@ def _load_onnx(file: Path, threads: int) -> Run:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3  # errors only
     options.add_session_config_entry("session.load_model_format", "ONNX")  # what was looked through, and no other
-    session = onnxruntime.InferenceSession(os.fspath(file), options, providers=["CPUExecutionProvider"])
+    # Without its fallback, which prints to standard output and tries the same again
+    how: dict[str, Any] = {"providers": ["CPUExecutionProvider"], "enable_fallback": 0}
+    session = onnxruntime.InferenceSession(os.fspath(file), options, **how)
     return lambda images, sizes: session.run(None, {INPUTS[0]: images, INPUTS[1]: sizes})
 
 
