@@ -101,9 +101,10 @@ def refused(words: list[str], mark: Path, capsys: pytest.CaptureFixture[str]) ->
     """Runs a command, which must end with a sentence and without the file; returns the sentence."""
     assert main(words) == 2
     assert not mark.exists()
-    told = capsys.readouterr().err
+    printed, told = capsys.readouterr()
     assert told.startswith("error: ")
     assert "Traceback" not in told
+    assert "Falling back" not in printed
     return told
 
 

@@ -31,7 +31,7 @@ Precision = Literal["float32", "fp16", "int8"]
 Run = Callable[[np.ndarray, np.ndarray], list[np.ndarray]]
 """Images (B, 3, H, W) uint8 and sizes (B, 2) int64 -> the file's outputs."""
 
-_PLACE = re.compile(r"(Exception from|Check '.*' failed at) .*:\d+:$")
+_PLACE = re.compile(r"(Exception from|Check '.*' failed at) .*:\d+:$|(Converting|Loading) input model$")
 
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 
