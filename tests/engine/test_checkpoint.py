@@ -203,9 +203,17 @@ def test_everything_that_differs_is_named(data: dict[str, Any]) -> None:
         require(toy_settings(), now, data, processes=1)
 
 
-def test_settings_of_another_version(data: dict[str, Any]) -> None:
-    old = {"settings": {"optim": {"speed": 1}}, "data": data, "processes": 1}
+@pytest.mark.parametrize("settings", [{"optim": {"speed": 1}}, {"model": 3}, {"model": {"family": "new"}}])
+def test_settings_of_another_version(data: dict[str, Any], settings: dict[str, Any]) -> None:
+    old = {"settings": settings, "data": data, "processes": 1}
     with pytest.raises(UserError, match="settings of another version"):
+        require_same_run(old, settings=MimicDetSettings(), data=data, processes=1, file=Path("x"))
+
+
+@pytest.mark.parametrize("lacking", ["settings", "data"])
+def test_what_is_no_checkpoint_of_a_run(data: dict[str, Any], lacking: str) -> None:
+    old = {"settings": {}, "data": data, "processes": 1} | {lacking: None}
+    with pytest.raises(UserError, match=f"is no checkpoint of a run, which has its {lacking}"):
         require_same_run(old, settings=MimicDetSettings(), data=data, processes=1, file=Path("x"))
 
 

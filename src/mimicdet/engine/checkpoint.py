@@ -90,10 +90,10 @@ def require_same_run(
             raise UserError(f"{file} is no checkpoint of a run, which has its {key}; start again with --overwrite")
     try:
         saved = settings_from(state["settings"])
-    except ValidationError as error:
+    except (ValidationError, KeyError, TypeError, AttributeError) as error:  # the last three: an unknown family
+        why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else f"{type(error).__name__}: {error}"
         raise UserError(
-            f"{file} has settings of another version of mimicdet ({error.errors()[0]['msg']}); start again with "
-            "--overwrite"
+            f"{file} has settings of another version of mimicdet ({why}); start again with --overwrite"
         ) from None
     may_change = MAY_CHANGE if settings.optim.schedule == "cosine" else MAY_CHANGE | {"train.epochs"}
     found = differing_settings(saved, settings)
