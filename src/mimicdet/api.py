@@ -87,6 +87,7 @@ def evaluate(
     limit: int | None = None,
     inference: InferenceSettings | None = None,
     progress: bool = False,
+    trust: bool = False,
 ) -> Metrics:
     """Measures a detector on a data set with COCO's numbers; classes are matched by name.
 
@@ -106,6 +107,7 @@ def evaluate(
         limit: so many detections of an image are kept and count; 100 by default, which is COCO's rule.
         inference: sizes and thresholds to detect with, instead of the detector's own and of ``limit`` for what is kept.
         progress: shows a bar.
+        trust: read a .pt2 file although it may hold code, as for ``Detector.from_pretrained``.
 
     Returns:
         The twelve numbers, the AP of each class, and counts.
@@ -119,7 +121,7 @@ def evaluate(
     if not isinstance(dataset, DetectionDataset):
         dataset = load_dataset(dataset, "val")
     if not isinstance(detector, Detector):
-        detector = Detector.from_pretrained(detector)
+        detector = Detector.from_pretrained(detector, trust=trust)
     if inference is None:
         kept = {} if limit is None else {"max_detections": limit}
         inference = detector.inference.model_copy(update=kept)
@@ -146,7 +148,7 @@ def export_model(
 
     differences = export_model("runs/cells/model", "cells.pt2", format="torch", photographs=["photo.jpg"])
     print(max(found.scores for found in differences))
-    print(Detector.from_pretrained("cells.pt2")("photo.jpg")[0]["names"])
+    print(Detector.from_pretrained("cells.pt2", trust=True)("photo.jpg")[0]["names"])
     ```
 
     Args:

@@ -45,6 +45,8 @@ class Eval(DataOptions):
     need more."""
     device: Annotated[str | None, Argument("NAME")] = None
     """The model runs here, such as cpu or cuda:1; the first GPU by default, where there is one."""
+    trust: bool = False
+    """A .pt2 file is read although it may hold code that runs then; whoever made it is trusted."""
     inference: InferenceOptions = field(default_factory=dict)
 
     def run(self) -> int:
@@ -58,7 +60,7 @@ class Eval(DataOptions):
         from mimicdet.predict import Detector
         from mimicdet.report.table import class_table, metrics_table
 
-        detector = Detector.from_pretrained(self.model, self.device)
+        detector = Detector.from_pretrained(self.model, self.device, trust=self.trust)
         given = self.inference if self.limit is None else {"inference.max_detections": self.limit} | self.inference
         inference = with_options(detector.inference, given, self.model)
         how: dict[str, Any] = {"tile": self.tile, "overlap": self.overlap, "limit": self.limit, "inference": inference}

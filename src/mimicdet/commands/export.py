@@ -101,7 +101,7 @@ class Export(DataOptions):
 
         results = {}
         for name, path in (("model", self.model), (f"{file.name} ({self.precision})", file)):
-            detector = Detector.from_pretrained(path, "cpu")
+            detector = Detector.from_pretrained(path, "cpu", trust=True)  # just written here
             detector.inference = with_options(detector.inference, self.inference, path)
             metrics = evaluate_runner(detector.runner, dataset, detector.inference, progress=sys.stderr.isatty())
             results[name] = metrics.to_json()

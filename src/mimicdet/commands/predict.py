@@ -45,6 +45,8 @@ class Predict(DataOptions):
     """This split of the data set is meant; all its images are taken where no SOURCES are named."""
     device: Annotated[str | None, Argument("NAME")] = None
     """The model runs here, such as cpu or cuda:1; the first GPU by default, where there is one."""
+    trust: bool = False
+    """A .pt2 file is read although it may hold code that runs then; whoever made it is trusted."""
     inference: InferenceOptions = field(default_factory=dict)
 
     def run(self) -> int:
@@ -56,7 +58,7 @@ class Predict(DataOptions):
         dataset = None if self.data is None else self.load(self.data, self.split)
         from mimicdet.predict import Detector, predict_files  # torch and all: not before the data are found to be good
 
-        detector = Detector.from_pretrained(self.model, self.device)
+        detector = Detector.from_pretrained(self.model, self.device, trust=self.trust)
         detector.inference = with_options(detector.inference, self.inference, self.model)
         drawn: dict[str, Any] = {"pictures": self.pictures, "picture_threshold": self.threshold, "dataset": dataset}
         tiles: dict[str, Any] = {"tile": self.tile, "overlap": self.overlap}

@@ -23,6 +23,7 @@ from mimicdet.engine.state import IntervalMeans, RunState
 from mimicdet.engine.step import Stepper
 from mimicdet.errors import UserError
 from mimicdet.tasks import Task, build_task
+from mimicdet.weights.checkpoint_file import load_checkpoint, newest_checkpoint
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,8 @@ def start_run(
     data, processes = checkpoint.training_data_identity(train_data), accelerator.num_processes
     file, notice = None, None
     if resume:
-        file, notice = on_main(accelerator, lambda: checkpoint.newest_checkpoint(folder.checkpoints))
-    saved = None if file is None else _Saved(file, checkpoint.load_checkpoint(file))
+        file, notice = on_main(accelerator, lambda: newest_checkpoint(folder.checkpoints))
+    saved = None if file is None else _Saved(file, load_checkpoint(file))
     if saved is not None:
         checkpoint.require_same_run(saved.state, settings=settings, data=data, processes=processes, file=saved.file)
     task, teachers = _build(settings, train_data.class_names, saved)

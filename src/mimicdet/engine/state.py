@@ -127,18 +127,18 @@ class RunState:
             self.optimizer.load_state_dict(state["optimizer"])
             if self.average is not None:
                 self.average.load_state_dict(state["average"])
-        except (RuntimeError, ValueError, TypeError, KeyError) as error:
+            if self.accelerator.scaler is not None and state["scaler"] is not None:
+                self.accelerator.scaler.load_state_dict(state["scaler"])
+            self.means.load_state_dict(state["means"])
+            self.progress = Progress(**state["progress"])
+        except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise UserError(
                 f"{file} is the checkpoint of another model: {_first_line(error)}; start again with --overwrite"
             ) from error
-        if self.accelerator.scaler is not None and state["scaler"] is not None:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.means.load_state_dict(state["means"])
-        self.progress = Progress(**state["progress"])
 
 
 def _first_line(error: Exception) -> str:
     """torch lists every key that does not fit, one kind a line below a headline; the first such line says enough."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    line = lines[1] if len(lines) > 1 else lines[0]
+    line = lines[1] if len(lines) > 1 else [*lines, type(error).__name__][0]
     return line if len(line) <= 200 else line[:200] + " ..."

@@ -30,6 +30,7 @@ from mimicdet.teachers.dense import DenseTeacher
 from mimicdet.teachers.roi import OwnFasterRcnn, RoiHead, RoiTeacher, TorchvisionFasterRcnn
 from mimicdet.teachers.t_head import THead
 from mimicdet.teachers.teacher import match_class_names
+from mimicdet.weights.checkpoint_file import fault_in
 from mimicdet.weights.folder import DESCRIPTION_FILE, read_description
 from mimicdet.weights.pretrained import SUFFIXES, read_faster_rcnn
 
@@ -136,15 +137,15 @@ def read_mimic_run(run: Path) -> MimicRun:
     categories = list(read_description(folder).categories)
     task = build_task(settings, class_names=[category.name for category in categories], pretrained=False)
     assert isinstance(task, MimicTask)
+    fault = fault_in(file)
     try:
-        saved = torch.load(file, map_location="cpu", weights_only=True)
+        saved = {} if fault else torch.load(file, map_location="cpu", weights_only=True)
         average = saved["average"]
         averaged = {key.removeprefix("module."): value for key, value in (average or {}).items() if "module." in key}
         task.load_state_dict(averaged or saved["task"])
     except Exception as error:  # whatever a file that is something else provokes
-        raise UserError(
-            f"{file} is not the checkpoint of {run} ({type(error).__name__}); resume that run once"
-        ) from error
+        why = fault or type(error).__name__
+        raise UserError(f"{file} is not the checkpoint of {run} ({why}); resume that run once") from error
     return MimicRun(task, settings, categories)
 
 
