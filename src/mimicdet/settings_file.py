@@ -21,7 +21,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from mimicdet.config import SETTINGS_OF, Settings, fields_of, settings_from
-from mimicdet.errors import UserError, nearest
+from mimicdet.errors import UserError, nearest, one_line
 
 PRESET_FOLDER = Path(__file__).parent / "presets"
 
@@ -268,7 +268,7 @@ def _is_finite(value: Any) -> bool:
 
 def shown(value: Any) -> str:
     """Returns a value of a YAML file as messages have it."""
-    return "empty" if value is None else json.dumps(value, default=str)
+    return "empty" if value is None else one_line(json.dumps(value, default=str, ensure_ascii=False))
 
 
 def _explain(error: ValidationError, given: Mapping[str, _Given], fields: Mapping[str, FieldInfo]) -> str:
