@@ -100,7 +100,9 @@ def _dispatch(arguments: list[str]) -> int:
     if name == "--print-completion":
         return _print_completion(rest)
     if name not in COMMANDS:
-        near = nearest(name, COMMANDS)
+        from mimicdet.config import synonyms
+
+        near = synonyms.COMMANDS.get(name.casefold()) or nearest(name, COMMANDS)
         hint = f"did you mean '{near}'?" if near else f"there are {', '.join(COMMANDS)}"
         raise UserError(f"unknown command '{name}'; {hint}")
     return int(parse(name, rest).run())

@@ -17,6 +17,7 @@ from mimicdet.engine.run_folder import MetricsFile, Record, RunFolder
 from mimicdet.engine.state import RunState
 from mimicdet.engine.step import StepResult
 from mimicdet.errors import MESSAGE, one_line
+from mimicdet.files import defined
 from mimicdet.inference.coco_metrics import METRIC_NAMES, Metrics
 from mimicdet.report.table import points
 
@@ -97,7 +98,7 @@ class RunLog:
             record["peak_memory_gib"] = torch.cuda.max_memory_allocated() / GIB
             torch.cuda.reset_peak_memory_stats()
         self._write(record)
-        progress.loss = means.get("loss")
+        progress.loss = defined(means.get("loss"))
         self.bar.set_postfix(loss=_number(progress.loss, ".3f"), lr=f"{lr:.2g}")
         self._start()
 

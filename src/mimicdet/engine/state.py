@@ -28,7 +28,7 @@ class Progress:
     records: int = 0  # records in metrics.jsonl
     best: dict[str, Any] | None = None  # the last evaluation record with the highest AP, whose weights are in model/
     last: dict[str, Any] | None = None  # the last evaluation record
-    loss: float | None = None  # mean of the last train record
+    loss: float | None = None  # of the last train record; None where no step in it was taken
 
     def count(self, result: StepResult, *, batches: int) -> None:
         """Counts a step on ``batches`` batches of each process."""

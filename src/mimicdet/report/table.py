@@ -20,7 +20,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, style: Style 
     for row in rows:
         if len(row) != len(header):
             raise ValueError(f"a row has {len(row)} cells, the header {len(header)}: {list(row)}")
-    cells = [[one_line(cell) for cell in row] for row in (header, *rows)]
+    cells = [[one_line(cell.replace("\n", " ")) for cell in row] for row in (header, *rows)]
     return (_markdown if style == "markdown" else _text)(cells)
 
 
