@@ -158,16 +158,21 @@ def check_key(name: str, source: str, *, in_file: bool = False) -> None:
 
 def suggestion(name: str, *, in_file: bool = False) -> str:
     """Asks ``did you mean 'optim.lr'?`` for the setting that other tools call so, or the most like a misspelt one."""
-    near, leaf = max(FIELDS, key=lambda candidate: _likeness(name, candidate)), name.rpartition(".")[2]
+    near = max(FIELDS, key=lambda candidate: _likeness(name, candidate))
+    section, _, leaf = name.rpartition(".")
+    found = [known for known in ours(leaf) if known in FIELDS and "." in known]
     if _likeness(name, near) >= 0.85:  # a slip of the pen
-        return f"did you mean '{near}'?"
-    if same := [known for known in ours(leaf) if known in FIELDS and "." in known]:
-        section, _, key = same[0].rpartition(".")
-        where = f" (write '{key}: ...' below '{section}:')" if in_file and not name.startswith(f"{section}.") else ""
-        return f"did you mean {' or '.join(map(repr, same))}?{where}"
-    if (why := why_none(leaf)) is not None:
+        found = [near]
+    elif not found and (why := why_none(leaf)) is not None:
         return why
-    return f"did you mean '{near}'?" if _likeness(name, near) >= 0.65 else "`mimicdet train --help` lists them all"
+    elif not found:
+        found = [near] if _likeness(name, near) >= 0.65 else []
+    if not found:
+        return "`mimicdet train --help` lists them all"
+    found = [known for known in found if section and known.startswith(f"{section}.")] or found
+    home, _, key = found[0].rpartition(".")
+    where = f" (write '{key}: ...' below '{home}:')" if in_file and home not in ("", section) else ""
+    return f"did you mean {' or '.join(map(repr, found))}?{where}"
 
 
 def _likeness(wrong: str, right: str) -> float:

@@ -113,9 +113,9 @@ class Train:
         result = train(settings=self.settings, train_data=train_data, val_data=val_data, out=self.out, **again)
         if main_process:
             if result.best is not None:
-                print(f"best AP {points(result.best['AP'])}, AP50 {points(result.best['AP50'])} on '{val}'")
+                print(f"best AP {points(result.best['AP'])}, AP50 {points(result.best['AP50'])} on '{one_line(val)}'")
             elif val_data is not None:
-                print(f"AP - on '{val}', which has no object to measure by: the last weights are kept")
+                print(f"AP - on '{one_line(val)}', which has no object to measure by: the last weights are kept")
             print(one_line(f"the trained model is {result.model}; see what it finds with:", MESSAGE))
             print(f"  {one_line(self._predict(result.model, val), MESSAGE)}")
         return 0
@@ -143,4 +143,6 @@ def _tell_of_shared_images(train_data: DetectionDataset, val_data: DetectionData
     shared = {record.file for record in train_data.images} & {record.file for record in val_data.images}
     if shared:
         little = "the AP on it, and the weights that are best by it, say little about other images"
-        print(f"{len(shared)} of the {len(val_data)} images of '{val_data.split}' are trained on too: {little}")
+        print(
+            f"{len(shared)} of the {len(val_data)} images of '{one_line(val_data.split)}' are trained on too: {little}"
+        )

@@ -7,7 +7,7 @@ _SAME: Mapping[tuple[str, ...], str] = {
     ("data.shorter_side", "inference.shorter_side", "size"): "imgsz img imgs img_size image_size input_size size "
     "img_scale min_size short_side resize resolution input_shape",
     ("data.longer_side", "inference.longer_side"): "max_size long_side",
-    ("train.batch_size", "batch", "inference.batch_size"): "batch bs bsz train_batch_size ims_per_batch "
+    ("train.batch_size", "batch", "inference.batch_size"): "batch bs bsz batch_size train_batch_size ims_per_batch "
     "samples_per_gpu batch_size_per_gpu per_device_train_batch_size total_batch_size",
     ("threshold", "inference.score_threshold"): "conf conf_thres conf_thresh conf_threshold confidence min_conf "
     "confidence_threshold score score_thr score_thresh score_threshold min_score thres thresh threshold "
@@ -35,7 +35,7 @@ _SAME: Mapping[tuple[str, ...], str] = {
     ("config",): "cfg config_file config_path hyp hyps settings yaml",
     ("val", "split"): "val valid validation val_split eval_split val_set",
     ("split",): "subset train_split",
-    ("train.seed", "seed"): "seed random_seed manual_seed random_state",
+    ("train.seed",): "seed random_seed manual_seed random_state",
     ("optim.optimizer",): "optimizer opt optimiser",
     ("optim.momentum",): "momentum beta1",
     ("optim.weight_decay",): "weight_decay wd l2 decay",

@@ -156,7 +156,7 @@ def _write_split(
 ) -> DetectionDataset:
     (folder / split).mkdir()
     tiles: list[ImageRecord] = []
-    images = tqdm(dataset.images, desc=f"cut {split}", unit="image", disable=not progress, leave=False)
+    images = tqdm(dataset.images, desc=f"cut {one_line(split)}", unit="image", disable=not progress, leave=False)
     for number, (record, places) in enumerate(zip(images, windows, strict=True)):
         pixels = read_image(record.file)
         for x1, y1, x2, y2 in places:
