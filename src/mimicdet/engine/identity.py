@@ -44,7 +44,7 @@ def require_same_pixels(state: Mapping[str, Any], now: Mapping[str, Any], data: 
     ``state`` is that checkpoint's, one of an older version may have no marks; ``now`` is by ``run_identity``. Both
     training sets have the same images and objects.
     """
-    before, after = (one["marks"]["train"] for one in (state if "marks" in state else now, now))
+    before, after = _saved_marks(state, now, "train"), now["marks"]["train"]
     if changed := (before != after).nonzero().flatten().tolist():
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
         raise UserError(
@@ -54,26 +54,33 @@ def require_same_pixels(state: Mapping[str, Any], now: Mapping[str, Any], data: 
         )
 
 
+def _saved_marks(state: Mapping[str, Any], now: Mapping[str, Any], split: str) -> torch.Tensor:
+    """Returns the marks that a checkpoint has, those of ``now`` where it has none for as many images."""
+    marks, after = state.get("marks"), now["marks"][split]
+    before = marks.get(split) if isinstance(marks, dict) else None
+    return before if isinstance(before, torch.Tensor) and before.shape == after.shape else after
+
+
 def changed_yardstick(state: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
     """Says how the validation split differs from the one that ``state`` was measured by; None where it is the same."""
-    if "validation" not in state:
+    if "validation" not in state:  # of an older version
         return None
     before, after = state["validation"], now["validation"]
-    if before is None or after is None:
-        return None if before is after else f"there is {'a' if before is None else 'no'} validation split now"
-    if before["split"] != after["split"]:
-        return f"the validation split was '{before['split']}' and is '{after['split']}'"
-    if before != after:
-        return "images, objects or classes of the validation split have changed"
-    same_pixels = torch.equal(state["marks"]["val"], now["marks"]["val"])
-    return None if same_pixels else "images of the validation split have changed"
+    if before == after:
+        same_pixels = torch.equal(_saved_marks(state, now, "val"), now["marks"]["val"])
+        return None if same_pixels else "images of the validation split have changed"
+    if not isinstance(before, dict) or after is None:
+        return f"there is {'no' if after is None else 'a'} validation split now"
+    if before.get("split") != after["split"]:
+        return f"the validation split was '{before.get('split')}' and is '{after['split']}'"
+    return "images, objects or classes of the validation split have changed"
 
 
 def changed_machine(state: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
     """Says what differs of the machine, so that sums are rounded otherwise; None where nothing does."""
-    before, after = state.get("machine", now["machine"]), now["machine"]
+    before, after = state.get("machine"), now["machine"]
+    if not isinstance(before, dict):  # of an older version
+        return None
     names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
-    if "device" in names:
-        names = ["device"]
     told = [f"{name} {before.get(name, '-')}, now {after.get(name, '-')}" for name in names]
     return f"it ran with {' and '.join(told)}: its sums round otherwise from here on" if told else None
