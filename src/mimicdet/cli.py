@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mimicdet.errors import MESSAGE, UserError, nearest, one_line
+from mimicdet.errors import UserError, message, nearest
 
 COMMANDS = {  # the first sentence of each one's own help: nothing is imported to list them
     "check": "Reads a data set as training does and lists every fault by kind, with counts and examples.",
@@ -148,5 +148,5 @@ def _complain(sentence: str) -> int:
         # All processes usually meet the same error. torchrun ends the others as soon as rank 0 is gone, within this
         # pause; an error that only this one met is still told.
         time.sleep(2)
-    print(f"error: {one_line(sentence, MESSAGE)}", file=sys.stderr)
+    print(f"error: {message(sentence)}", file=sys.stderr)
     return 2

@@ -1,6 +1,7 @@
 """The one exception for things the user can mend, foreign text in messages, and the nearest name for a misspelt one."""
 
 import difflib
+import re
 from collections.abc import Iterable
 
 FOREIGN = 80
@@ -13,11 +14,11 @@ class UserError(Exception):
     """Tells the user of bad input in one sentence: the file, the item in it, what is wrong, the way out.
 
     The command line prints the message without a traceback and exits with code 2. It is one line of printable
-    characters, whatever names and values stand in it (see ``one_line``).
+    characters, whatever names and values stand in it (see ``message``).
     """
 
-    def __init__(self, message: object = "") -> None:
-        super().__init__(one_line(message, MESSAGE))
+    def __init__(self, text: object = "") -> None:
+        super().__init__(message(text))
 
 
 def one_line(text: object, most: int = FOREIGN) -> str:
@@ -36,6 +37,12 @@ def one_line(text: object, most: int = FOREIGN) -> str:
         return line
     head = (most - 5) // 2
     return f"{line[:head]} ... {line[len(line) - (most - 5 - head) :]}"
+
+
+def message(text: object) -> str:
+    """Returns a whole message as ``one_line`` of at most ``MESSAGE`` characters, its words of at most ``FOREIGN``."""
+    line = one_line(text, 100 * MESSAGE)
+    return one_line(re.sub(rf"[^\s/]{{{FOREIGN + 1},}}", lambda word: one_line(word[0]), line), MESSAGE)
 
 
 def nearest(name: str, names: Iterable[str], *, cutoff: float = 0.6) -> str | None:

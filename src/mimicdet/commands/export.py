@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from mimicdet.commands.options import DataOptions, InferenceOptions, with_options
 from mimicdet.commands.parser import DOCUMENTED, Argument
-from mimicdet.errors import MESSAGE, UserError, one_line
+from mimicdet.errors import UserError, message, one_line
 
 if TYPE_CHECKING:
     from mimicdet.data.dataset import DetectionDataset
@@ -73,7 +73,7 @@ class Export(DataOptions):
         loaded = load_model(self.model)
         if measured_on is not None:
             measured_on = match_classes(measured_on, loaded.categories)
-        print(one_line(f"exporting {self.model} to {file}", MESSAGE), flush=True)
+        print(message(f"exporting {self.model} to {file}"), flush=True)
         with stop_on_signals() as stop, stop.at_once():  # SIGTERM too shall leave no temporary folder
             form: dict[str, Any] = {"format": self.format, "outputs": self.outputs, "precision": self.precision}
             form["photographs"] = find_images(self.images)[:MOST_PHOTOGRAPHS] if self.images else ()
@@ -86,7 +86,7 @@ class Export(DataOptions):
         print(table(["compared with the model", "rows", "without counterpart", "boxes (px)", "scores"], rows))
         if measured_on is not None:
             self._measure(file, measured_on)
-        name = one_line(file, MESSAGE)
+        name = message(file)
         print(f"\n{name} takes {INPUT_HELP}; {one_line(file.name)}.json says how images are prepared")
         return 0
 
@@ -102,4 +102,4 @@ class Export(DataOptions):
             detector.inference = with_options(detector.inference, self.inference, path)
             metrics = evaluate_runner(detector.runner, dataset, detector.inference, progress=sys.stderr.isatty())
             results[name] = metrics.to_json()
-        print(f"\nAP on 'val' of {one_line(self.data, MESSAGE)}:\n\n{metrics_table(results)}")
+        print(f"\nAP on 'val' of {message(self.data)}:\n\n{metrics_table(results)}")

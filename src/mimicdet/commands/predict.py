@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from mimicdet.commands.options import DataOptions, InferenceOptions, with_options
 from mimicdet.commands.parser import DOCUMENTED, Argument
-from mimicdet.errors import MESSAGE, UserError, one_line
+from mimicdet.errors import UserError, message
 from mimicdet.files import require_own_file
 
 EXAMPLES = """\
@@ -63,7 +63,7 @@ class Predict(DataOptions):
         shown = sys.stderr.isatty()
         summary = predict_files(detector, self.sources, json_file=self.json, **drawn, **tiles, progress=shown)
         places = " and ".join(str(place) for place in (self.json, self.pictures) if place is not None)
-        print(one_line(f"{summary.detections} detections in {summary.images} images: {places}", MESSAGE))
+        print(message(f"{summary.detections} detections in {summary.images} images: {places}"))
         if complaint := summary.complaint():
             raise UserError(complaint)
         return 0

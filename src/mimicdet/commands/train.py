@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 from mimicdet.commands.options import DataOptions
 from mimicdet.commands.parser import COMMAND_LINE, DOCUMENTED, Argument, SettingsOptions
 from mimicdet.config import Settings
-from mimicdet.errors import MESSAGE, one_line
+from mimicdet.errors import MESSAGE, message, one_line
 from mimicdet.settings_file import load_settings
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class Train:
                 print(f"best AP {points(result.best['AP'])}, AP50 {points(result.best['AP50'])} on '{one_line(val)}'")
             elif val_data is not None:
                 print(f"AP - on '{one_line(val)}', which has no object to measure by: the last weights are kept")
-            print(one_line(f"the trained model is {result.model}; see what it finds with:", MESSAGE))
+            print(message(f"the trained model is {result.model}; see what it finds with:"))
             print(f"  {one_line(self._predict(result.model, val), MESSAGE)}")
         return 0
 
@@ -136,7 +136,7 @@ class Train:
         report.raise_errors()
         if val is None:
             lost = "has no validation split: the last weights are kept, none are called best"
-            print(f"{one_line(self.data, MESSAGE)} {lost}")
+            print(f"{message(self.data)} {lost}")
 
 
 def _tell_of_shared_images(train_data: DetectionDataset, val_data: DetectionDataset) -> None:

@@ -10,7 +10,7 @@ from mimicdet.data.dataset import Category, DetectionDataset, fingerprint
 from mimicdet.data.faults import FaultKind, FaultLog
 from mimicdet.data.split_names import disjoint_splits, resolve_split
 from mimicdet.data.splits import compare_splits, find_splits, raise_errors, read_split
-from mimicdet.errors import MESSAGE, one_line
+from mimicdet.errors import message, one_line
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class CheckReport:
         names = {name: None for dataset in self.datasets.values() for name in dataset.class_names}
         titles = {name: one_line(name) for name in names}
         count = f"{len(names)} {'class' if len(names) == 1 else 'classes'}"
-        lines = [f"{one_line(self.root, MESSAGE)}: {self.format.upper()}, {count}"]
+        lines = [f"{message(self.root)}: {self.format.upper()}, {count}"]
         summaries = {split: _summary(self.datasets.get(split)) for split in self.logs}
         width = max(map(len, ("without objects", *titles.values())))
         columns = [max(len(one_line(split)), 8) for split in summaries]

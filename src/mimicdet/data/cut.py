@@ -15,7 +15,7 @@ from mimicdet.data.dataset import DetectionDataset, ImageRecord
 from mimicdet.data.decode import read_image
 from mimicdet.data.formats import coco
 from mimicdet.data.tiles import Window, tile_windows
-from mimicdet.errors import MESSAGE, UserError, one_line
+from mimicdet.errors import UserError, message, one_line
 from mimicdet.files import new_folder
 
 VISIBLE = 0.5
@@ -49,7 +49,7 @@ class CutDataset:
 
     def lines(self) -> list[str]:
         """Returns the same as lines for people to read."""
-        lines = [f"{one_line(self.out, MESSAGE)}: COCO"]
+        lines = [f"{message(self.out)}: COCO"]
         for split, tiles in self.tiles.items():
             lines.append(f"  {one_line(split)}: {tiles} tiles, {self.objects[split]} objects")
             if split in self.damage:

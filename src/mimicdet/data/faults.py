@@ -7,7 +7,7 @@ from enum import Enum
 from itertools import islice
 from pathlib import Path
 
-from mimicdet.errors import MESSAGE, UserError, one_line
+from mimicdet.errors import UserError, message, one_line
 
 EXAMPLES = 5
 """So many faults of one kind are kept in full; the rest are only counted."""
@@ -66,7 +66,7 @@ class Fault:
     def sentence(self) -> str:
         """Returns the fault as one sentence that begins with the file."""
         item = f"{one_line(self.item)}: " if self.item else ""
-        return one_line(f"{self.file}: {item}{self.problem}", MESSAGE)
+        return message(f"{self.file}: {item}{self.problem}")
 
 
 @dataclass

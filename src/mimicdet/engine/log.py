@@ -16,7 +16,7 @@ from mimicdet.engine.processes import on_main
 from mimicdet.engine.run_folder import MetricsFile, Record, RunFolder
 from mimicdet.engine.state import RunState
 from mimicdet.engine.step import StepResult
-from mimicdet.errors import MESSAGE, one_line
+from mimicdet.errors import message
 from mimicdet.files import defined
 from mimicdet.inference.coco_metrics import METRIC_NAMES, Metrics
 from mimicdet.report.table import points
@@ -130,7 +130,7 @@ class RunLog:
     def say(self, text: str) -> None:
         """Writes a line to standard error, on the first process alone."""
         if self.accelerator.is_main_process:
-            tqdm.write(one_line(text, MESSAGE), file=sys.stderr)
+            tqdm.write(message(text), file=sys.stderr)
             sys.stderr.flush()
 
     def close(self) -> None:

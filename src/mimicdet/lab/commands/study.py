@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic.dataclasses import dataclass
 
 from mimicdet.commands.parser import DOCUMENTED, Argument
-from mimicdet.errors import MESSAGE, UserError, one_line
+from mimicdet.errors import UserError, message
 from mimicdet.lab.study.plan import Job, plan
 from mimicdet.lab.study.study_file import StudyFile, read_study
 
@@ -94,7 +94,7 @@ class Study:
             if study.speed and outcomes and (why := measure_speeds(outcomes, data.val_set)) is not None:
                 failures.append(why)
         if outcomes := finished_jobs(everything, out, data):
-            print(f"\n{self._write(study, outcomes, out)}\n\n{one_line(out / 'table.md', MESSAGE)}, .csv and .png")
+            print(f"\n{self._write(study, outcomes, out)}\n\n{message(out / 'table.md')}, .csv and .png")
         else:
             print("no run is finished yet")
         if failures:
@@ -146,4 +146,4 @@ class Study:
         differences = differences_of(outcomes, samples=self.samples)
         if outcomes[0].place != out:
             write_evidence(outcomes, out, {"differences.csv": differences_csv(differences)})
-        return write_report(study, lines_of(study, outcomes, differences), differences, one_line(about, MESSAGE), out)
+        return write_report(study, lines_of(study, outcomes, differences), differences, message(about), out)

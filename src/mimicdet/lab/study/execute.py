@@ -20,7 +20,7 @@ from mimicdet.data.decode import read_image
 from mimicdet.data.transform import resize_for_inference
 from mimicdet.engine.run_folder import RunFolder
 from mimicdet.engine.stop import TrainingStopped, stop_on_signals
-from mimicdet.errors import MESSAGE, one_line
+from mimicdet.errors import message
 from mimicdet.files import replace_file
 from mimicdet.lab.bench import alternate, batch_detector
 from mimicdet.lab.study.evidence import Outcome, Speed, write_evidence
@@ -128,7 +128,7 @@ def _finish(job: Job, seats: _Seats, data: Data, reuse: bool) -> str | None:
     """Trains and measures a job; returns a sentence if that failed."""
 
     def say(text: str) -> None:  # a line in one piece, for several threads write
-        print(one_line(f"{job.name}: {text}", MESSAGE) + "\n", end="", flush=True)
+        print(message(f"{job.name}: {text}") + "\n", end="", flush=True)
 
     if finished(job, data) is not None:
         say("finished before")
