@@ -21,7 +21,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from mimicdet.config import SETTINGS_OF, Settings, fields_of, settings_from
-from mimicdet.errors import UserError, nearest
+from mimicdet.config.synonyms import ours, why_none
+from mimicdet.errors import UserError, nearest, one_line
 
 PRESET_FOLDER = Path(__file__).parent / "presets"
 
@@ -57,7 +58,7 @@ def preset_file(name: str, source: str = "") -> Path:
     """
     names = preset_names()
     if name not in names:
-        near = nearest(name, names, cutoff=0.4)
+        near = nearest(name, names)
         hint = f"did you mean '{near}'?" if near else f"there are {', '.join(names)}"
         is_path = name.endswith((".yaml", ".yml"))
         path_hint = " (a file of your own goes with --config)" if is_path and not source else ""
@@ -144,21 +145,34 @@ def _layer(text: str, name: str) -> Layer:
             section, _, leaf = key.rpartition(".")
             raise UserError(f"'{key}' {source} should be nested: '{section}:' and '{leaf}: ...' below it")
         for setting in leaves:
-            check_key(setting, source)
+            check_key(setting, source, in_file=True)
         values |= leaves
     return Layer(source, values)
 
 
-def check_key(name: str, source: str) -> None:
-    """Raises UserError naming the nearest setting, unless ``name`` is one."""
+def check_key(name: str, source: str, *, in_file: bool = False) -> None:
+    """Raises UserError naming the nearest setting, unless ``name`` is one; of a file's it says where to write it."""
     if name not in FIELDS:
-        raise UserError(f"unknown setting '{name}' {source}; {suggestion(name)}")
+        raise UserError(f"unknown setting '{name}' {source}; {suggestion(name, in_file=in_file)}")
 
 
-def suggestion(name: str) -> str:
-    """Asks ``did you mean 'optim.lr'?`` for the setting most like a misspelt one."""
+def suggestion(name: str, *, in_file: bool = False) -> str:
+    """Asks ``did you mean 'optim.lr'?`` for the setting that other tools call so, or the most like a misspelt one."""
     near = max(FIELDS, key=lambda candidate: _likeness(name, candidate))
-    return f"did you mean '{near}'?" if _likeness(name, near) >= 0.65 else "`mimicdet train --help` lists them all"
+    section, _, leaf = name.rpartition(".")
+    found = [known for known in ours(leaf) if known in FIELDS and "." in known]
+    if _likeness(name, near) >= 0.85:  # a slip of the pen
+        found = [near]
+    elif not found and (why := why_none(leaf)) is not None:
+        return why
+    elif not found:
+        found = [near] if _likeness(name, near) >= 0.65 else []
+    if not found:
+        return "`mimicdet train --help` lists them all"
+    found = [known for known in found if section and known.startswith(f"{section}.")] or found
+    home, _, key = found[0].rpartition(".")
+    where = f" (write '{key}: ...' below '{home}:')" if in_file and home not in ("", section) else ""
+    return f"did you mean {' or '.join(map(repr, found))}?{where}"
 
 
 def _likeness(wrong: str, right: str) -> float:
@@ -268,7 +282,7 @@ def _is_finite(value: Any) -> bool:
 
 def shown(value: Any) -> str:
     """Returns a value of a YAML file as messages have it."""
-    return "empty" if value is None else json.dumps(value, default=str)
+    return "empty" if value is None else one_line(json.dumps(value, default=str, ensure_ascii=False))
 
 
 def _explain(error: ValidationError, given: Mapping[str, _Given], fields: Mapping[str, FieldInfo]) -> str:

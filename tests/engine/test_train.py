@@ -135,7 +135,7 @@ def test_the_best_and_the_last_model_are_those_of_the_records(result: TrainResul
         loaded = load_model(folder)
         assert record is not None
         metrics = evaluate_runner(FoldedModel(loaded.model), data, loaded.inference)
-        assert {name: metrics[name] for name in METRIC_NAMES} == {name: record[name] for name in METRIC_NAMES}
+        assert {name: metrics.to_json()[name] for name in METRIC_NAMES} == {name: record[name] for name in METRIC_NAMES}
         assert loaded.categories == data.categories
 
 

@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from mimicdet.commands.options import DataOptions, InferenceOptions, with_options
 from mimicdet.commands.parser import DOCUMENTED, Argument
-from mimicdet.errors import UserError
+from mimicdet.errors import UserError, message
 from mimicdet.files import require_own_file, write_json
 
 EXAMPLES = """\
@@ -70,7 +70,8 @@ class Eval(DataOptions):
         if self.json is not None:
             about = {"model": str(self.model), "data": str(self.data), "split": dataset.split, "limit": counted}
             write_json(self.json, {**result, **about})
-        print(f"{self.model} on '{dataset.split}' of {self.data}: {metrics.images} images, {metrics.objects} objects\n")
+        title = f"{self.model} on '{dataset.split}' of {self.data}: {metrics.images} images, {metrics.objects} objects"
+        print(f"{message(title)}\n")
         print(f"{metrics_table({'all classes': result})}\n\n{class_table(result)}")
         most = max((int((~record.crowd).sum()) for record in dataset.images), default=0)
         if most > counted:

@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from mimicdet.commands.options import DataOptions, InferenceOptions, with_options
 from mimicdet.commands.parser import DOCUMENTED, Argument
-from mimicdet.errors import UserError
+from mimicdet.errors import UserError, message, one_line
 
 if TYPE_CHECKING:
     from mimicdet.data.dataset import DetectionDataset
@@ -80,7 +80,7 @@ class Export(DataOptions):
         form: dict[str, Any] = {"format": self.format, "outputs": self.outputs, "precision": self.precision}
         form["photographs"] = find_images(self.images)[:MOST_PHOTOGRAPHS] if self.images else ()
         form["inference"] = with_options(loaded.inference, self.inference, self.model)
-        print(f"exporting {self.model} to {file}", flush=True)
+        print(message(f"exporting {self.model} to {file}"), flush=True)
         with stop_on_signals() as stop, stop.at_once():  # SIGTERM too shall leave no temporary folder
             differences = export_model(self.model, file, **form, calibration=calibration)
         rows = [
@@ -90,7 +90,8 @@ class Export(DataOptions):
         print(table(["compared with the model", "rows", "without counterpart", "boxes (px)", "scores"], rows))
         if measured_on is not None:
             self._measure(file, measured_on)
-        print(f"\n{file} takes {INPUT_HELP}; {file.name}.json says how images are prepared")
+        name = message(file)
+        print(f"\n{name} takes {INPUT_HELP}; {one_line(file.name)}.json says how images are prepared")
         return 0
 
     def _measure(self, file: Path, dataset: DetectionDataset) -> None:
@@ -105,4 +106,4 @@ class Export(DataOptions):
             detector.inference = with_options(detector.inference, self.inference, path)
             metrics = evaluate_runner(detector.runner, dataset, detector.inference, progress=sys.stderr.isatty())
             results[name] = metrics.to_json()
-        print(f"\nAP on 'val' of {self.data}:\n\n{metrics_table(results)}")
+        print(f"\nAP on 'val' of {message(self.data)}:\n\n{metrics_table(results)}")

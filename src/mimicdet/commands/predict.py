@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from mimicdet.commands.options import DataOptions, InferenceOptions, with_options
 from mimicdet.commands.parser import DOCUMENTED, Argument
-from mimicdet.errors import UserError
+from mimicdet.errors import UserError, message
 from mimicdet.files import require_own_file
 
 EXAMPLES = """\
@@ -65,7 +65,7 @@ class Predict(DataOptions):
         shown = sys.stderr.isatty()
         summary = predict_files(detector, self.sources, json_file=self.json, **drawn, **tiles, progress=shown)
         places = " and ".join(str(place) for place in (self.json, self.pictures) if place is not None)
-        print(f"{summary.detections} detections in {summary.images} images: {places}")
+        print(message(f"{summary.detections} detections in {summary.images} images: {places}"))
         if complaint := summary.complaint():
             raise UserError(complaint)
         return 0

@@ -28,7 +28,7 @@ from mimicdet.data.decode import IMAGE_SUFFIXES
 from mimicdet.data.formats import coco, voc, yolo
 from mimicdet.data.split_names import disjoint_splits, standard_name
 from mimicdet.data.splits import find_splits, load_dataset, require_same_categories
-from mimicdet.errors import UserError
+from mimicdet.errors import UserError, message, one_line
 from mimicdet.files import new_folder, require_empty
 
 _WRITERS = {"coco": coco, "voc": voc, "yolo": yolo}
@@ -46,8 +46,8 @@ class Conversion:
 
     def lines(self) -> list[str]:
         """Returns the same as lines for people to read."""
-        lines = [f"{self.out}: {self.format.upper()}"]
-        lines += [f"  {split}: {n} images, {self.objects[split]} objects" for split, n in self.images.items()]
+        lines = [f"{message(self.out)}: {self.format.upper()}"]
+        lines += [f"  {one_line(split)}: {n} images, {self.objects[split]} objects" for split, n in self.images.items()]
         if self.crowd_left_out:
             lines.append(f"  {self.crowd_left_out} crowd regions left out: YOLO cannot mark them")
         return lines

@@ -26,7 +26,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from mimicdet.errors import UserError
+from mimicdet.errors import UserError, one_line
 
 MAX_PIXELS = 175_000_000
 """Images with more pixels are refused from their header, before anything is decompressed (a file of a few
@@ -203,4 +203,4 @@ def inspect_images(
     hide = None if progress else True  # None hides the bar where nobody looks at a terminal
     with ThreadPoolExecutor(thread_name_prefix="images") as pool:  # Ctrl-C cancels what pool.map has not begun
         found = pool.map(inspect, files)
-        return list(tqdm(found, total=len(files), desc=label, unit="image", disable=hide, leave=False))
+        return list(tqdm(found, total=len(files), desc=one_line(label), unit="image", disable=hide, leave=False))

@@ -7,7 +7,7 @@ from enum import Enum
 from itertools import islice
 from pathlib import Path
 
-from mimicdet.errors import UserError
+from mimicdet.errors import UserError, message, one_line
 
 EXAMPLES = 5
 """So many faults of one kind are kept in full; the rest are only counted."""
@@ -65,7 +65,8 @@ class Fault:
 
     def sentence(self) -> str:
         """Returns the fault as one sentence that begins with the file."""
-        return f"{self.file}: {self.item}: {self.problem}" if self.item else f"{self.file}: {self.problem}"
+        item = f"{one_line(self.item)}: " if self.item else ""
+        return message(f"{self.file}: {item}{self.problem}")
 
 
 @dataclass

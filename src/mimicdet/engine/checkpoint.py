@@ -70,7 +70,8 @@ def training_data_identity(dataset: DetectionDataset) -> dict[str, Any]:
     """Returns classes, number of images, and a hash over images and objects: they tell training sets apart."""
     digest = hashlib.sha256()
     for record in dataset.images:
-        digest.update(f"{record.file.name} {record.height} {record.width} {len(record.labels)}\n".encode())
+        about = f"{record.file.name} {record.height} {record.width} {len(record.labels)}\n"
+        digest.update(about.encode(errors="surrogatepass"))  # a name need not be UTF-8
         for array in (record.boxes, record.labels, record.crowd):
             digest.update(array.tobytes())
     return {"classes": list(dataset.class_names), "images": len(dataset), "hash": digest.hexdigest()}

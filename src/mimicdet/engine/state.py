@@ -26,8 +26,9 @@ class Progress:
     skipped_steps: int = 0  # all steps that were skipped, fp16's overflows included
     seconds: float = 0.0  # time spent training, evaluations and earlier parts of a resumed run included
     records: int = 0  # records in metrics.jsonl
-    best: dict[str, Any] | None = None  # the evaluation record with the highest AP, whose weights are in model/
+    best: dict[str, Any] | None = None  # the last evaluation record with the highest AP, whose weights are in model/
     last: dict[str, Any] | None = None  # the last evaluation record
+    loss: float | None = None  # of the last train record; None where no step in it was taken
 
     def count(self, result: StepResult, *, batches: int) -> None:
         """Counts a step on ``batches`` batches of each process."""

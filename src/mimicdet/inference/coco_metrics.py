@@ -37,10 +37,16 @@ class Metrics:
         return self.numbers[name]
 
     def to_json(self) -> dict[str, Any]:
-        """Returns a dictionary for ``json.dump``: the twelve numbers at the top, then the classes and the counts."""
-        classes = {"per_class_AP": dict(self.class_ap), "per_class_AP50": dict(self.class_ap50)}
+        """Returns a dictionary for ``json.dump``: the twelve numbers at the top, then the classes and the counts.
+
+        A number that is undefined is None.
+        """
+        numbers, *classes = (
+            {name: None if value == _UNDEFINED else value for name, value in values.items()}
+            for values in (self.numbers, self.class_ap, self.class_ap50)
+        )
         counts = {"images": self.images, "objects": self.objects, "detections": self.detections}
-        return {**self.numbers, **classes, **counts}
+        return {**numbers, "per_class_AP": classes[0], "per_class_AP50": classes[1], **counts}
 
 
 def coco_metrics(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic.dataclasses import dataclass
 
 from mimicdet.commands.parser import DOCUMENTED, Argument
-from mimicdet.errors import UserError
+from mimicdet.errors import UserError, message
 from mimicdet.lab.study.plan import Job, plan
 from mimicdet.lab.study.study_file import StudyFile, read_study
 
@@ -93,7 +93,7 @@ class Study:
             if study.speed and outcomes and (why := measure_speeds(outcomes, data.val_set)) is not None:
                 failures.append(why)
         if outcomes := finished_jobs(everything, out, data):
-            print(f"\n{self._write(study, outcomes, out)}\n\n{out / 'table.md'}, .csv and .png")
+            print(f"\n{self._write(study, outcomes, out)}\n\n{message(out / 'table.md')}, .csv and .png")
         else:
             print("no run is finished yet")
         if failures:
@@ -125,7 +125,10 @@ class Study:
         if len(one_based) > 1:
             raise UserError(f"{self.file}: data.voc_one_based must be the same for all runs, which share their data")
         reading: dict[str, Any] = {"max_faulty_boxes": most, "voc_one_based": one_based.pop()}
-        return (folder, *splits, *(load_dataset(folder, name, **reading) for name in splits))
+        train_set, val_set = (load_dataset(folder, name, **reading) for name in splits)
+        if not any((~record.crowd).any() for record in val_set.images):
+            raise UserError(f"{folder}: no image of '{study.val}' has an object, so that no AP is defined; add labels")
+        return folder, *splits, train_set, val_set
 
     def _write(self, study: StudyFile, outcomes: Sequence[Outcome], out: Path) -> str:
         from mimicdet.lab.study.comparison import differences_of, lines_of
@@ -142,4 +145,4 @@ class Study:
         differences = differences_of(outcomes, samples=self.samples)
         if outcomes[0].place != out:
             write_evidence(outcomes, out, {"differences.csv": differences_csv(differences)})
-        return write_report(study, lines_of(study, outcomes, differences), differences, about, out)
+        return write_report(study, lines_of(study, outcomes, differences), differences, message(about), out)
