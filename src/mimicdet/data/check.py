@@ -93,6 +93,7 @@ def check_dataset(
     splits: Sequence[str] | None = None,
     max_faulty_boxes: float = 0.05,
     voc_one_based: bool = False,
+    outside: bool = False,
     verify_images: bool = True,
     progress: bool = True,
 ) -> CheckReport:
@@ -103,7 +104,7 @@ def check_dataset(
     UserError: there is no data set at ``path``, or no such split; all other faults are reported.
 
     Args:
-        path, max_faulty_boxes, voc_one_based: see `load_dataset`.
+        path, max_faulty_boxes, voc_one_based, outside: see `load_dataset`.
         splits: names of the splits to read; all of them by default.
         verify_images: decode every image in a pool of threads, which finds truncated files; else only headers are read.
     """
@@ -111,7 +112,7 @@ def check_dataset(
     names = list(disjoint_splits(sources.splits))
     if splits is not None:
         names = [name for split in splits for name in resolve_split(split, sources.splits, sources.root)]
-    how = {"voc_one_based": voc_one_based, "decode": verify_images, "progress": progress}
+    how = {"voc_one_based": voc_one_based, "outside": outside, "decode": verify_images, "progress": progress}
     found = {name: read_split(sources, name, max_faulty_boxes=max_faulty_boxes, **how) for name in dict.fromkeys(names)}
     datasets = {name: dataset for name, (dataset, _) in found.items() if dataset is not None}
     between, parts = FaultLog(), list(datasets.values())
