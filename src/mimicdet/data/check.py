@@ -8,6 +8,7 @@ from typing import Any
 
 from mimicdet.data.dataset import Category, DetectionDataset, fingerprint
 from mimicdet.data.faults import FaultKind, FaultLog
+from mimicdet.data.plausible import odd_boxes
 from mimicdet.data.split_names import disjoint_splits, resolve_split
 from mimicdet.data.splits import compare_splits, find_splits, raise_errors, read_split
 
@@ -118,14 +119,27 @@ def check_dataset(
     between, parts = FaultLog(), list(datasets.values())
     if parts:
         _check_categories(parts[0], sources.splits[parts[0].split].annotations, between)
+    for dataset in parts:
+        _check_objects(dataset, sources.splits[dataset.split].annotations, between)
     compare_splits(parts, sources, between)
     return CheckReport(sources.root, sources.format, {n: log for n, (_, log) in found.items()}, between, datasets)
 
 
+def _check_objects(dataset: DetectionDataset, file: Path, log: FaultLog) -> None:
+    crowd = sum(int(image.crowd.sum()) for image in dataset.images)
+    item = f"split {dataset.split}"
+    if dataset.images and all(image.crowd.all() for image in dataset.images):
+        problem = "none of its images has an object, so nothing can be learned from it or measured on it"
+        if crowd:
+            problem += f"; its {crowd} regions are marked as crowd or difficult, which are passed over"
+        log.add(FaultKind.NO_OBJECTS, file, item, problem)
+    elif (odd := odd_boxes(dataset)) is not None:
+        log.add(FaultKind.ODD_BOXES, file, item, odd)
+
+
 def _check_categories(dataset: DetectionDataset, file: Path, log: FaultLog) -> None:
     used = {label for image in dataset.images for label in image.labels.tolist()}
-    if dataset.images and not used:
-        log.add(FaultKind.NO_OBJECTS, file, f"split {dataset.split}", "none of its images has an object")
+    if not used:
         return
     spellings: dict[str, Category] = {}
     for label, category in enumerate(dataset.categories):

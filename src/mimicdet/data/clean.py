@@ -11,7 +11,10 @@ Rules, in this order; the first that applies decides. Coordinates are pixels of 
 6. Over the border by less than that: clipped and counted (`box_clipped`), but no fault: tools that count pixels
    from 1 do it to every box at the border. Up to 0.01 px it is rounding and not counted at all.
 
-The share of boxes under rules 1 to 5 among all boxes of a split is what `--data.max_faulty_boxes` limits.
+7. Wholly within the first pixel of an image of 16 x 16 or more: kept, and counted among the faulty boxes
+   (`box_fraction`), since no object is there, but boxes given as fractions of the image's sides are.
+
+The share of boxes under rules 1 to 5 and 7 among all boxes of a split is what `--data.max_faulty_boxes` limits.
 
 Coordinates are rounded to multiples of 2^-30 px (about 1e-9 px) first. That absorbs the rounding
 of YOLO's fractions and of COCO's x + width, so the same boxes give the same bytes from all three formats.
@@ -32,6 +35,9 @@ CLIP_PIXELS, CLIP_FRACTION = 2.0, 0.01
 """A box over the border by up to CLIP_PIXELS or CLIP_FRACTION of the side, whichever is more, is no fault."""
 GRID = 2.0**-30
 """Coordinates are multiples of this; below 2^22 px float64 holds them, their sums and differences exactly."""
+
+FIRST_PIXEL, SMALLEST_IMAGE = 1.01, 16
+"""Boxes that end before FIRST_PIXEL are fractions of the sides, unless an image's side is below SMALLEST_IMAGE."""
 
 KEEP, CLIPPED, OVERFLOW, OUTSIDE, NO_AREA, INVERTED, NOT_FINITE = range(7)
 _FAULTS = {
@@ -90,8 +96,14 @@ def clean(
     boxes, verdict = clean_boxes(boxes, sizes[owners])
     for value, (kind, problem) in _FAULTS.items():
         _log_boxes(raw, rows[verdict == value], kind, problem, log)
-    _limit_faulty(raw, verdict, log, max_faulty_boxes)
     kept = verdict <= OVERFLOW
+    fraction = kept & (boxes[:, 2:] <= FIRST_PIXEL).all(axis=1) & (sizes[owners] >= SMALLEST_IMAGE).all(axis=1)
+    small = kept & ~fraction & (boxes[:, 2:] - boxes[:, :2] < 1).any(axis=1)
+    problem = "lies within the first pixel, as boxes do that are fractions of the image's sides; give it in pixels"
+    _log_boxes(raw, rows[fraction], FaultKind.BOX_FRACTION, problem, log)
+    problem = "has a side below one pixel: it is learned only where images are enlarged"
+    _log_boxes(raw, rows[small], FaultKind.BOX_BELOW_PIXEL, problem, log)
+    _limit_faulty(raw, rows, (verdict >= OVERFLOW) | fraction, sizes[owners], log, max_faulty_boxes)
     columns = (rows, owners, boxes, labels, crowd, areas, verdict)
     rows, owners, boxes, labels, crowd, areas, verdict = (column[kept] for column in columns)
     own_areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
@@ -139,15 +151,30 @@ def _log_boxes(raw: RawSplit, rows: np.ndarray, kind: FaultKind, problem: str, l
     log.add_many(kind, len(rows), faults)
 
 
-def _limit_faulty(raw: RawSplit, verdict: np.ndarray, log: FaultLog, most: float) -> None:
-    faulty = int((verdict >= OVERFLOW).sum())
-    if faulty > most * len(verdict):
+def _limit_faulty(
+    raw: RawSplit, rows: np.ndarray, is_faulty: np.ndarray, sizes: np.ndarray, log: FaultLog, most: float
+) -> None:
+    faulty = int(is_faulty.sum())
+    if faulty > most * len(rows):
         kinds = [kind for kind in FAULTY_BOX if log.counts[kind]]
         listed = ", ".join(f"{log.counts[kind]} {kind.key}" for kind in kinds)
         first = log.examples[max(kinds, key=lambda kind: log.counts[kind])][0]
         item = f"{first.item} of {first.file}" if first.file != raw.source.annotations else first.item
         listed = f"({listed}; for example {item})"
-        which = f"{faulty} of the {len(verdict)} boxes of split {raw.source.split} are faulty {listed}"
+        which = f"{faulty} of the {len(rows)} boxes of split {raw.source.split} are faulty {listed}"
         way_out = "mend them, or allow more by --max_faulty_boxes (in training --data.max_faulty_boxes)"
-        problem = f"{which}, more than the allowed share of {most:.3g}; {way_out}"
+        problem = f"{which}, more than the allowed share of {most:.3g}; {_unit(raw, rows, sizes, log)}{way_out}"
         log.add(FaultKind.TOO_MANY_FAULTY_BOXES, raw.source.annotations, "", problem)
+
+
+def _unit(raw: RawSplit, rows: np.ndarray, sizes: np.ndarray, log: FaultLog) -> str:
+    """Returns in what form the boxes (N, 4) of most faults seem to be, to begin the way out with; mostly nothing."""
+    if log.counts[FaultKind.BOX_FRACTION] * 2 > len(rows):
+        return "they look like fractions of the image's sides, so multiply them by its width and height; "
+    if raw.source.format == "coco":
+        boxes: np.ndarray = np.array([raw.boxes[row] for row in rows.tolist()], dtype=np.float64)  # x y x+w y+h
+        with np.errstate(invalid="ignore", over="ignore"):
+            ends = boxes[:, 2:] - boxes[:, :2]  # the last two numbers as they are given
+        if (ends > boxes[:, :2]).all() and (ends <= sizes[:, ::-1] + CLIP_PIXELS).all():
+            return "they look like x1, y1, x2, y2 where COCO has x, y, width, height; "
+    return ""

@@ -38,6 +38,8 @@ class FaultKind(Enum):
     BOX_NO_AREA = "box_no_area", False, "boxes without area (dropped)"
     BOX_OUTSIDE = "box_outside", False, "boxes wholly outside their image (dropped)"
     BOX_OVERFLOW = "box_overflow", False, "boxes far over the image's border (clipped)"
+    BOX_FRACTION = "box_fraction", False, "boxes within the first pixel, as fractions of the image's sides are"
+    BOX_BELOW_PIXEL = "box_below_pixel", False, "objects with a side below one pixel (kept)"
     BOX_CLIPPED = "box_clipped", False, "boxes slightly over the image's border (clipped)"
     DUPLICATE_OBJECT = "duplicate_object", False, "objects listed twice (same class, same box; kept)"
     POLYGON = "polygon", False, "polygons (their bounding boxes are used)"
@@ -46,12 +48,13 @@ class FaultKind(Enum):
     NO_ANNOTATION = "no_annotation", False, "images without an annotation file (left out)"
     HEADING = "heading", False, "categories that are only headings of others (left out)"
     SHARED_IMAGE = "shared_image", False, "image files recorded under several ids"
+    ODD_BOXES = "odd_boxes", False, "splits whose boxes look wrong as a whole"
     NO_OBJECTS = "no_objects", False, "splits without objects"
     UNUSED_CATEGORY = "unused_category", False, "categories without objects"
     SIMILAR_CATEGORIES = "similar_categories", False, "categories whose names differ in case or spacing only"
 
 
-_FAULTY_BOX = ("box_not_finite", "box_inverted", "box_no_area", "box_outside", "box_overflow")
+_FAULTY_BOX = ("box_not_finite", "box_inverted", "box_no_area", "box_outside", "box_overflow", "box_fraction")
 FAULTY_BOX = tuple(kind for kind in FaultKind if kind.key in _FAULTY_BOX)
 """`--data.max_faulty_boxes` limits the share of these among all boxes. Small overflows are not among them."""
 

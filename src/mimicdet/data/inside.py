@@ -24,13 +24,16 @@ def log_outside_folders(sources: SplitSources, source: Source, log: FaultLog) ->
 
 
 def log_outside_files(sources: SplitSources, raw: RawSplit, log: FaultLog) -> None:
-    """Logs the images, and files of annotations, that lie outside the data set."""
-    places = _places(sources, raw.source)
-    outside = set(_outside((file for image in raw.images for file in (image.file, image.annotations)), places))
+    """Logs the images, and files of VOC annotations, that lie outside the data set."""
+    places, source = _places(sources, raw.source), raw.source
+    outside = set(_outside((image.file for image in raw.images), places))
+    if source.format == "voc":  # its lists name files of annotations too; YOLO's labels follow from the images
+        outside |= set(_outside((image.annotations for image in raw.images), places))
     for image in raw.images if outside else ():
-        for file in {image.file, image.annotations} & outside:
+        for file in [file for file in (image.file, image.annotations) if file in outside][:1]:
+            named_in = source.listing or (source if source.format == "yolo" else image).annotations
             problem = f"{file} lies outside the data set {places[0]}; {_WAY_OUT}"
-            log.add(FaultKind.OUTSIDE_FILE, image.annotations, image.item, problem)
+            log.add(FaultKind.OUTSIDE_FILE, named_in, image.item, problem)
 
 
 def _places(sources: SplitSources, source: Source) -> tuple[Path, ...]:
