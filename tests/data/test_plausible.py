@@ -43,20 +43,21 @@ def test_ordinary_few_and_crowded_boxes_are_not() -> None:
     assert odd_boxes(split_of(boxes_up_to(1, 1))) is None, "fractions are told of one by one"
 
 
-@pytest.mark.parametrize(("faulty", "good"), [(4, 0), (1, 9), (1, 40)])
-def test_fractions_of_the_sides(tmp_path: Path, faulty: int, good: int) -> None:
+@pytest.mark.parametrize(("faulty", "good", "refused"), [(4, 0, True), (3, 2, True), (3, 3, False), (2, 0, False)])
+def test_fractions_of_the_sides(tmp_path: Path, faulty: int, good: int, refused: bool) -> None:
     boxes = [(0.1 * n, 0.2, 0.3, 0.5) for n in range(1, 1 + faulty)] + [(n % 30, 1, 5, 6) for n in range(good)]
     write_coco(tmp_path, "train", coco_document([(1, 2, 10, 12)]))
     file = write_coco(tmp_path, "val", coco_document(boxes))
     report = check_dataset(tmp_path)
     assert report.warnings["box_fraction"] == faulty
     assert report.logs["train"].counts == {}
-    assert report.errors == ({"too_many_faulty_boxes": 1} if faulty > 0.05 * (faulty + good) else {})
-    if not good:
+    assert report.errors == ({"fractions": 1} if refused else {})
+    if refused:
         message = error_of(report.raise_errors)
-        assert message.startswith(f"{file}: 4 of the 4 boxes of split val are faulty (4 box_fraction; ")
-        assert "multiply them by its width and height" in message
-    assert len(check_dataset(tmp_path, max_faulty_boxes=1).datasets["val"].images[0].boxes) == faulty + good
+        assert message.startswith(f"{file}: {faulty} of the {faulty + good} boxes of split val lie within the first ")
+        assert "multiply them by the image's width and height" in message
+        assert check_dataset(tmp_path, max_faulty_boxes=1).ok
+    assert len(report.datasets["val"].images[0].boxes) == faulty + good
 
 
 def test_tiny_images_have_objects_of_one_pixel(tmp_path: Path) -> None:

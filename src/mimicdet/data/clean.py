@@ -11,10 +11,10 @@ Rules, in this order; the first that applies decides. Coordinates are pixels of 
 6. Over the border by less than that: clipped and counted (`box_clipped`), but no fault: tools that count pixels
    from 1 do it to every box at the border. Up to 0.01 px it is rounding and not counted at all.
 
-7. Wholly within the first pixel of an image of 16 x 16 or more: kept, and counted among the faulty boxes
-   (`box_fraction`), since no object is there, but boxes given as fractions of the image's sides are.
+7. Wholly within the first pixel of an image of 16 x 16 or more: kept and counted (`box_fraction`), since boxes
+   given as fractions of the image's sides lie there. Three or more that are most of a split are an error.
 
-The share of boxes under rules 1 to 5 and 7 among all boxes of a split is what `--data.max_faulty_boxes` limits.
+The share of boxes under rules 1 to 5 among all boxes of a split is what `--data.max_faulty_boxes` limits.
 
 Coordinates are rounded to multiples of 2^-30 px (about 1e-9 px) first. That absorbs the rounding
 of YOLO's fractions and of COCO's x + width, so the same boxes give the same bytes from all three formats.
@@ -103,7 +103,12 @@ def clean(
     _log_boxes(raw, rows[fraction], FaultKind.BOX_FRACTION, problem, log)
     problem = "has a side below one pixel: it is learned only where images are enlarged"
     _log_boxes(raw, rows[small], FaultKind.BOX_BELOW_PIXEL, problem, log)
-    _limit_faulty(raw, rows, (verdict >= OVERFLOW) | fraction, sizes[owners], log, max_faulty_boxes)
+    count, least = int(fraction.sum()), max(2, max(0.5, max_faulty_boxes) * len(rows))
+    if count > least:
+        problem = f"{count} of the {len(rows)} boxes of split {raw.source.split} lie within the first pixel of their "
+        problem += "images, as fractions of the sides do; multiply them by the image's width and height"
+        log.add(FaultKind.FRACTIONS, raw.source.annotations, "", problem)
+    _limit_faulty(raw, rows, verdict, sizes[owners], log, max_faulty_boxes)
     columns = (rows, owners, boxes, labels, crowd, areas, verdict)
     rows, owners, boxes, labels, crowd, areas, verdict = (column[kept] for column in columns)
     own_areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
@@ -152,25 +157,23 @@ def _log_boxes(raw: RawSplit, rows: np.ndarray, kind: FaultKind, problem: str, l
 
 
 def _limit_faulty(
-    raw: RawSplit, rows: np.ndarray, is_faulty: np.ndarray, sizes: np.ndarray, log: FaultLog, most: float
+    raw: RawSplit, rows: np.ndarray, verdict: np.ndarray, sizes: np.ndarray, log: FaultLog, most: float
 ) -> None:
-    faulty = int(is_faulty.sum())
-    if faulty > most * len(rows):
+    faulty = int((verdict >= OVERFLOW).sum())
+    if faulty > most * len(verdict):
         kinds = [kind for kind in FAULTY_BOX if log.counts[kind]]
         listed = ", ".join(f"{log.counts[kind]} {kind.key}" for kind in kinds)
         first = log.examples[max(kinds, key=lambda kind: log.counts[kind])][0]
         item = f"{first.item} of {first.file}" if first.file != raw.source.annotations else first.item
         listed = f"({listed}; for example {item})"
-        which = f"{faulty} of the {len(rows)} boxes of split {raw.source.split} are faulty {listed}"
+        which = f"{faulty} of the {len(verdict)} boxes of split {raw.source.split} are faulty {listed}"
         way_out = "mend them, or allow more by --max_faulty_boxes (in training --data.max_faulty_boxes)"
-        problem = f"{which}, more than the allowed share of {most:.3g}; {_unit(raw, rows, sizes, log)}{way_out}"
+        problem = f"{which}, more than the allowed share of {most:.3g}; {_unit(raw, rows, sizes)}{way_out}"
         log.add(FaultKind.TOO_MANY_FAULTY_BOXES, raw.source.annotations, "", problem)
 
 
-def _unit(raw: RawSplit, rows: np.ndarray, sizes: np.ndarray, log: FaultLog) -> str:
-    """Returns in what form the boxes (N, 4) of most faults seem to be, to begin the way out with; mostly nothing."""
-    if log.counts[FaultKind.BOX_FRACTION] * 2 > len(rows):
-        return "they look like fractions of the image's sides, so multiply them by its width and height; "
+def _unit(raw: RawSplit, rows: np.ndarray, sizes: np.ndarray) -> str:
+    """Returns in what form COCO's boxes (N, 4) seem to be, to begin the way out with; mostly nothing."""
     if raw.source.format == "coco":
         boxes: np.ndarray = np.array([raw.boxes[row] for row in rows.tolist()], dtype=np.float64)  # x y x+w y+h
         with np.errstate(invalid="ignore", over="ignore"):

@@ -33,12 +33,13 @@ class FaultKind(Enum):
     UNKNOWN_CATEGORY = "unknown_category", True, "objects of an unknown category"
     CATEGORIES_DIFFER = "categories_differ", True, "categories that differ between splits"
     TOO_MANY_FAULTY_BOXES = "too_many_faulty_boxes", True, "splits with too many faulty boxes"
+    FRACTIONS = "fractions", True, "splits whose boxes are fractions of the image's sides, not pixels"
     BOX_NOT_FINITE = "box_not_finite", False, "boxes with a coordinate that is NaN or infinite (dropped)"
     BOX_INVERTED = "box_inverted", False, "boxes that end before they begin (dropped)"
     BOX_NO_AREA = "box_no_area", False, "boxes without area (dropped)"
     BOX_OUTSIDE = "box_outside", False, "boxes wholly outside their image (dropped)"
     BOX_OVERFLOW = "box_overflow", False, "boxes far over the image's border (clipped)"
-    BOX_FRACTION = "box_fraction", False, "boxes within the first pixel, as fractions of the image's sides are"
+    BOX_FRACTION = "box_fraction", False, "boxes within the first pixel, as fractions of the image's sides are (kept)"
     BOX_BELOW_PIXEL = "box_below_pixel", False, "objects with a side below one pixel (kept)"
     BOX_CLIPPED = "box_clipped", False, "boxes slightly over the image's border (clipped)"
     DUPLICATE_OBJECT = "duplicate_object", False, "objects listed twice (same class, same box; kept)"
@@ -54,7 +55,7 @@ class FaultKind(Enum):
     SIMILAR_CATEGORIES = "similar_categories", False, "categories whose names differ in case or spacing only"
 
 
-_FAULTY_BOX = ("box_not_finite", "box_inverted", "box_no_area", "box_outside", "box_overflow", "box_fraction")
+_FAULTY_BOX = ("box_not_finite", "box_inverted", "box_no_area", "box_outside", "box_overflow")
 FAULTY_BOX = tuple(kind for kind in FaultKind if kind.key in _FAULTY_BOX)
 """`--data.max_faulty_boxes` limits the share of these among all boxes. Small overflows are not among them."""
 

@@ -330,3 +330,11 @@ def test_a_file_under_two_names_is_one_file(tmp_path: Path) -> None:
     document["images"].append({"id": 8, "file_name": "./a.png"})
     write(tmp_path, document)
     assert check_dataset(tmp_path).warnings == {"shared_image": 1}
+
+
+def test_another_json_file_beside_roboflows_hides_no_split(tmp_path: Path) -> None:
+    for split in ("train", "valid"):
+        write_image(tmp_path / split / "a.png")
+        (tmp_path / split / "_annotations.coco.json").write_text(json.dumps(coco_document()))
+    (tmp_path / "train" / "notes.json").write_text("{}")
+    assert available_splits(tmp_path) == ("train", "valid")

@@ -31,7 +31,7 @@ from mimicdet.data.split_names import name_splits, split_word
 from mimicdet.errors import UserError
 
 IMAGES = "{split}"
-_INFO = "image_info_"
+_INFO, _ROBOFLOW = "image_info_", "_annotations.coco.json"
 _NUMBERS = frozenset((int, float))  # by exact type: JSON's true is a bool, and no number
 
 
@@ -46,6 +46,7 @@ def find(path: Path) -> dict[str, Source] | None:
             return _sources(path, named)
     folders = sorted(folder for folder in path.iterdir() if folder.is_dir() and split_word(folder.name))
     beside = [(folder.name, _json_files(folder)) for folder in folders]
+    beside = [(name, [file for file in files if file.name == _ROBOFLOW] or files) for name, files in beside]
     if named := name_splits((name, files[0]) for name, files in beside if len(files) == 1):
         return _sources(path, named)
     for files in (top, inner):
