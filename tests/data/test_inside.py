@@ -101,7 +101,8 @@ def test_images_beside_a_file_that_is_named_by_hand(tmp_path: Path) -> None:
     file.parent.mkdir()
     for name in ("a.png", "../val2017/a.png"):
         file.write_text(json.dumps(coco_document(file_name=name)))
-        assert load_dataset(file, "val").images[0].file.samefile(tmp_path / "val2017" / "a.png")
+        for path in (file, file.parent, tmp_path):
+            assert load_dataset(path, "val").images[0].file.samefile(tmp_path / "val2017" / "a.png")
 
 
 @pytest.mark.parametrize("yaml", ["path: ../other\ntrain: images/train", "train: ../other/images/train"])

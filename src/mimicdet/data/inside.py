@@ -38,10 +38,10 @@ def log_outside_files(sources: SplitSources, raw: RawSplit, log: FaultLog) -> No
 
 def _places(sources: SplitSources, source: Source) -> tuple[Path, ...]:
     """Returns the folders that make up the data set, none of them named by annotations."""
-    if sources.root.is_dir():
-        return (sources.root,)
-    folders = tuple(entry if entry.is_dir() else entry.parent for entry in source.images)
-    return (sources.root.parent, source.root, *folders)
+    given = sources.root if sources.root.is_dir() else sources.root.parent
+    if source.format == "yolo" and given == sources.root:  # all other folders are named by the YAML file
+        return (given,)
+    return (given, source.root, *(entry if entry.is_dir() else entry.parent for entry in source.images))
 
 
 def _outside(files: Iterable[Path], places: Sequence[Path]) -> list[Path]:

@@ -181,6 +181,7 @@ def test_text_that_is_not_utf8(tmp_path: Path) -> None:
         (changed("annotations", bbox=[1, 2, None, 4]), "annotation 0", "four numbers"),
         (changed("annotations", bbox=[1, 2, True, 4]), "annotation 0", "four numbers"),
         (changed("annotations", id=None, bbox=None), "annotations[0]", "four numbers"),
+        (changed("annotations", bbox=None, keypoints=[1, 2, 2]), "annotation 0", "its keypoints cannot stand in"),
         (changed("annotations", iscrowd=2), "annotation 0", "iscrowd is 2"),
     ],
 )

@@ -245,6 +245,8 @@ def _read_annotations(raw: RawSplit, entries: list[Any], rows: dict[int, int | N
             log.add(FaultKind.UNKNOWN_CATEGORY, file, item, f"{problem}; correct it, or add the category")
         elif box is None:
             problem = "needs a `bbox` of four numbers [x, y, width, height]; correct it, or remove the annotation"
+            if others := [name for name in ("segmentation", "keypoints") if entry.get(name)]:
+                problem += f" (its {' and '.join(others)} cannot stand in for a box)"
             log.add(FaultKind.BROKEN_RECORD, file, item, problem)
         elif crowd not in (None, 0, 1):
             log.add(FaultKind.BROKEN_RECORD, file, item, f"iscrowd is {crowd!r}; it must be 0 or 1")
