@@ -129,7 +129,7 @@ def _check_objects(dataset: DetectionDataset, file: Path, log: FaultLog) -> None
     crowd = sum(int(image.crowd.sum()) for image in dataset.images)
     item = f"split {dataset.split}"
     if dataset.images and all(image.crowd.all() for image in dataset.images):
-        problem = "none of its images has an object, so nothing can be learned from it or measured on it"
+        problem = "none of its images has an object, so that nothing is learned from it and no AP is defined on it"
         if crowd:
             problem += f"; its {crowd} regions are marked as crowd or difficult, which are passed over"
         log.add(FaultKind.NO_OBJECTS, file, item, problem)
