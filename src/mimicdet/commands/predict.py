@@ -55,7 +55,7 @@ class Predict(DataOptions):
         if self.json is None and self.pictures is None:
             raise UserError("mimicdet predict: say where results go, --json FILE or --pictures FOLDER or both")
         require_own_file(self.json, *filter(None, (self.model, self.data)))
-        dataset = None if self.data is None else self.load(self.data, self.split)
+        dataset = None if self.data is None else self.load(self.data, self.split, annotated=False)
         from mimicdet.predict import Detector, predict_files  # torch and all: not before the data are found to be good
 
         detector = Detector.from_pretrained(self.model, self.device, trust=self.trust)

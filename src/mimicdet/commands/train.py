@@ -75,6 +75,8 @@ class Train:
     """The run in RUN is replaced."""
     images: bool = True
     """Every image is decoded in the check before training."""
+    outside: bool = False
+    """Images outside the data set's folder are read too, where the annotations name such."""
     teacher: Annotated[tuple[str, ...], Argument("PATH", repeated=True)] = ()
     """A teacher of `--task distill` is a model folder, a run folder of `--task mimic`, or torchvision's weights; give
     the option once for each."""
@@ -90,7 +92,8 @@ class Train:
     def reading(self) -> DataOptions:
         """The settings have the data set read by these options of other commands."""
         data = self.settings.data
-        return DataOptions(max_faulty_boxes=data.max_faulty_boxes, voc_one_based=data.voc_one_based)
+        given: Any = {"max_faulty_boxes": data.max_faulty_boxes, "voc_one_based": data.voc_one_based}
+        return DataOptions(**given, outside=self.outside)
 
     def run(self) -> int:
         from mimicdet.data.split_names import validation_split
@@ -126,6 +129,7 @@ class Train:
         if self.reading.max_faulty_boxes != DataOptions().max_faulty_boxes:
             words += ["--max_faulty_boxes", str(self.reading.max_faulty_boxes)]
         words += ["--voc_one_based"] if self.reading.voc_one_based else []
+        words += ["--outside"] if self.outside else []
         return shlex.join([*words, "--pictures", str(self.out / "found")])
 
     def _check(self, val: str | None) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from mimicdet.data.dataset import Category, DetectionDataset, fingerprint
 from mimicdet.data.faults import FaultKind, FaultLog
+from mimicdet.data.plausible import odd_boxes
 from mimicdet.data.split_names import disjoint_splits, resolve_split
 from mimicdet.data.splits import compare_splits, find_splits, raise_errors, read_split
 from mimicdet.errors import message, one_line
@@ -97,6 +98,7 @@ def check_dataset(
     splits: Sequence[str] | None = None,
     max_faulty_boxes: float = 0.05,
     voc_one_based: bool = False,
+    outside: bool = False,
     verify_images: bool = True,
     progress: bool = True,
 ) -> CheckReport:
@@ -107,7 +109,7 @@ def check_dataset(
     UserError: there is no data set at ``path``, or no such split; all other faults are reported.
 
     Args:
-        path, max_faulty_boxes, voc_one_based: see `load_dataset`.
+        path, max_faulty_boxes, voc_one_based, outside: see `load_dataset`.
         splits: names of the splits to read; all of them by default.
         verify_images: decode every image in a pool of threads, which finds truncated files; else only headers are read.
     """
@@ -115,18 +117,28 @@ def check_dataset(
     names = list(disjoint_splits(sources.splits))
     if splits is not None:
         names = [name for split in splits for name in resolve_split(split, sources.splits, sources.root)]
-    how = {"voc_one_based": voc_one_based, "decode": verify_images, "progress": progress}
+    how = {"voc_one_based": voc_one_based, "outside": outside, "decode": verify_images, "progress": progress}
     found = {name: read_split(sources, name, max_faulty_boxes=max_faulty_boxes, **how) for name in dict.fromkeys(names)}
     datasets = {name: dataset for name, (dataset, _) in found.items() if dataset is not None}
     between, parts = FaultLog(), list(datasets.values())
     if parts:
         _check_categories(parts[0], sources.splits[parts[0].split].annotations, between)
-    for part in parts:
-        if part.images and all(record.crowd.all() for record in part.images):
-            problem = "none of its images has an object, so that nothing is learned from it and no AP is defined on it"
-            between.add(FaultKind.NO_OBJECTS, sources.splits[part.split].annotations, f"split {part.split}", problem)
+    for dataset in parts:
+        _check_objects(dataset, sources.splits[dataset.split].annotations, between)
     compare_splits(parts, sources, between)
     return CheckReport(sources.root, sources.format, {n: log for n, (_, log) in found.items()}, between, datasets)
+
+
+def _check_objects(dataset: DetectionDataset, file: Path, log: FaultLog) -> None:
+    crowd = sum(int(image.crowd.sum()) for image in dataset.images)
+    item = f"split {dataset.split}"
+    if dataset.images and all(image.crowd.all() for image in dataset.images):
+        problem = "none of its images has an object, so that nothing is learned from it and no AP is defined on it"
+        if crowd:
+            problem += f"; its {crowd} regions are marked as crowd or difficult, which are passed over"
+        log.add(FaultKind.NO_OBJECTS, file, item, problem)
+    elif (odd := odd_boxes(dataset)) is not None:
+        log.add(FaultKind.ODD_BOXES, file, item, odd)
 
 
 def _check_categories(dataset: DetectionDataset, file: Path, log: FaultLog) -> None:

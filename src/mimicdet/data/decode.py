@@ -177,10 +177,20 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def find_image(name: str, folders: Iterable[Path]) -> Path | None:
-    """Returns the first file of that name (a relative path, perhaps with backslashes) in the folders, in order."""
-    spellings = dict.fromkeys((name, name.replace("\\", "/")))
-    files = (os.path.join(folder, spelling) for spelling in spellings for folder in folders)
+    """Returns the first file of that name (a relative path, perhaps with backslashes) in the folders, in order.
+
+    Leading ``..`` go up in the folder's own name: the file lies where its path says, through whatever links.
+    """
+    spellings = dict.fromkeys(map(os.path.normpath, (name, name.replace("\\", "/"))))
+    files = (_joined(folder, spelling) for spelling in spellings for folder in folders)
     return next((Path(file) for file in files if os.path.isfile(file)), None)
+
+
+def _joined(folder: Path, name: str) -> str:
+    up = os.path.join(os.pardir, "")
+    while name.startswith(up) and folder.name not in ("", os.pardir):
+        folder, name = folder.parent, name.removeprefix(up)
+    return os.path.join(folder, name)
 
 
 def inspect_images(

@@ -13,6 +13,7 @@ from mimicdet.config import Settings
 from mimicdet.data.dataset import DetectionDataset
 from mimicdet.data.loader import TrainData, TrainLoader
 from mimicdet.data.order import rank_indices
+from mimicdet.data.targets import require_targets
 from mimicdet.data.transform import TrainTransform
 from mimicdet.engine import checkpoint, identity
 from mimicdet.engine.log import RunLog
@@ -77,6 +78,8 @@ def start_run(
             ``RunFolder.open``); its checkpoints are broken or of another run; backbone weights that cannot be fetched.
     """
     _require_sensible(settings, train_data, val_data)
+    sides: Any = {"shorter_side": max(settings.data.shorter_side), "longer_side": settings.data.longer_side}
+    too_small = require_targets(train_data, **sides, zoom=settings.data.scale_jitter[1])
     on_main(accelerator, lambda: folder.require_fit(resume=resume, overwrite=overwrite))
     _require_lasting_teachers(settings, folder, overwrite=overwrite)
     # Read on the first process alone: it is in every checkpoint, and images may lie far away
@@ -114,6 +117,8 @@ def start_run(
         run.log.say(f"{notice + '; ' if notice else ''}resuming {folder.path} from {where}")
         for change in changes:
             run.log.say(change)
+    if too_small is not None:
+        run.log.say(too_small)
     if settings.optim.warmup_steps > settings.train.epochs * steps / 2:
         run.log.say(
             f"optim.warmup_steps {settings.optim.warmup_steps} is more than half of the "

@@ -62,7 +62,8 @@ def predict_files(
         sources: see ``find_images``; empty with ``dataset`` means all its images.
         json_file: gets COCO results: a list with a row for each detection, ``image_id``, ``category_id``, ``bbox``
             (x, y, width, height in pixels), ``score``, and also ``file_name`` and ``category_name``. Image ids
-            number the files found from 1, category ids are the model's own, unless a data set is given.
+            number the files found from 1, category ids are the model's own, unless a data set is given. A file to
+            which the data set gives several ids has its rows under each.
         pictures: folder that gets a JPEG of each image with the boxes drawn, named as the image; and with the
             objects, dashed, where a data set is given.
         dataset: its image ids and category ids are used, so that the results can be evaluated against it.
@@ -98,11 +99,13 @@ def predict_files(
                 yield pixels
 
     def draw(file: Path, pixels: np.ndarray, result: Detection, classes: np.ndarray) -> None:
-        boxes, scores, objects = result["boxes"].numpy(), result["scores"].numpy(), truth.get(ids[file])
+        boxes, scores = result["boxes"].numpy(), result["scores"].numpy()
+        objects = [truth[image_id] for image_id in ids[file] if image_id in truth]
         shown = scores >= picture_threshold
         true: dict[str, Any] = {}
-        if objects is not None:
-            true = {"truth_boxes": objects.boxes[~objects.crowd], "truth_labels": objects.labels[~objects.crowd]}
+        if objects:
+            true["truth_boxes"] = np.concatenate([record.boxes[~record.crowd] for record in objects])
+            true["truth_labels"] = np.concatenate([record.labels[~record.crowd] for record in objects])
         class_names = [category.name for category in categories]
         picture = draw_boxes(
             pixels, boxes[shown], classes[shown], class_names=class_names, scores=scores[shown], **true
@@ -119,7 +122,8 @@ def predict_files(
         for result in results:
             file, pixels = read.popleft()
             classes = np.array([index[label] for label in result["labels"].tolist()], dtype=np.int64)  # (N,)
-            rows += _coco_rows(result, classes, categories, ids[file], file)
+            for image_id in ids[file]:
+                rows += _coco_rows(result, classes, categories, image_id, file)
             if pictures is not None:
                 draw(file, pixels, result, classes)
             count += 1
@@ -174,16 +178,19 @@ def write_results(file: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 def _numbered(
     sources: Sequence[str | PathLike[str]], dataset: DetectionDataset | None, pictures: Path | None
-) -> tuple[list[Path], dict[Path, int]]:
+) -> tuple[list[Path], dict[Path, list[int]]]:
+    """Returns the files to detect in, each once, and the ids of each: several where a data set gives it several."""
     if dataset is None:
         files = find_images(sources, leave_out=pictures)
         if not files:
             raise UserError("there is nothing to predict; name image files, folders or globs")
-        return files, {file: number for number, file in enumerate(files, start=1)}
+        return files, {file: [number] for number, file in enumerate(files, start=1)}
+    known: dict[Path, list[int]] = {}
+    for record in dataset.images:
+        known.setdefault(record.file if not sources else record.file.resolve(), []).append(record.id)
     if not sources:
-        return [record.file for record in dataset.images], {record.file: record.id for record in dataset.images}
-    known = {record.file.resolve(): record.id for record in dataset.images}
-    ids: dict[Path, int] = {}
+        return list(known), known
+    ids: dict[Path, list[int]] = {}
     for file in find_images(sources, leave_out=pictures):
         if file.resolve() not in known:
             raise UserError(

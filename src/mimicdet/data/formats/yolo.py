@@ -81,7 +81,8 @@ def _resolve(entry: str, bases: tuple[Path, ...]) -> Path:
     """Returns an entry's path; where it exists nowhere, the path it should have had."""
     spellings = (entry, entry.removeprefix("../"))  # Roboflow's ../train/images lies beside its data.yaml
     paths = [Path(os.path.normpath(base / spelling)) for spelling in spellings for base in bases]
-    return next((path for path in paths if path.exists()), paths[0])
+    inside = [path for path in paths if any(path.absolute().is_relative_to(base.absolute()) for base in bases)]
+    return next((path for path in (*inside, *paths) if path.exists()), paths[0])  # not another data set's beside it
 
 
 def read(source: Source, log: FaultLog) -> RawSplit:
