@@ -24,6 +24,7 @@ from mimicdet.data.faults import FaultKind, FaultLog
 from mimicdet.data.raw import RawImage, RawSplit, Source, clean_name, first_repeated, read_text
 from mimicdet.data.split_names import name_splits
 from mimicdet.errors import UserError
+from mimicdet.yaml_loader import BrokenYamlError, load_yaml
 
 IMAGES = "images/{split}"
 
@@ -44,15 +45,10 @@ def find(path: Path) -> dict[str, Source] | None:
 
 def _load(file: Path) -> dict[Any, Any]:
     try:
-        document = yaml.safe_load(read_text(file))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1} column {mark.column + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "it cannot be parsed"
-        raise UserError(f"{file}: is not valid YAML ({problem}{where}); correct it") from None
-    except RecursionError:
-        problem = "is nested too deeply to describe a data set; check that it is the right file"
-        raise UserError(f"{file}: {problem}") from None
+        document = load_yaml(read_text(file), data_set=True)
+    except BrokenYamlError as error:
+        where = f", line {error.line} column {error.column}" if error.line else ""
+        raise UserError(f"{file}: is not valid YAML ({error}{where}); correct it") from None
     return document if isinstance(document, dict) else {}
 
 
