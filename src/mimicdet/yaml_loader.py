@@ -89,7 +89,7 @@ class _Loader(yaml.SafeLoader):
             return super().compose_node(parent, index)
         kind = (event.tag or "!").removeprefix(_CORE)
         if kind not in ("!", "str", "seq", "map", *_WORDS):
-            _refuse(f"the tag {kind} has no place here", where)
+            _refuse(f"the tag {kind[:40]} has no place here", where)
         if self._depth == MAX_DEPTH:
             _refuse(f"it is nested over {MAX_DEPTH} deep", where)
         self._depth += 1
@@ -108,7 +108,7 @@ class _Loader(yaml.SafeLoader):
         if plain and isinstance(node, yaml.SequenceNode):
             plain = all(isinstance(item, yaml.ScalarNode) for item in node.value)
         if not plain or isinstance(node, yaml.MappingNode):
-            problem = f"the alias *{event.anchor} must stand for a word, a number or a list of them; write it out"
+            problem = f"the alias *{event.anchor[:40]} must stand for a word, a number or a list of them; write it out"
             _refuse(problem, event.start_mark)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -117,7 +117,7 @@ class _Loader(yaml.SafeLoader):
             if not isinstance(key, yaml.ScalarNode):
                 _refuse("a key must be a plain word", key.start_mark)
             if key.value in seen:
-                _refuse(f"key '{key.value}' is given twice", key.start_mark)
+                _refuse(f"key '{key.value[:40]}' is given twice", key.start_mark)
             if key.value == "<<" and self._data_set:  # settings know no such key anyway
                 _refuse("merge keys (<<) have no place here", key.start_mark)
             seen.add(key.value)

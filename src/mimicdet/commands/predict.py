@@ -54,7 +54,11 @@ class Predict(DataOptions):
             raise UserError("mimicdet predict: say where results go, --json FILE or --pictures FOLDER or both")
         require_own_file(self.json, *filter(None, (self.model, self.data)))
         dataset = None if self.data is None else self.load(self.data, self.split)
-        from mimicdet.predict import Detector, predict_files  # torch and all: not before the data are found to be good
+        from mimicdet.predict import (
+            Detector,
+            files_left_out,
+            predict_files,
+        )  # torch and all: not before the data are found to be good
 
         detector = Detector.from_pretrained(self.model, self.device)
         detector.inference = with_options(detector.inference, self.inference, self.model)
@@ -64,6 +68,9 @@ class Predict(DataOptions):
         summary = predict_files(detector, self.sources, json_file=self.json, **drawn, **tiles, progress=shown)
         places = " and ".join(str(place) for place in (self.json, self.pictures) if place is not None)
         print(f"{summary.detections} detections in {summary.images} images: {places}")
+        if left_out := files_left_out(self.sources):
+            endings = ", ".join(sorted({file.suffix.lower() or file.name for file in left_out})[:10])
+            print(f"{len(left_out)} files left out, whose names do not end as an image's: {endings}")
         if complaint := summary.complaint():
             raise UserError(complaint)
         return 0
