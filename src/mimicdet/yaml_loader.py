@@ -108,8 +108,8 @@ class _Loader(yaml.SafeLoader):
         if plain and isinstance(node, yaml.SequenceNode):
             plain = all(isinstance(item, yaml.ScalarNode) for item in node.value)
         if not plain or isinstance(node, yaml.MappingNode):
-            problem = f"the alias *{event.anchor[:40]} must stand for a word, a number or a list of them; write it out"
-            _refuse(problem, event.start_mark)
+            name = (event.anchor or "")[:40]
+            _refuse(f"the alias *{name} must stand for a word or a flat list; write it out", event.start_mark)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
