@@ -245,6 +245,8 @@ def _xml_files(source: Source, log: FaultLog) -> Iterator[Path]:
 
 
 def _parse(file: Path) -> Any:
+    if not os.path.isfile(file):  # a pipe without a writer would be waited for
+        raise UserError(f"{file}: is no file of text, or a link that leads nowhere; restore or remove it")
     try:
         root = defusedxml.ElementTree.parse(file).getroot()
         if root is not None and root.tag == "annotation":
