@@ -70,7 +70,8 @@ class Predict(DataOptions):
         print(f"{summary.detections} detections in {summary.images} images: {places}")
         if left_out := files_left_out(self.sources):
             endings = ", ".join(sorted({file.suffix.lower() or file.name for file in left_out})[:10])
-            print(f"{len(left_out)} files left out, whose names do not end as an image's: {endings}")
+            files = "1 file" if len(left_out) == 1 else f"{len(left_out)} files"
+            print(f"left out, because their names do not end as an image's: {files} ({endings})")
         if complaint := summary.complaint():
             raise UserError(complaint)
         return 0
