@@ -303,6 +303,13 @@ def test_labels_in_a_folder_that_no_image_is_in(tmp_path: Path) -> None:
     assert error_of(load_dataset, tmp_path).startswith(f"{orphan}: there is no image of this name")
 
 
+def test_labels_above_the_images(tmp_path: Path) -> None:
+    labels = write_yolo(tmp_path)
+    write_image(tmp_path / "images" / "train" / "deep" / "b.png")
+    (tmp_path / "images" / "train" / "a.png").unlink()
+    assert error_of(load_dataset, tmp_path).startswith(f"{labels}: there is no image of this name")
+
+
 def test_two_folders_of_images_may_have_one_folder_of_labels(tmp_path: Path) -> None:
     write_yolo(tmp_path)
     for folder, name in (("left", "b"), ("right", "c")):
