@@ -127,6 +127,8 @@ def test_faulty_lines_are_named(tmp_path: Path, line: str, says: str) -> None:
     message = error_of(load_dataset, tmp_path)
     assert message.startswith(f"{file}: line 2: ")
     assert says in message
+    file.write_text(line)
+    assert error_of(load_dataset, tmp_path).startswith(f"{file}: line 1: ")
 
 
 def test_pixels_instead_of_fractions(tmp_path: Path) -> None:

@@ -250,8 +250,10 @@ def _read_labels(
             problem = f"has {len(read)} numbers; a box has 5 (class cx cy w h) and a polygon an odd number from 7"
             way_out = "a sixth number is a prediction's score, remove it" if len(values) == 5 else "correct it"
             log.add(FaultKind.BROKEN_RECORD, file, item, f"{problem}; {way_out}")
-        elif not (first.is_integer() and 0 <= first < (k := len(raw.categories))):
-            problem = f"class {first:g} is not one of 0..{k - 1}, which {raw.source.annotations} names"
+        elif not (first.is_integer() and 0 <= first < len(raw.categories)):
+            problem = (
+                f"class {first:g} is not one of 0..{len(raw.categories) - 1}, which {raw.source.annotations} names"
+            )
             log.add(FaultKind.UNKNOWN_CATEGORY, file, item, f"{problem}; correct it, or add its name there")
         else:
             if len(values) > 4 and points is not None:
