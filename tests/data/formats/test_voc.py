@@ -180,6 +180,7 @@ def test_broken_and_hostile_xml(tmp_path: Path, xml: str, says: str) -> None:
         voc_xml([("cat", (1, 2, 11, 14)), ("", (1, 2, 3, 4))]),
         voc_xml().replace("<ymax>14</ymax></bndbox></object></annotation>", "</bndbox></object></annotation>"),
         voc_xml([("cat", (1, 2, 11, 14))] * 2, extra="<difficult>maybe</difficult>"),
+        voc_xml([("cat", (1, 2, 11, 14))] * 2, extra="<difficult> </difficult>"),
     ],
 )
 def test_faulty_objects_are_named(tmp_path: Path, xml: str) -> None:

@@ -171,7 +171,7 @@ def _read_object(raw: RawSplit, element: Any, item: str, origin: str, one_based:
     file, name = raw.images[-1].annotations, _object_name(element)
     try:
         corners = [read_number(_field(element, f"bndbox/{tag}").strip()) for tag in _CORNERS]
-        difficult = _field(element, "difficult").strip() or "0"
+        difficult = (_field(element, "difficult") or "0").strip()
         _field(element, "name")
     except ValueError as error:
         log.add(FaultKind.BROKEN_RECORD, file, item, f"{error}; correct it")
