@@ -54,11 +54,7 @@ class Predict(DataOptions):
             raise UserError("mimicdet predict: say where results go, --json FILE or --pictures FOLDER or both")
         require_own_file(self.json, *filter(None, (self.model, self.data)))
         dataset = None if self.data is None else self.load(self.data, self.split)
-        from mimicdet.predict import (
-            Detector,
-            files_left_out,
-            predict_files,
-        )  # torch and all: not before the data are found to be good
+        from mimicdet.predict import Detector, files_left_out, predict_files  # torch: not before the data are good
 
         detector = Detector.from_pretrained(self.model, self.device)
         detector.inference = with_options(detector.inference, self.inference, self.model)
