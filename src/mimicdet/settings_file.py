@@ -8,7 +8,6 @@ the key and what to write instead.
 import difflib
 import json
 import math
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import takewhile
@@ -23,6 +22,7 @@ from pydantic_core import ErrorDetails
 from mimicdet.config import SETTINGS_OF, Settings, fields_of, settings_from
 from mimicdet.config.synonyms import ours, why_none
 from mimicdet.errors import UserError, nearest, one_line
+from mimicdet.yaml_loader import BrokenYamlError, load_yaml
 
 PRESET_FOLDER = Path(__file__).parent / "presets"
 
@@ -72,51 +72,13 @@ def preset_header(name: str) -> list[str]:
     return [line[1:].removeprefix(" ") for line in takewhile(lambda line: line.startswith("#"), lines)]
 
 
-class _Loader(yaml.SafeLoader):
-    """Reads YAML 1.2 scalars: PyYAML's YAML 1.1 reads ``1e-3`` as text and ``precision: no`` as False.
-
-    A key given twice is an error instead of a silent overwrite; aliases, which settings don't need, are refused.
-    """
-
-    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (name and type are PyYAML's)
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            where = self.peek_event().start_mark
-            raise yaml.MarkedYAMLError(problem="aliases (*name) have no place in settings", problem_mark=where)
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise yaml.MarkedYAMLError(problem="a key must be a plain word", problem_mark=key.start_mark)
-            if key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"key '{key.value}' is given twice", problem_mark=key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-for _tag, _pattern, _first in (
-    ("null", r"~|null|Null|NULL|", [*"~nN", ""]),
-    ("bool", r"true|True|TRUE|false|False|FALSE", [*"tTfF"]),
-    ("int", r"[-+]?(0|[1-9][0-9]*)", [*"-+0123456789"]),
-    ("float", r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?", [*"-+.0123456789"]),
-    ("float", r"[-+]?[0-9]+[eE][-+]?[0-9]+|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", [*"-+.0123456789"]),
-):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), _first)
-
-
 def parse_yaml(text: str, source: str) -> Any:
     """Returns plain values from YAML text; UserError naming ``source`` and the line where it is broken."""
     try:
-        return yaml.load(text, Loader=_Loader)  # a SafeLoader: builds plain values only
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{source}{where}: not valid YAML: {error.problem or error.context}") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2020-99-99, a stray control character
-        raise UserError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from None
+        return load_yaml(text)
+    except BrokenYamlError as error:
+        where = f", line {error.line}" if error.line else ""
+        raise UserError(f"{source}{where}: not valid YAML: {error}") from None
 
 
 def read_layer(path: Path) -> Layer:

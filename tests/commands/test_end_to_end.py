@@ -273,10 +273,12 @@ def test_predict_goes_on_after_a_bad_image_and_says_so(
     photos = tmp_path / "photos"
     shutil.copytree(cells / "valid", photos)
     (photos / "1.png").write_bytes(b"no image")
+    (photos / "3.HEIC").write_bytes(b"perhaps an image")
     found = tmp_path / "found.json"
     assert main(["predict", str(run / "model"), str(photos), "--json", str(found)]) == 2
     captured = capsys.readouterr()
     assert "1 of 3 images could not be read" in captured.err
+    assert "left out, because their names do not end as an image's: 1 file (.heic)" in captured.out
     assert captured.err.count("\n") == 1
     assert {Path(row["file_name"]).name for row in json.loads(found.read_text())} <= {"0.png", "2.png"}
 

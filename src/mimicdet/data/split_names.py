@@ -12,7 +12,7 @@ _SAME = (("train", "training"), ("val", "valid", "validation"), ("test", "testin
 _ORDER = ("train", "training", "val", "valid", "validation", "trainval", "test", "testing", "test-dev")
 _AFFIX = "annotations?|instances|coco|labels|boxes|bbox"
 _NAME = re.compile(
-    rf"(?:_*(?:{_AFFIX})[._-]*)*({'|'.join(_ORDER)})[._-]?((?:19|20)\d\d)?(?:[._-]+(?:{_AFFIX}))*", re.IGNORECASE
+    rf"(?:_*(?:{_AFFIX})[._-]*)*({'|'.join(_ORDER)})[._-]?((?:19|20)[0-9]{{2}})?(?:[._-]+(?:{_AFFIX}))*", re.IGNORECASE
 )
 
 T = TypeVar("T")

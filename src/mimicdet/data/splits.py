@@ -1,5 +1,6 @@
 """Finds and reads the splits of a data set in any format: the one way in for training, evaluation and `check`."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ LAYOUTS = (
 def find_splits(path: str | Path) -> SplitSources:
     """Finds the splits in a folder, COCO JSON or YOLO YAML file; UserError: no known layout, or several formats."""
     path = Path(path).expanduser()
-    if not path.exists():
+    if not (os.path.isfile(path) or os.path.isdir(path)):  # a pipe is neither
         raise UserError(f"{path}: there is no such file or folder; give the data set's folder")
     finders = {"coco": coco.find, "yolo": yolo.find, "voc": voc.find}
     found = {name: splits for name, find in finders.items() if (splits := find(path))}

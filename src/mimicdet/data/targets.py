@@ -3,7 +3,7 @@
 import numpy as np
 
 from mimicdet.data.dataset import DetectionDataset
-from mimicdet.data.transform import MIN_SIDE, resized_size
+from mimicdet.data.transform import MIN_KEPT_SIDE, resized_size
 from mimicdet.errors import UserError
 
 
@@ -23,7 +23,7 @@ def require_targets(dataset: DetectionDataset, *, shorter_side: int, longer_side
         y_scale, x_scale = (max(zoom, 1.0) * new / old for old, new in zip(record.size, resized, strict=True))
         sides = (record.boxes[:, 2:] - record.boxes[:, :2])[~record.crowd] * (x_scale, y_scale)  # (M', 2)
         objects, crowd = objects + len(sides), crowd + int(record.crowd.sum())
-        small += int(np.count_nonzero((sides < MIN_SIDE - 1e-6).any(axis=1)))
+        small += int(np.count_nonzero((sides < MIN_KEPT_SIDE - 1e-6).any(axis=1)))
     size = f"{shorter_side} x {longer_side} pixels (data.shorter_side, data.longer_side)"
     problem = None
     if not objects:

@@ -142,7 +142,7 @@ def _complete_lines(path: Path) -> Iterator[bytes]:
     for line in path.read_bytes().splitlines(keepends=True):
         try:
             json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if line.endswith(b"\n"):
             yield line

@@ -16,7 +16,8 @@ import numpy as np
 from tqdm import tqdm
 
 from mimicdet.data.dataset import Category, DetectionDataset, match_classes
-from mimicdet.data.decode import IMAGE_SUFFIXES, list_images, read_image
+from mimicdet.data.decode import IMAGE_SUFFIXES, images_among, list_images, read_image
+from mimicdet.data.folders import glob_files, walk_files
 from mimicdet.errors import UserError
 from mimicdet.files import make_folder, replace_file
 from mimicdet.predict.detector import Detection, Detector
@@ -154,8 +155,7 @@ def find_images(sources: Sequence[str | PathLike[str]], *, leave_out: Path | Non
             if path.is_dir():
                 chosen = list_images(path)
             elif glob.has_magic(source):
-                matches = map(Path, glob.glob(source, recursive=True))
-                chosen = [p for p in matches if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
+                chosen = images_among(glob_files(source))[0]
             else:
                 raise UserError(f"{source}: there is no such file or folder; correct the path, or quote a glob")
             if leave_out is not None:
@@ -167,6 +167,15 @@ def find_images(sources: Sequence[str | PathLike[str]], *, leave_out: Path | Non
         for file in sorted(chosen, key=_natural):
             found.setdefault(file.resolve(), file)
     return list(found.values())
+
+
+def files_left_out(sources: Sequence[str | PathLike[str]]) -> list[Path]:
+    """Returns what ``find_images`` leaves out although it may be an image, because its name does not end as one's."""
+    found: list[Path] = []
+    for source in map(Path, sources):
+        if not source.is_file():
+            found += images_among(walk_files(source) if source.is_dir() else glob_files(str(source)))[1]
+    return found
 
 
 def write_results(file: Path, rows: Iterable[dict[str, Any]]) -> None:

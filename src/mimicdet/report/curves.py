@@ -64,7 +64,7 @@ def _read(metrics_jsonl: Path) -> list[dict[str, Any]]:
     for line in metrics_jsonl.read_bytes().splitlines():
         try:
             record = json.loads(line)
-        except ValueError:  # the run was killed while it wrote this line, or is writing it now
+        except (ValueError, RecursionError):  # the run was killed while it wrote this line, or is writing it now
             continue
         if isinstance(record, dict):
             records.append(record)
