@@ -74,7 +74,7 @@ def measure(
     if options.compiled:
         cases["compiled"] = _detects(torch.compile(fast, fullgraph=True), images, sizes)
     for format, file in files.items():
-        run = load(file, format)  # type: ignore[arg-type]
+        run = load(file, format, trust=True)  # type: ignore[arg-type]
         name = "onnxruntime" if format == "onnx" else "torch.export" if format == "torch" else format
         cases[name] = lambda run=run: run(images.numpy(), sizes.numpy())  # type: ignore[misc]
     title = f"{backbone} {height}x{width} batch {batch}"

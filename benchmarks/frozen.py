@@ -152,7 +152,8 @@ def _predictions(commands: Commands, training: Training, run: Path, dense: str) 
     if training.exported:
         file = run / "model.pt2"
         commands.run(["export", str(run / "model"), "--format", "torch", "--out", str(file)])
-        ways.append(("detections of the exported model", file, ""))
+        trust = "--trust" if "--trust" in commands.run(["predict", "--help"]) else ""  # earlier revisions ask for none
+        ways.append(("detections of the exported model", file, trust))
     for row, model, words in ways:
         found = run / "found.json"
         images = run.parent.parent / "test" / "test"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +15,10 @@ from mimicdet import cli
 from mimicdet.cli import COMMANDS, guarded, main
 from mimicdet.commands.options import with_options
 from mimicdet.commands.parser import options_of
-from mimicdet.config import InferenceSettings, fields_of
+from mimicdet.config import InferenceSettings, fields_of, synonyms
 from mimicdet.errors import UserError
 from mimicdet.settings_file import FIELDS, load_settings
+from tests.fakes.small_sets import coco_document, write_coco
 
 
 def complaint(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -189,6 +191,8 @@ def test_completion_script_is_valid_bash(capsys: pytest.CaptureFixture[str]) -> 
             "'--optim' is a section of settings: name a key of it, such as --optim.optimizer",
         ),
         ("train x --out r --out-of 1", "mimicdet train: unknown option '--out-of'; did you mean '--out'?"),
+        ("train x --out r --opset 12", "mimicdet train: unknown option '--opset'; see mimicdet train --help"),
+        ("val x", "unknown command 'val'; did you mean 'eval'?"),
         ("train x --out r --pre small", "mimicdet train: unknown option '--pre'; did you mean '--preset'?"),
         ("train x --out r -x", "mimicdet train: unexpected argument '-x'; see mimicdet train --help"),
         (
@@ -205,6 +209,101 @@ def test_completion_script_is_valid_bash(capsys: pytest.CaptureFixture[str]) -> 
 )
 def test_wrong_arguments_get_one_sentence(words: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert complaint(capsys, *words.split()).startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        ("train --lr 1", "--optim.lr X"),
+        ("train --learning-rate 1", "--optim.lr X"),
+        ("train --imgsz 640", "--data.shorter_side X or --inference.shorter_side N"),
+        ("predict m --imgsz 640", "--inference.shorter_side N"),
+        ("bench m --imgsz 640", "--size HxW"),
+        ("train --batch 4", "--train.batch_size N or --inference.batch_size N"),
+        ("train --batchSize 4", "--train.batch_size N or --inference.batch_size N"),
+        ("predict m --conf 0.5", "--threshold SCORE or --inference.score_threshold X"),
+        ("eval m --conf-thres=0.5", "--inference.score_threshold X"),
+        ("eval m --iou 0.5", "--inference.nms_iou X"),
+        ("train --weights a.pth", "--model.weights TEXT"),
+        ("predict --weights a.pth", "MODEL (no name before it)"),
+        ("train --data cells", "DATA (no name before it)"),
+        ("predict m --source photos", "SOURCES (no name before it) or --data DATA"),
+        ("train --workers 4", "--data.workers N"),
+        ("train --epochs 4", "--train.epochs N"),
+        ("train --project runs", "--out RUN"),
+        ("train --name mine", "--out RUN"),
+        ("train --half", "--train.precision {no,bf16,fp16}"),
+        ("eval m --max_det 300", "--limit N or --inference.max_detections N"),
+    ],
+)
+def test_names_of_other_tools_are_answered_with_ours(words: str, hint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert complaint(capsys, *words.split()).endswith(f"'; here that is {hint}")
+
+
+@pytest.mark.parametrize(
+    ("option", "why"),
+    [("patience", "there is no early stopping"), ("device", "the device is chosen outside"), ("nc", "the data set")],
+)
+def test_what_other_tools_have_and_we_have_not_is_said(
+    option: str, why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert f"'--{option}'; {why}" in complaint(capsys, "train", "x", f"--{option}", "1")
+
+
+@pytest.mark.parametrize(
+    "word", ["mosaic", "mixup", "cache", "rect", "dropout", "plots", "verbose", "cls", "close_mosaic"]
+)
+def test_no_guess_where_nothing_is_alike(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert complaint(capsys, "train", "x", f"--{word}", "1").endswith("; see mimicdet train --help")
+
+
+def test_every_synonym_is_of_an_option_or_setting_that_exists() -> None:
+    known = {option.name for name in COMMANDS for option in options_of(cli.command_of(name))}
+    assert {name for names in synonyms._SAME for name in names} <= known
+    assert {*synonyms.COMMANDS.values()} <= {*COMMANDS}
+    for name in FIELDS:  # no synonym hides one of our own names
+        assert not synonyms.ours(name)
+
+
+# ------------------------------------------------------------------------------------------- terminals
+
+HOSTILE = "\x1b[2J\u202e\nerror: nothing\x85\udcff"
+"""Clears the screen, turns the direction of writing, forges a line, and is no UTF-8."""
+
+
+def hostile_data(folder: Path) -> Path:
+    """A data set whose folder, file and classes have such names; its one image is truncated."""
+    root = folder / f"data{HOSTILE}"
+    document = coco_document([(1, 2, 10, 12)], names=("细胞",))
+    document["images"][0]["file_name"] = f"{HOSTILE}.png"
+    image = write_coco(root, document=document).parent / "train" / "a.png"
+    image.with_name(f"{HOSTILE}.png").write_bytes(image.read_bytes()[:60])
+    return root
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "ascii"])
+def test_reports_are_printable_lines_on_any_terminal(tmp_path: Path, encoding: str) -> None:
+    root = hostile_data(tmp_path)
+    for words in (["check", root], ["train", root, "--out", tmp_path / "run"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "mimicdet", *map(str, words)],
+            env={**os.environ, "PYTHONIOENCODING": encoding},
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == 2
+        for stream in (done.stdout, done.stderr):
+            lines = stream.decode(encoding).split("\n")
+            assert all(line.isprintable() for line in lines), words
+            assert not any(line.startswith("error: nothing") for line in lines), words
+        assert done.stderr.startswith(b"error: ")
+        assert done.stderr.count(b"\n") == 1
+        assert (rb"\u7ec6\u80de" in done.stdout) == (encoding != "utf-8")
+
+
+def test_a_closed_standard_output_is_no_fault(tmp_path: Path) -> None:
+    done = subprocess.run(["sh", "-c", f"{sys.executable} -m mimicdet presets >&-"], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 # ------------------------------------------------------------------------------------------- settings

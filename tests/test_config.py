@@ -58,6 +58,9 @@ def test_sections_that_fit(changes: dict[str, Any]) -> None:
 # ------------------------------------------------------------------------------- what each family reads
 
 
+ANY_FAMILY = " or ".join(", ".join(map(repr, SETTINGS_OF)).rsplit(", ", 1))
+
+
 def given(**values: Any) -> Settings:
     """As by ``--section.key`` on a command line, with a double underline for the dot."""
     return resolve([Layer("here", {name.replace("__", "."): value for name, value in values.items()})])
@@ -109,13 +112,11 @@ def test_the_last_layer_that_names_a_family_decides() -> None:
         ),
         (
             {"model__family": "yolo"},
-            "setting 'model.family' here is \"yolo\"; it should be 'mimicdet', 'retinanet', 'fcos', 'atss', 'gfl' or "
-            "'faster_rcnn'",
+            f"setting 'model.family' here is \"yolo\"; it should be {ANY_FAMILY}",
         ),
         (
             {"model__family": ["gfl"]},
-            "setting 'model.family' here is [\"gfl\"]; it should be 'mimicdet', 'retinanet', 'fcos', 'atss', 'gfl' or "
-            "'faster_rcnn'",
+            f"setting 'model.family' here is [\"gfl\"]; it should be {ANY_FAMILY}",
         ),
         (
             {"model__family": "gfl", "task": "swim"},
@@ -136,6 +137,17 @@ def test_the_last_layer_that_names_a_family_decides() -> None:
         (
             {"model__family": "atss", "model__pyramid_channels": 20},
             "model.head_groups 32 must divide model.pyramid_channels 20 (here)",
+        ),
+        (
+            {"model__alignment": "conv", "model__offset_grad": 0.5},
+            "model.offset_grad 0.5 is for the offsets of model.alignment 'guided'; leave it out (here)",
+        ),
+        *(
+            (
+                {**own, "train__eval_teacher": True},
+                "train.eval_teacher needs a T-head, and task 'detect' has none; leave it out (here)",
+            )
+            for own in ({"task": "detect"}, {"model__family": "fcos"}, {"model__family": "faster_rcnn"})
         ),
         (
             {"model__family": "retinanet", "one_stage__negative_iou": 0.7},

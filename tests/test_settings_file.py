@@ -183,6 +183,26 @@ def test_suggestions(wrong: str, right: str) -> None:
     assert suggestion(wrong) == f"did you mean '{right}'?"
 
 
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("lr: 1", "did you mean 'optim.lr'? (write 'lr: ...' below 'optim:')"),
+        ("optim: {lr0: 1}", "did you mean 'optim.lr'?"),
+        (
+            "imgsz: 640",
+            "did you mean 'data.shorter_side' or 'inference.shorter_side'? (write 'shorter_side: ...' below",
+        ),
+        ("train: {batch: 2}", "did you mean 'train.batch_size'?"),
+        ("patience: 3", "there is no early stopping"),
+        ("mosaic: 1", "`mimicdet train --help` lists them all"),
+    ],
+)
+def test_names_of_other_tools_in_a_file(text: str, hint: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        read_layer(write(tmp_path, text))
+    assert sentence(error).partition("; ")[2].startswith(hint)
+
+
 def test_no_suggestion_where_nothing_is_near() -> None:
     assert suggestion("xyzzy") == "`mimicdet train --help` lists them all"
 

@@ -19,14 +19,11 @@ from mimicdet.data.transform import resize_for_inference
 from mimicdet.engine.train import TrainResult
 from mimicdet.engine.train import train as train_on
 from mimicdet.errors import UserError
-from mimicdet.export.export import Difference, export_detector
-from mimicdet.export.exported_file import SUFFIXES, Format, Outputs, Precision, description_file
-from mimicdet.export.write import require
-from mimicdet.files import require_writable
+from mimicdet.export.export import Difference, export_detector, require_one_stage, require_place
+from mimicdet.export.exported_file import Format, Outputs, Precision
 from mimicdet.inference.coco_metrics import COCO_LIMITS, Metrics
 from mimicdet.inference.dataset import evaluate_runner
 from mimicdet.models.detector import DetectionModel
-from mimicdet.models.faster_rcnn import FasterRcnn
 from mimicdet.predict import Detector
 from mimicdet.predict.detector import ImageLike, each_image, to_pixels
 
@@ -90,6 +87,7 @@ def evaluate(
     limit: int | None = None,
     inference: InferenceSettings | None = None,
     progress: bool = False,
+    trust: bool = False,
 ) -> Metrics:
     """Measures a detector on a data set with COCO's numbers; classes are matched by name.
 
@@ -109,6 +107,7 @@ def evaluate(
         limit: so many detections of an image are kept and count; 100 by default, which is COCO's rule.
         inference: sizes and thresholds to detect with, instead of the detector's own and of ``limit`` for what is kept.
         progress: shows a bar.
+        trust: read a .pt2 file although it may hold code, as for ``Detector.from_pretrained``.
 
     Returns:
         The twelve numbers, the AP of each class, and counts.
@@ -122,7 +121,7 @@ def evaluate(
     if not isinstance(dataset, DetectionDataset):
         dataset = load_dataset(dataset, "val")
     if not isinstance(detector, Detector):
-        detector = Detector.from_pretrained(detector)
+        detector = Detector.from_pretrained(detector, trust=trust)
     if inference is None:
         kept = {} if limit is None else {"max_detections": limit}
         inference = detector.inference.model_copy(update=kept)
@@ -149,7 +148,7 @@ def export_model(
 
     differences = export_model("runs/cells/model", "cells.pt2", format="torch", photographs=["photo.jpg"])
     print(max(found.scores for found in differences))
-    print(Detector.from_pretrained("cells.pt2")("photo.jpg")[0]["names"])
+    print(Detector.from_pretrained("cells.pt2", trust=True)("photo.jpg")[0]["names"])
     ```
 
     Args:
@@ -170,25 +169,18 @@ def export_model(
         UserError: differences that are too large, a model that cannot be exported, a place that cannot be written to.
     """
     file = Path(file)
-    if file.suffix != SUFFIXES[format]:
-        raise UserError(f"{file}: the name of a file in {format} form must end with {SUFFIXES[format]}")
-    if not file.parent.is_dir():
-        raise UserError(f"{file.parent}: there is no such folder; make it first")
+    require_place(file, format)
     if precision != "float32" and format != "onnx":
         raise UserError(f"precision {precision} needs format onnx, not {format}")
     if precision == "int8" and calibration is None:
         raise UserError("precision int8 needs a data set for its calibration")
-    for written in (file, description_file(file)):
-        require_writable(written)
-    require(format)
     name = "this model"
     if isinstance(model, str | Path):
         name, model = str(model), load_model(model)
     network = model.model
     if not isinstance(network, DetectionModel):
         raise UserError(f"{network.file} is an exported model already; export the model folder")
-    if isinstance(network, FasterRcnn):
-        raise UserError(f"{name} is a Faster R-CNN, which has no exported form; export a one-stage detector")
+    require_one_stage(network, name)
     # At positions in any case: the detections are the same, and the dense form is what is slow
     inference = (inference or model.inference).model_copy(update={"dense": False})
     pixels = [to_pixels(image, name=f"photograph {number}") for number, image in enumerate(each_image(photographs))]

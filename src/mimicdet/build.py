@@ -22,8 +22,8 @@ from mimicdet.models.mimicdet import MimicDet, Refinement
 from mimicdet.models.one_stage import OneStage
 from mimicdet.models.pyramid import COARSEST_BACKBONE_LEVEL, Pyramid, he_init
 from mimicdet.models.s_head import SHead
-from mimicdet.weights.folder import DESCRIPTION_FILE, load_weights, read_description
-from mimicdet.weights.pretrained import SUFFIXES, read_torchvision
+from mimicdet.weights.folder import DESCRIPTION_FILE, load_weights, read_description, require_fit
+from mimicdet.weights.pretrained import SUFFIXES, read_torchvision, require_finite
 
 
 def _mimicdet(settings: MimicDetSettings.Model, trunk: Trunk, num_classes: int) -> MimicDet:
@@ -164,10 +164,25 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu") -> Loaded
             f"{file} says family '{description.family}' and describes a model of '{settings.family}'; "
             f"restore the folder as it was saved"
         )
+    _require_buildable(folder, settings, len(description.categories))
     model = build_model(settings, len(description.categories), pretrained=False)
     load_weights(folder, model)
     model = model.to(device).to(memory_format=torch.channels_last).eval()
     return LoadedModel(model, settings, inference, description.categories)
+
+
+def _require_buildable(folder: str | Path, settings: TrunkSettings, num_classes: int) -> None:
+    """Raises UserError unless a model of the weights' shapes can be built; takes no memory, whatever the sizes."""
+    try:
+        with torch.device("meta"):
+            model = build_model(settings, num_classes, pretrained=False)
+    except UserError:
+        raise
+    except Exception as error:  # whatever sizes that go with nothing provoke in layers
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        file = Path(folder) / DESCRIPTION_FILE
+        raise UserError(f"{file} describes no model that can be built ({why}); save the model again") from error
+    require_fit(folder, model)
 
 
 def _from_torchvision(file: Path, device: torch.device | str) -> LoadedModel:
@@ -181,5 +196,6 @@ def _from_torchvision(file: Path, device: torch.device | str) -> LoadedModel:
     except RuntimeError as error:  # lists every entry that differs, over many lines
         first = str(error).splitlines()[1].strip()
         raise UserError(f"{file} is no {settings.family} on ResNet-50 as torchvision makes it: {first}") from error
+    require_finite(model.state_dict(), file)
     model = model.to(device).to(memory_format=torch.channels_last).eval()
     return LoadedModel(model, settings, inference, found.categories)

@@ -4,13 +4,14 @@ Nothing heavy is imported before a command runs, so help and typing errors answe
 """
 
 import importlib
+import io
 import os
 import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mimicdet.errors import UserError, nearest
+from mimicdet.errors import UserError, message, nearest
 
 COMMANDS = {  # the first sentence of each one's own help: nothing is imported to list them
     "check": "Reads a data set as training does and lists every fault by kind, with counts and examples.",
@@ -59,8 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def guarded(work: Callable[[], int]) -> int:
     """Returns what ``work`` returns; 2 for anything the user can mend, told in one sentence; 130 when interrupted."""
     try:
+        for stream in (sys.stdout, sys.stderr):  # no name is lost, or costs a traceback, on a terminal of few letters
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         code = work()
-        sys.stdout.flush()  # here, so that a reader that has gone is met below and not at exit
+        print(end="", flush=True)  # here, so that a reader that has gone is met below and not at exit
         return code
     except UserError as error:
         return _complain(str(error))
@@ -96,7 +100,9 @@ def _dispatch(arguments: list[str]) -> int:
     if name == "--print-completion":
         return _print_completion(rest)
     if name not in COMMANDS:
-        near = nearest(name, COMMANDS)
+        from mimicdet.config import synonyms
+
+        near = synonyms.COMMANDS.get(name.casefold()) or nearest(name, COMMANDS)
         hint = f"did you mean '{near}'?" if near else f"there are {', '.join(COMMANDS)}"
         raise UserError(f"unknown command '{name}'; {hint}")
     return int(parse(name, rest).run())
@@ -142,5 +148,5 @@ def _complain(sentence: str) -> int:
         # All processes usually meet the same error. torchrun ends the others as soon as rank 0 is gone, within this
         # pause; an error that only this one met is still told.
         time.sleep(2)
-    print(f"error: {sentence}", file=sys.stderr)
+    print(f"error: {message(sentence)}", file=sys.stderr)
     return 2

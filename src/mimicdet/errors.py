@@ -1,14 +1,48 @@
-"""The one exception for things the user can mend, and the nearest name for what is misspelt."""
+"""The one exception for things the user can mend, foreign text in messages, and the nearest name for a misspelt one."""
 
 import difflib
+import re
 from collections.abc import Iterable
+
+FOREIGN = 80
+"""A name, value or cell that comes from elsewhere has at most this many characters in a message."""
+MESSAGE = 2000
+"""A message has at most this many characters, paths included."""
 
 
 class UserError(Exception):
     """Tells the user of bad input in one sentence: the file, the item in it, what is wrong, the way out.
 
-    The command line prints the message without a traceback and exits with code 2.
+    The command line prints the message without a traceback and exits with code 2. It is one line of printable
+    characters, whatever names and values stand in it (see ``message``).
     """
+
+    def __init__(self, text: object = "") -> None:
+        super().__init__(message(text))
+
+
+def one_line(text: object, most: int = FOREIGN) -> str:
+    r"""Returns text that anybody may have written, as one line that can neither steer a terminal nor forge another.
+
+    What is not printable is escaped as in Python, such as ``\n``, ``\x1b``, a character that turns the direction of
+    writing, or half of a surrogate pair. Of more than ``most`` characters the middle is left out.
+    """
+    line = str(text)
+    if line.isprintable() and len(line) <= most:
+        return line
+    if len(line) > 2 * most:  # an escape is no shorter than what it stands for
+        line = line[:most] + line[-most:]
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    if len(line) <= most:
+        return line
+    head = (most - 5) // 2
+    return f"{line[:head]} ... {line[len(line) - (most - 5 - head) :]}"
+
+
+def message(text: object) -> str:
+    """Returns a whole message as ``one_line`` of at most ``MESSAGE`` characters, its words of at most ``FOREIGN``."""
+    line = one_line(text, 100 * MESSAGE)
+    return one_line(re.sub(rf"[^\s/]{{{FOREIGN + 1},}}", lambda word: one_line(word[0]), line), MESSAGE)
 
 
 def nearest(name: str, names: Iterable[str], *, cutoff: float = 0.6) -> str | None:

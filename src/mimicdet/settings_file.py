@@ -8,7 +8,6 @@ the key and what to write instead.
 import difflib
 import json
 import math
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import takewhile
@@ -21,7 +20,9 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from mimicdet.config import SETTINGS_OF, Settings, fields_of, settings_from
-from mimicdet.errors import UserError, nearest
+from mimicdet.config.synonyms import ours, why_none
+from mimicdet.errors import UserError, nearest, one_line
+from mimicdet.yaml_loader import BrokenYamlError, load_yaml
 
 PRESET_FOLDER = Path(__file__).parent / "presets"
 
@@ -57,7 +58,7 @@ def preset_file(name: str, source: str = "") -> Path:
     """
     names = preset_names()
     if name not in names:
-        near = nearest(name, names, cutoff=0.4)
+        near = nearest(name, names)
         hint = f"did you mean '{near}'?" if near else f"there are {', '.join(names)}"
         is_path = name.endswith((".yaml", ".yml"))
         path_hint = " (a file of your own goes with --config)" if is_path and not source else ""
@@ -71,51 +72,13 @@ def preset_header(name: str) -> list[str]:
     return [line[1:].removeprefix(" ") for line in takewhile(lambda line: line.startswith("#"), lines)]
 
 
-class _Loader(yaml.SafeLoader):
-    """Reads YAML 1.2 scalars: PyYAML's YAML 1.1 reads ``1e-3`` as text and ``precision: no`` as False.
-
-    A key given twice is an error instead of a silent overwrite; aliases, which settings don't need, are refused.
-    """
-
-    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (name and type are PyYAML's)
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            where = self.peek_event().start_mark
-            raise yaml.MarkedYAMLError(problem="aliases (*name) have no place in settings", problem_mark=where)
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise yaml.MarkedYAMLError(problem="a key must be a plain word", problem_mark=key.start_mark)
-            if key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"key '{key.value}' is given twice", problem_mark=key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-for _tag, _pattern, _first in (
-    ("null", r"~|null|Null|NULL|", [*"~nN", ""]),
-    ("bool", r"true|True|TRUE|false|False|FALSE", [*"tTfF"]),
-    ("int", r"[-+]?(0|[1-9][0-9]*)", [*"-+0123456789"]),
-    ("float", r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?", [*"-+.0123456789"]),
-    ("float", r"[-+]?[0-9]+[eE][-+]?[0-9]+|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", [*"-+.0123456789"]),
-):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), _first)
-
-
 def parse_yaml(text: str, source: str) -> Any:
     """Returns plain values from YAML text; UserError naming ``source`` and the line where it is broken."""
     try:
-        return yaml.load(text, Loader=_Loader)  # a SafeLoader: builds plain values only
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{source}{where}: not valid YAML: {error.problem or error.context}") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2020-99-99, a stray control character
-        raise UserError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from None
+        return load_yaml(text)
+    except BrokenYamlError as error:
+        where = f", line {error.line}" if error.line else ""
+        raise UserError(f"{source}{where}: not valid YAML: {error}") from None
 
 
 def read_layer(path: Path) -> Layer:
@@ -144,21 +107,34 @@ def _layer(text: str, name: str) -> Layer:
             section, _, leaf = key.rpartition(".")
             raise UserError(f"'{key}' {source} should be nested: '{section}:' and '{leaf}: ...' below it")
         for setting in leaves:
-            check_key(setting, source)
+            check_key(setting, source, in_file=True)
         values |= leaves
     return Layer(source, values)
 
 
-def check_key(name: str, source: str) -> None:
-    """Raises UserError naming the nearest setting, unless ``name`` is one."""
+def check_key(name: str, source: str, *, in_file: bool = False) -> None:
+    """Raises UserError naming the nearest setting, unless ``name`` is one; of a file's it says where to write it."""
     if name not in FIELDS:
-        raise UserError(f"unknown setting '{name}' {source}; {suggestion(name)}")
+        raise UserError(f"unknown setting '{name}' {source}; {suggestion(name, in_file=in_file)}")
 
 
-def suggestion(name: str) -> str:
-    """Asks ``did you mean 'optim.lr'?`` for the setting most like a misspelt one."""
+def suggestion(name: str, *, in_file: bool = False) -> str:
+    """Asks ``did you mean 'optim.lr'?`` for the setting that other tools call so, or the most like a misspelt one."""
     near = max(FIELDS, key=lambda candidate: _likeness(name, candidate))
-    return f"did you mean '{near}'?" if _likeness(name, near) >= 0.65 else "`mimicdet train --help` lists them all"
+    section, _, leaf = name.rpartition(".")
+    found = [known for known in ours(leaf) if known in FIELDS and "." in known]
+    if _likeness(name, near) >= 0.85:  # a slip of the pen
+        found = [near]
+    elif not found and (why := why_none(leaf)) is not None:
+        return why
+    elif not found:
+        found = [near] if _likeness(name, near) >= 0.65 else []
+    if not found:
+        return "`mimicdet train --help` lists them all"
+    found = [known for known in found if section and known.startswith(f"{section}.")] or found
+    home, _, key = found[0].rpartition(".")
+    where = f" (write '{key}: ...' below '{home}:')" if in_file and home not in ("", section) else ""
+    return f"did you mean {' or '.join(map(repr, found))}?{where}"
 
 
 def _likeness(wrong: str, right: str) -> float:
@@ -268,7 +244,7 @@ def _is_finite(value: Any) -> bool:
 
 def shown(value: Any) -> str:
     """Returns a value of a YAML file as messages have it."""
-    return "empty" if value is None else json.dumps(value, default=str)
+    return "empty" if value is None else one_line(json.dumps(value, default=str, ensure_ascii=False))
 
 
 def _explain(error: ValidationError, given: Mapping[str, _Given], fields: Mapping[str, FieldInfo]) -> str:

@@ -226,7 +226,7 @@ def test_eval_on_data_without_one_of_the_models_classes(run: Path, cells: Path, 
     ]
     (red_only / "val.json").write_text(json.dumps(content))
     result = numbers(tmp_path, run / "model", "--data", red_only, "--inference.score_threshold", 0)
-    assert result["per_class_AP"]["green"] == -1
+    assert result["per_class_AP"]["green"] is None
     assert result["AP"] == result["per_class_AP"]["red"] >= 0
 
 
@@ -274,10 +274,12 @@ def test_predict_goes_on_after_a_bad_image_and_says_so(
     photos = tmp_path / "photos"
     shutil.copytree(cells / "valid", photos)
     (photos / "1.png").write_bytes(b"no image")
+    (photos / "3.HEIC").write_bytes(b"perhaps an image")
     found = tmp_path / "found.json"
     assert main(["predict", str(run / "model"), str(photos), "--json", str(found)]) == 2
     captured = capsys.readouterr()
     assert "1 of 3 images could not be read" in captured.err
+    assert "left out, because their names do not end as an image's: 1 file (.heic)" in captured.out
     assert captured.err.count("\n") == 1
     assert {Path(row["file_name"]).name for row in json.loads(found.read_text())} <= {"0.png", "2.png"}
 
@@ -369,3 +371,24 @@ def test_under_torchrun_an_error_is_told_once(config: Path, tmp_path: Path) -> N
     assert outcome.stderr.count("there is no such file or folder") == 1
     own = outcome.stderr.partition("torch/distributed")[0]  # torchrun adds a report of its own
     assert "Traceback" not in own
+
+
+def test_nothing_to_measure_by(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A validation split without objects: AP is a dash for people and null in files."""
+    write_split(tmp_path / "data", "train", toy_data(tmp_path / "data" / "train", images=4, empty=()))
+    write_split(tmp_path / "data", "val", toy_data(tmp_path / "data" / "val", images=2, empty=(0, 1)))
+    out = tmp_path / "run"
+    assert main(["train", str(tmp_path / "data"), "--out", str(out), "--config", str(config)]) == 0
+    told = capsys.readouterr()
+    assert "split val: none of its images has an object" in told.out
+    assert "AP - on 'val', which has no object to measure by: the last weights are kept" in told.out
+    assert "best" not in told.out
+    assert "AP -, AP50 -" in told.err
+    found = numbers(tmp_path, out / "model", "--data", tmp_path / "data")
+    assert {found[name] for name in METRIC_NAMES} == {None}
+    assert found["per_class_AP"] == {"red": None, "green": None}
+    assert capsys.readouterr().out.count(" - ") > 10
+    study = tmp_path / "study.yaml"
+    study.write_text("title: T\nabout: A\nruns: [{name: one, preset: small}]\n")
+    assert main(["study", str(study), "--data", str(tmp_path / "data"), "--out", str(tmp_path / "s")]) == 2
+    assert "no image of 'val' has an object, so that no AP is defined" in capsys.readouterr().err

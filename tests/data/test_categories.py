@@ -105,3 +105,11 @@ def test_no_images() -> None:
     given = dataset({"cat": 1})
     empty = DetectionDataset(root=given.root, split="val", format="coco", categories=given.categories, images=())
     assert len(match_classes(empty, model_classes(cat=3))) == 0
+
+
+def test_added_classes_get_free_ids_of_64_bits() -> None:
+    for highest, first in ((5, 6), (2**63 - 1, 2), (2**63 - 2, 2)):
+        own = (Category(1, "a"), Category(highest, "b"))
+        data = DetectionDataset(Path("set"), "val", "coco", own, ())
+        matched = match_classes(data, [Category(n, name) for n, name in enumerate("cabd")])
+        assert [c.id for c in matched.categories] == [first, 1, highest, first + 1]

@@ -146,6 +146,14 @@ def test_splits_without_images_and_without_objects(tmp_path: Path) -> None:
     report = check_dataset(tmp_path)
     assert report.ok
     assert report.warnings == {"no_objects": 1}
+    write_coco(tmp_path, document=coco_document(names=("fish",)))
+    val = coco_document(boxes=[(1, 2, 10, 12)], names=("fish",))
+    val["annotations"][0]["iscrowd"] = 1
+    val_file = write_coco(tmp_path, "val", document=val)
+    report = check_dataset(tmp_path)
+    assert report.warnings == {"no_objects": 1}, "crowds are nothing to measure by"
+    assert "split val: none of its images has an object" in "\n".join(report.lines())
+    val_file.unlink()
     document["images"] = []
     write_coco(tmp_path, document=document)
     assert check_dataset(tmp_path).errors == {"no_images": 1}

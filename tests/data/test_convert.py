@@ -178,6 +178,12 @@ def test_split_names(tmp_path: Path) -> None:
         assert available_splits(tmp_path / to) == names
 
 
+def test_splits_that_yolo_would_call_the_same_are_not_lost(tmp_path: Path) -> None:
+    for split in ("train", "valid", "val"):
+        write_coco(tmp_path / "in", split)
+    assert "several splits would be called 'val'" in error_of(convert_dataset, tmp_path / "in", tmp_path / "o", "yolo")
+
+
 def test_images_of_the_same_name_are_kept_apart(tmp_path: Path) -> None:
     document = coco_document()
     document["images"] += [

@@ -16,17 +16,27 @@ import pytest
 from tests.docs.pages import EXAMPLE, ROOT, Block, blocks, commands
 from tests.docs.workspace import with_sizes
 
-PLACE = re.compile(r"# (?P<file>src/\S+?)(, (?P<where>below|above|in place of) `(?P<line>.+)`|, (?P<end>at the end))?$")
+PLACE = re.compile(
+    r"# (?P<file>(src|docs)/\S+?)(, (?P<where>below|above|in place of) `(?P<line>.+)`|, (?P<end>at the end))?$"
+)
 """The first line of a block: the file, and where in it the block goes unless it is the whole."""
 LOSS, FAMILY = (
     section.partition("\n")[2] for section in (ROOT / "CONTRIBUTING.md").read_text("utf-8").split(EXAMPLE)[1:]
 )
 
 
+COPIED = ("src", "docs", "tests", "studies", "README.md", "pyproject.toml")
+SETTINGS_TESTS = ("tests/test_settings_page.py", "tests/test_config.py")
+"""What looks after settings: each is on the page, explained in short sentences, and of use to somebody."""
+
+
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
-    """A copy of the repository's package that may be changed."""
-    return shutil.copytree(ROOT / "src", tmp_path / "copy" / "src").parent
+    """A copy of the repository that may be changed."""
+    copy = tmp_path / "copy"
+    for name in COPIED:
+        (shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile)(ROOT / name, copy / name)
+    return copy
 
 
 def apply(block: Block, repository: Path) -> None:
@@ -50,14 +60,17 @@ def run_section(section: str, package: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(package / "src")}
     changed = set()
     for block in blocks(section, "CONTRIBUTING.md"):
-        if block.language == "python":
+        if block.language in ("python", "markdown"):
             apply(block, package)
-            changed.add(package / block.code.split()[1].rstrip(","))
+            if block.language == "python":
+                changed.add(package / block.code.split()[1].rstrip(","))
             continue
         assert block.language == "bash"
         for command in commands(block.code):
-            words = with_sizes(shlex.split(command, comments=True))
-            done = subprocess.run([sys.executable, "-m", *words], env=environment, capture_output=True, text=True)
+            program, *words = shlex.split(command, comments=True)
+            folder = package if program == "python" else None  # of the repository, or of a user's data
+            words = words if program == "python" else ["-m", *with_sizes([program, *words])]
+            done = subprocess.run([sys.executable, *words], env=environment, cwd=folder, capture_output=True, text=True)
             assert done.returncode == 0, f"{command}\n{done.stderr}"
     if not changed:
         return
@@ -66,8 +79,17 @@ def run_section(section: str, package: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
+def require_settings_in_order(package: Path) -> None:
+    """Runs the tests of settings in the copy that an example has changed."""
+    environment = {**os.environ, "PYTHONPATH": str(package / "src")}
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *SETTINGS_TESTS]
+    done = subprocess.run(words, env=environment, cwd=package, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
 def test_a_new_loss_is_one_file_and_one_line(package: Path, workspace: Path) -> None:
     run_section(LOSS, package)
+    require_settings_in_order(package)
     records = [json.loads(line) for line in Path("runs/gap/metrics.jsonl").read_text().splitlines()]
     found = [record["score_gap"] for record in records if record["kind"] == "train"]
     assert found and all(0 < value < 1 for value in found)  # noqa: PT018
@@ -75,6 +97,7 @@ def test_a_new_loss_is_one_file_and_one_line(package: Path, workspace: Path) -> 
 
 def test_a_new_family_is_one_file_a_class_and_one_line(package: Path, workspace: Path) -> None:
     run_section(FAMILY, package)
+    require_settings_in_order(package)
     for run in ("centers", "learner"):
         assert json.loads(Path("runs", run, "model", "model.json").read_text())["family"] == "centers"
     assert Path("centers.json").is_file()

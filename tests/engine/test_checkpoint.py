@@ -16,19 +16,10 @@ import pytest
 import torch
 
 from mimicdet.config import MimicDetSettings, Settings
-from mimicdet.engine.checkpoint import (
-    FORMAT,
-    LAST,
-    MAY_CHANGE,
-    PREVIOUS,
-    load_checkpoint,
-    newest_checkpoint,
-    require_same_run,
-    save_checkpoint,
-    training_data_identity,
-)
+from mimicdet.engine.checkpoint import MAY_CHANGE, require_same_run, save_checkpoint, training_data_identity
 from mimicdet.errors import UserError
 from mimicdet.settings_file import FIELDS
+from mimicdet.weights.checkpoint_file import FORMAT, LAST, PREVIOUS, load_checkpoint, newest_checkpoint
 from tests.fakes.toy import toy_data, toy_settings
 
 
@@ -212,9 +203,17 @@ def test_everything_that_differs_is_named(data: dict[str, Any]) -> None:
         require(toy_settings(), now, data, processes=1)
 
 
-def test_settings_of_another_version(data: dict[str, Any]) -> None:
-    old = {"settings": {"optim": {"speed": 1}}, "data": data, "processes": 1}
+@pytest.mark.parametrize("settings", [{"optim": {"speed": 1}}, {"model": 3}, {"model": {"family": "new"}}])
+def test_settings_of_another_version(data: dict[str, Any], settings: dict[str, Any]) -> None:
+    old = {"settings": settings, "data": data, "processes": 1}
     with pytest.raises(UserError, match="settings of another version"):
+        require_same_run(old, settings=MimicDetSettings(), data=data, processes=1, file=Path("x"))
+
+
+@pytest.mark.parametrize("lacking", ["settings", "data"])
+def test_what_is_no_checkpoint_of_a_run(data: dict[str, Any], lacking: str) -> None:
+    old = {"settings": {}, "data": data, "processes": 1} | {lacking: None}
+    with pytest.raises(UserError, match=f"is no checkpoint of a run, which has its {lacking}"):
         require_same_run(old, settings=MimicDetSettings(), data=data, processes=1, file=Path("x"))
 
 

@@ -92,7 +92,7 @@ def test_a_run_ships_the_student_alone(teacher: Path, data: DetectionDataset, tm
 def test_a_teacher_that_finds_nothing_is_refused(teacher: Path, data: DetectionDataset, tmp_path: Path) -> None:
     settings = distilling(teacher, distill={"trust_teacher": False, "check_images": 4})
     with pytest.raises(
-        UserError, match=r"model: the teacher finds next to nothing in 4 images of 'train' \(AP50 0.000\)"
+        UserError, match=r"model: the teacher finds next to nothing in 4 images of 'train' \(AP50 0.0\)"
     ):
         train(settings=settings, train_data=data, val_data=None, out=tmp_path / "run")
 

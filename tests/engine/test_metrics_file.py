@@ -37,6 +37,13 @@ def test_a_half_written_last_line_is_passed_over(tmp_path: Path, cut: int) -> No
     assert [json.loads(line) for line in file.path.read_text().splitlines()] == read_metrics(file.path)
 
 
+@pytest.mark.parametrize("line", ["[" * 100_000, "9" * 5_000])
+def test_a_line_that_nobody_wrote_is_passed_over(tmp_path: Path, line: str) -> None:
+    file = MetricsFile(tmp_path / "metrics.jsonl")
+    file.path.write_text(f'{{"step": 0}}\n{line}\n')
+    assert read_metrics(file.path) == [{"step": 0}]
+
+
 def test_what_came_after_the_checkpoint_is_cut_off(tmp_path: Path) -> None:
     file = MetricsFile(tmp_path / "metrics.jsonl")
     file.keep_first(0)

@@ -90,7 +90,10 @@ def test_a_file_detects_what_its_model_detects(
     exported: Files, model_folder: Path, photographs: list[Path], format: str, outputs: str
 ) -> None:
     """Two images of different shapes at once, at other sizes than that of the export, with and without flips."""
-    model, file = Detector.from_pretrained(model_folder), Detector.from_pretrained(exported[format, outputs])
+    model, file = (
+        Detector.from_pretrained(model_folder),
+        Detector.from_pretrained(exported[format, outputs], trust=True),
+    )
     assert file.classes == model.classes
     for flips in ("none", "horizontal"):
         for detector in (model, file):
@@ -143,8 +146,8 @@ def test_a_file_that_differs_is_not_written(
     file = tmp_path / "model.pt2"
     file.write_text("earlier")
 
-    def load_another(path: Path, format: str) -> Any:
-        run = load(path, format)  # type: ignore[arg-type]
+    def load_another(path: Path, format: str, trust: bool) -> Any:
+        run = load(path, format, trust=trust)  # type: ignore[arg-type]
         return lambda images, sizes: [output + 2e-4 * (i == 1) for i, output in enumerate(run(images, sizes))]
 
     def write_again(network: object, file: Path, divisor: int) -> None:
@@ -197,7 +200,7 @@ def test_what_counts_as_equal(
 
 def test_what_is_fixed_in_a_file_cannot_be_asked_for(exported: Files) -> None:
     image = np.zeros((64, 64, 3), np.uint8)
-    file, raw = exported["onnx", "detections"], Detector.from_pretrained(exported["torch", "raw"])
+    file, raw = exported["onnx", "detections"], Detector.from_pretrained(exported["torch", "raw"], trust=True)
     for option, message in (
         ({"nms_iou": 0.7}, r"inference.nms_iou is 0.5 in this exported file, not 0.7; .* or with --outputs raw"),
         ({"score_threshold": 0.1}, r"inference.score_threshold is 0.3 or more in this exported file"),
@@ -221,18 +224,18 @@ def test_broken_files_are_explained(exported: Files, tmp_path: Path) -> None:
         good = exported[kind]
         file = tmp_path / good.name
         with pytest.raises(UserError, match=r"there is no .*\.json beside it"):
-            Detector.from_pretrained(file)
+            Detector.from_pretrained(file, trust=True)
         beside = tmp_path / (good.name + ".json")
         beside.write_text((good.parent / beside.name).read_text())
         file.write_bytes(good.read_bytes()[:1000])
         with pytest.raises(UserError, match=r"cannot be loaded .*; export the model again"):
-            Detector.from_pretrained(file)
+            Detector.from_pretrained(file, trust=True)
         beside.write_text(beside.read_text().replace(f'"{kind[1]}"', '"rare"', 1))
         with pytest.raises(UserError, match="is broken"):
-            Detector.from_pretrained(file)
+            Detector.from_pretrained(file, trust=True)
         beside.write_text('{"format_version": 99}')
         with pytest.raises(UserError, match="newer than 1; update mimicdet"):
-            Detector.from_pretrained(file)
+            Detector.from_pretrained(file, trust=True)
 
 
 @pytest.mark.parametrize(

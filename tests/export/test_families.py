@@ -58,7 +58,7 @@ def test_a_file_detects_what_its_model_detects(
     words = ["export", str(folder), "--format", format, "--out", str(file), "--images", str(photographs[0])]
     with contextlib.redirect_stdout(io.StringIO()):
         assert main(words) == 0
-    detectors = Detector.from_pretrained(folder), Detector.from_pretrained(file)
+    detectors = Detector.from_pretrained(folder), Detector.from_pretrained(file, trust=True)
     for detector in detectors:
         detector.inference = detector.inference.model_copy(update={"batch_size": 2})
     for expected, found in zip(*(detector(photographs) for detector in detectors), strict=True):

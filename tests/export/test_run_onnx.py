@@ -63,14 +63,17 @@ def test_models(words: str, message: str, capsys: pytest.CaptureFixture[str]) ->
     ("change", "why"),
     [
         (None, "Expecting value"),
+        ("[" * 100_000, "recursion"),
+        ("9" * 5_000, "digits"),
         ({"inference": None}, "not subscriptable"),
         ({"inference": {"flips": "none"}}, "it lacks 'longer_side'"),
         ({"categories": [{"id": 7}]}, "it lacks 'name'"),
     ],
 )
-def test_descriptions(change: dict[str, Any] | None, why: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_descriptions(change: dict[str, Any] | str | None, why: str, capsys: pytest.CaptureFixture[str]) -> None:
     beside = Path("model.onnx.json")
-    beside.write_text("" if change is None else json.dumps(json.loads(beside.read_text()) | change))
+    described = json.dumps(json.loads(beside.read_text()) | change) if isinstance(change, dict) else change or ""
+    beside.write_text(described)
     message = complaint("model.onnx good.jpg", capsys)
     assert "model.onnx.json is damaged (" in message
     assert why in message

@@ -208,3 +208,16 @@ def test_limits_must_ascend():
 def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]):
     coco_metrics(*random_case(1))
     assert capfd.readouterr() == ("", "")
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), base=st.sampled_from([-(2**63), -5, 2**24, 2**53, 2**62, 2**63 - 2001]))
+def test_ids_of_any_size_change_no_bit(seed: int, base: int):
+    truth, detections = random_case(seed)
+    moved = copy.deepcopy((truth, detections))
+    for entry in (*moved[0]["images"], *moved[0]["categories"]):
+        entry["id"] += base
+    for row in (*moved[0]["annotations"], *moved[1]):
+        row["image_id"] += base
+        row["category_id"] += base
+    assert coco_metrics(*moved) == coco_metrics(truth, detections)

@@ -254,3 +254,22 @@ def test_outputs_that_cannot_be_written(detector: Detector, folder: Path, tmp_pa
         predict_files(detector, [folder], pictures=tmp_path / "file")
     with pytest.raises(UserError, match="cannot be"):
         predict_files(detector, [folder], json_file=tmp_path / "file" / "found.json")
+
+
+def test_a_file_under_several_ids_has_its_detections_once_under_each(
+    tmp_path: Path, detector: Detector, dataset: DetectionDataset
+):
+    first, *others = dataset.images
+    one = {name: getattr(first, name)[:1] for name in ("boxes", "labels", "crowd", "areas")}
+    again = replace(first, id=7_000, **one)
+    twice = replace(dataset, images=(first, *others, again))
+    for sources in ([], [first.file]):
+        summary = predict_files(
+            detector, sources, json_file=tmp_path / "found.json", pictures=tmp_path / "drawn", dataset=twice
+        )
+        rows = json.loads((tmp_path / "found.json").read_text())
+        assert summary.images == (1 if sources else len(dataset))
+        own, copy = ([row | {"image_id": 0} for row in rows if row["image_id"] == i] for i in (first.id, 7_000))
+        assert own == copy
+        assert own
+    assert coco_metrics(twice.to_coco(), rows).detections == 2 * len(own)

@@ -104,8 +104,8 @@ def test_curves_hold_the_records_values(tmp_path: Path, monkeypatch: pytest.Monk
     assert seen["loss"] == ([0.5, 0.9], [3.0, 2.0])
     assert seen["recall_50"] == ([0.5], [0.7])
     assert seen["backbone"] == ([0.5, 0.9], [2.0, 2.0])
-    assert seen["teacher/AP"] == ([1.0, 1.0], [0.3, 0.3])
-    np.testing.assert_array_equal(seen["AP"][1], [0.2, np.nan])
+    assert seen["teacher/AP"] == ([1.0, 1.0], [30, 30])
+    np.testing.assert_array_equal(seen["AP"][1], [20, np.nan])
 
 
 def test_running_mean_equals_the_literal_one():

@@ -20,6 +20,13 @@ def test_markdown_escapes_bars_and_aligns_numbers_right():
     )
 
 
+def test_no_cell_steers_a_terminal_or_forges_a_row():
+    text = table(["file", "n"], [["\x1b[2J\u202e\udcff", "1"], ["long" * 50, "2"]])
+    assert all(line.isprintable() for line in text.split("\n"))
+    assert text.split("\n")[2].startswith(r"\x1b[2J\u202e\udcff")
+    assert len(text.split("\n")[3]) == 80 + 3
+
+
 def test_wide_characters_take_two_columns():
     lines = table(["class", "n"], [["魚", "1"], ["fish", "2"]]).splitlines()
     assert lines[2] == "魚     1"

@@ -28,7 +28,6 @@ class Convert(DataOptions):
     def run(self) -> int:
         from mimicdet.data.convert import convert_dataset
 
-        faulty, one_based = self.max_faulty_boxes, self.voc_one_based
-        conversion = convert_dataset(self.data, self.out, self.to, max_faulty_boxes=faulty, voc_one_based=one_based)
+        conversion = convert_dataset(self.data, self.out, self.to, **self.reading)
         print("\n".join(conversion.lines()))
         return 0

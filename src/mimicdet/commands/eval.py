@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 
 from mimicdet.commands.options import DataOptions, InferenceOptions, with_options
 from mimicdet.commands.parser import DOCUMENTED, Argument
-from mimicdet.errors import UserError
+from mimicdet.errors import UserError, message
 from mimicdet.files import failures_of, require_own_file, write_json
 
 EXAMPLES = """\
@@ -46,6 +46,8 @@ class Eval(DataOptions):
     need more."""
     device: Annotated[str | None, Argument("NAME")] = None
     """The model runs here, such as cpu or cuda:1; the first GPU by default, where there is one."""
+    trust: bool = False
+    """A .pt2 file is read although it may hold code that runs then; whoever made it is trusted."""
     inference: InferenceOptions = field(default_factory=dict)
 
     def run(self) -> int:
@@ -59,7 +61,7 @@ class Eval(DataOptions):
         from mimicdet.predict import Detector
         from mimicdet.report.table import class_table, metrics_table
 
-        detector = Detector.from_pretrained(self.model, self.device)
+        detector = Detector.from_pretrained(self.model, self.device, trust=self.trust)
         given = self.inference if self.limit is None else {"inference.max_detections": self.limit} | self.inference
         inference = with_options(detector.inference, given, self.model)
         how: dict[str, Any] = {"tile": self.tile, "overlap": self.overlap, "limit": self.limit, "inference": inference}
@@ -68,7 +70,8 @@ class Eval(DataOptions):
         result = metrics.to_json()
         about = {"model": str(self.model), "data": str(self.data), "split": dataset.split, "limit": counted}
         unwritten = failures_of(*([partial(write_json, self.json, {**result, **about})] if self.json else []))
-        print(f"{self.model} on '{dataset.split}' of {self.data}: {metrics.images} images, {metrics.objects} objects\n")
+        title = f"{self.model} on '{dataset.split}' of {self.data}: {metrics.images} images, {metrics.objects} objects"
+        print(f"{message(title)}\n")
         print(f"{metrics_table({'all classes': result})}\n\n{class_table(result)}")
         most = max((int((~record.crowd).sum()) for record in dataset.images), default=0)
         if most > counted:

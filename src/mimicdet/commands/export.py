@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from mimicdet.commands.options import DataOptions, InferenceOptions, with_options
 from mimicdet.commands.parser import DOCUMENTED, Argument
-from mimicdet.errors import UserError
+from mimicdet.errors import UserError, message, one_line
 
 if TYPE_CHECKING:
     from mimicdet.data.dataset import DetectionDataset
@@ -59,25 +59,29 @@ class Export(DataOptions):
                 raise UserError(f"--precision {self.precision} needs --format onnx, not {self.format}")
             if self.data is None:
                 raise UserError(f"--precision {self.precision} needs --data, to measure what it costs")
+        from mimicdet.export.export import require_one_stage, require_place
+        from mimicdet.export.exported_file import SUFFIXES
+
+        file = self.out or self.model.parent / (self.model.name + SUFFIXES[self.format])
+        require_place(file, self.format)
         measured_on = None if self.data is None else self.load(self.data, "val")
         calibration = self.load(self.data, "train") if self.data and self.precision == "int8" else None
         from mimicdet.api import export_model
         from mimicdet.build import load_model
         from mimicdet.data.dataset import match_classes
         from mimicdet.engine.stop import stop_on_signals
-        from mimicdet.export.exported_file import SUFFIXES
         from mimicdet.predict.files import find_images
         from mimicdet.report.table import table
 
-        file = self.out or self.model.parent / (self.model.name + SUFFIXES[self.format])
         loaded = load_model(self.model)
+        require_one_stage(loaded.model, self.model)
         if measured_on is not None:
             measured_on = match_classes(measured_on, loaded.categories)
-        print(f"exporting {self.model} to {file}", flush=True)
+        form: dict[str, Any] = {"format": self.format, "outputs": self.outputs, "precision": self.precision}
+        form["photographs"] = find_images(self.images)[:MOST_PHOTOGRAPHS] if self.images else ()
+        form["inference"] = with_options(loaded.inference, self.inference, self.model)
+        print(message(f"exporting {self.model} to {file}"), flush=True)
         with stop_on_signals() as stop, stop.at_once():  # SIGTERM too shall leave no temporary folder
-            form: dict[str, Any] = {"format": self.format, "outputs": self.outputs, "precision": self.precision}
-            form["photographs"] = find_images(self.images)[:MOST_PHOTOGRAPHS] if self.images else ()
-            form["inference"] = with_options(loaded.inference, self.inference, self.model)
             differences = export_model(self.model, file, **form, calibration=calibration)
         rows = [
             [f"{d.batch} x {d.height} x {d.width}", str(d.rows), str(d.unmatched), f"{d.boxes:.2g}", f"{d.scores:.2g}"]
@@ -86,7 +90,8 @@ class Export(DataOptions):
         print(table(["compared with the model", "rows", "without counterpart", "boxes (px)", "scores"], rows))
         if measured_on is not None:
             self._measure(file, measured_on)
-        print(f"\n{file} takes {INPUT_HELP}; {file.name}.json says how images are prepared")
+        name = message(file)
+        print(f"\n{name} takes {INPUT_HELP}; {one_line(file.name)}.json says how images are prepared")
         return 0
 
     def _measure(self, file: Path, dataset: DetectionDataset) -> None:
@@ -97,8 +102,8 @@ class Export(DataOptions):
 
         results = {}
         for name, path in (("model", self.model), (f"{file.name} ({self.precision})", file)):
-            detector = Detector.from_pretrained(path, "cpu")
+            detector = Detector.from_pretrained(path, "cpu", trust=True)  # just written here
             detector.inference = with_options(detector.inference, self.inference, path)
             metrics = evaluate_runner(detector.runner, dataset, detector.inference, progress=sys.stderr.isatty())
             results[name] = metrics.to_json()
-        print(f"\nAP on 'val' of {self.data}:\n\n{metrics_table(results)}")
+        print(f"\nAP on 'val' of {message(self.data)}:\n\n{metrics_table(results)}")

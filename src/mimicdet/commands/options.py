@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mimicdet.data.dataset import DetectionDataset
 
 _ONE_BASED = "VOC coordinates that are read count pixels from 1 (the original PASCAL VOC) instead of 0."
+_OUTSIDE = "Images outside the data set's folder are read too, where the annotations name such."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,19 +30,25 @@ class DataOptions:
         float, Argument("SHARE"), Field(description="A larger share of faulty boxes than this is an error.")
     ] = 0.05
     voc_one_based: Annotated[bool, Field(description=_ONE_BASED)] = False
+    outside: Annotated[bool, Field(description=_OUTSIDE)] = False
 
-    def load(self, data: Path, split: str) -> DetectionDataset:
+    def load(self, data: Path, split: str, *, annotated: bool = True) -> DetectionDataset:
         """Returns a split of the data set, as ``load_dataset`` reads it; UserError as there."""
         from mimicdet.data.splits import load_dataset
 
-        return load_dataset(data, split, max_faulty_boxes=self.max_faulty_boxes, voc_one_based=self.voc_one_based)
+        return load_dataset(data, split, **self.reading, annotated=annotated)
 
     def check(self, data: Path, splits: Sequence[str] | None, *, images: bool) -> CheckReport:
         """Returns what ``check_dataset`` finds in the splits, all of them for None; ``images``: in every image too."""
         from mimicdet.data.check import check_dataset
 
-        reading: dict[str, Any] = {"max_faulty_boxes": self.max_faulty_boxes, "voc_one_based": self.voc_one_based}
-        return check_dataset(data, splits=splits, verify_images=images, **reading)
+        return check_dataset(data, splits=splits, verify_images=images, **self.reading)
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """Returns the same as arguments of ``load_dataset``, ``check_dataset`` and ``convert_dataset``."""
+        names = ("max_faulty_boxes", "voc_one_based", "outside")
+        return {name: getattr(self, name) for name in names}
 
 
 _STORED = "These are stored with the model; what is given here is used instead."

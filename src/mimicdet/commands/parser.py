@@ -20,6 +20,7 @@ from pydantic import ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
 from mimicdet.config import SETTINGS_OF, Settings, fields_of
+from mimicdet.config.synonyms import ours, why_none
 from mimicdet.errors import UserError, nearest
 from mimicdet.settings_file import FIELDS, SECTIONS, Layer, expectation, parse_yaml, resolve, shown, suggestion
 
@@ -30,6 +31,8 @@ DOCUMENTED = ConfigDict(use_attribute_docstrings=True)
 """A command's dataclass has this ``config``: the docstring below a field is its help."""
 
 HELP = ("-h", "--help")
+ALIKE = 0.75
+"""A name less like a wrong one than this is no guess worth making."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class Option:
 
     @property
     def kind(self) -> Any:
-        """The option has this type, None left out."""
+        """Returns the option's type, None left out."""
         arms = get_args(self.info.annotation)
         return arms[0] if type(None) in arms else self.info.annotation
 
@@ -80,7 +83,7 @@ class Option:
 
     @property
     def item(self) -> Any:
-        """One word of it has this type."""
+        """Returns the type of one word of it."""
         return get_args(self.kind)[0] if self.is_list else self.kind
 
     @property
@@ -103,7 +106,7 @@ class Option:
 
     @property
     def called(self) -> str:
-        """Usage and messages call it so."""
+        """Returns what usage and messages call it."""
         return self.metavar if self.is_positional else f"--{self.name}"
 
 
@@ -224,27 +227,44 @@ class _Line:
 
     def _unknown(self, name: str, written: str) -> NoReturn:
         bare = name[2:]
-        if "task" in self.options and bare in SECTIONS:
+        if "task" in self.options and bare in SECTIONS and bare not in self.options:
             key = next(name for name in FIELDS if name.startswith(f"{bare}."))
             raise UserError(f"'--{bare}' is a section of settings: name a key of it, such as --{key}")
         if "task" in self.options and "." in bare:
             raise UserError(f"unknown setting '--{bare}'; {suggestion(bare).replace(chr(39), chr(39) + '--', 1)}")
-        near = nearest(name, self.named)
-        hint = f"did you mean '{near}'?" if near else f"see {self.program} --help"
-        raise UserError(f"{self.program}: unknown option '{written}'; {hint}")
+        raise UserError(f"{self.program}: unknown option '{written}'; {self._hint(bare)}")
+
+    def _hint(self, bare: str) -> str:
+        """Says what to write instead of an option that there is not: as other tools call it, or the nearest."""
+        if same := [self.options[name] for name in ours(bare) if name in self.options]:
+            given = (f"{o.called} (no name before it)" if o.is_positional else f"{o.called} {o.metavar}" for o in same)
+            return f"here that is {' or '.join(given)}"
+        if (why := why_none(bare)) is not None and "task" in self.options:
+            return why
+        names = {name.removeprefix("--"): name for name in self.named}
+        begun = [name for name in names if name.startswith(bare) or bare.startswith(name)]
+        near = begun[0] if len(begun) == 1 and len(bare) > 2 else nearest(bare, names, cutoff=ALIKE)
+        return f"did you mean '{names[near]}'?" if near else f"see {self.program} --help"
 
     def explain(self, error: ValidationError) -> NoReturn:
         """Complains of all that is missing, or else of the first value that is not what it should be."""
         findings = error.errors(include_url=False)
-        if missing := [self.options[str(found["loc"][0])] for found in findings if found["type"] == "missing"]:
+        # A wrong word in the first place moves all others on: then it is the word that is wrong, and nothing is missing
+        wrong = [found for found in findings if self._is_wrong_word(found)]
+        missing = [self.options[str(found["loc"][0])] for found in findings if found["type"] == "missing"]
+        if missing and not wrong:
             named = (o.called if o.is_positional else f"{o.called} {o.metavar}" for o in missing)
             self.complain(f"missing {' and '.join(named)}")
-        option, word = self.options[str(findings[0]["loc"][0])], findings[0]["input"]
+        first = [*wrong, *findings][0]
+        option, word = self.options[str(first["loc"][0])], first["input"]
         numbers = {"int_parsing": "it should be a whole number", "float_parsing": "it should be a number"}
-        expected = numbers.get(findings[0]["type"]) or expectation(findings[0], of_item=False)
+        expected = numbers.get(first["type"]) or expectation(first, of_item=False)
         near = nearest(str(word), option.choices)
         hint = f" (did you mean '{near}'?)" if near else ""
         self.complain(f"{option.called} is {shown(word)}; {expected}{hint}")
+
+    def _is_wrong_word(self, found: Any) -> bool:
+        return found["type"] == "literal_error" and self.options[str(found["loc"][0])].is_positional
 
 
 def _value(option: Option, found: Any) -> Any:

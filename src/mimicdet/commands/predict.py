@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from mimicdet.commands.options import DataOptions, InferenceOptions, with_options
 from mimicdet.commands.parser import DOCUMENTED, Argument
-from mimicdet.errors import UserError
+from mimicdet.errors import UserError, message, one_line
 from mimicdet.files import require_own_file
 
 EXAMPLES = """\
@@ -45,6 +45,8 @@ class Predict(DataOptions):
     """This split of the data set is meant; all its images are taken where no SOURCES are named."""
     device: Annotated[str | None, Argument("NAME")] = None
     """The model runs here, such as cpu or cuda:1; the first GPU by default, where there is one."""
+    trust: bool = False
+    """A .pt2 file is read although it may hold code that runs then; whoever made it is trusted."""
     inference: InferenceOptions = field(default_factory=dict)
 
     def run(self) -> int:
@@ -53,17 +55,21 @@ class Predict(DataOptions):
         if self.json is None and self.pictures is None:
             raise UserError("mimicdet predict: say where results go, --json FILE or --pictures FOLDER or both")
         require_own_file(self.json, *filter(None, (self.model, self.data)))
-        dataset = None if self.data is None else self.load(self.data, self.split)
-        from mimicdet.predict import Detector, predict_files  # torch and all: not before the data are found to be good
+        dataset = None if self.data is None else self.load(self.data, self.split, annotated=False)
+        from mimicdet.predict import Detector, files_left_out, predict_files  # torch: not before the data are good
 
-        detector = Detector.from_pretrained(self.model, self.device)
+        detector = Detector.from_pretrained(self.model, self.device, trust=self.trust)
         detector.inference = with_options(detector.inference, self.inference, self.model)
         drawn: dict[str, Any] = {"pictures": self.pictures, "picture_threshold": self.threshold, "dataset": dataset}
         tiles: dict[str, Any] = {"tile": self.tile, "overlap": self.overlap}
         shown = sys.stderr.isatty()
         summary = predict_files(detector, self.sources, json_file=self.json, **drawn, **tiles, progress=shown)
         places = " and ".join(str(place) for place in (self.json, self.pictures) if place is not None)
-        print(f"{summary.detections} detections in {summary.images} images: {places}")
+        print(message(f"{summary.detections} detections in {summary.images} images: {places}"))
+        if left_out := files_left_out(self.sources):
+            endings = ", ".join(map(one_line, sorted({file.suffix.lower() or file.name for file in left_out})[:10]))
+            files = "1 file" if len(left_out) == 1 else f"{len(left_out)} files"
+            print(f"left out, because their names do not end as an image's: {files} ({endings})")
         if complaint := summary.complaint():
             raise UserError(complaint)
         return 0

@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 from mimicdet.commands.options import DataOptions
 from mimicdet.commands.parser import COMMAND_LINE, DOCUMENTED, Argument, SettingsOptions
 from mimicdet.config import Settings
-from mimicdet.errors import UserError
+from mimicdet.errors import MESSAGE, UserError, message, one_line
 from mimicdet.settings_file import load_settings
 
 if TYPE_CHECKING:
@@ -75,6 +75,8 @@ class Train:
     """The run in RUN is replaced."""
     images: bool = True
     """Every image is decoded in the check before training."""
+    outside: bool = False
+    """Images outside the data set's folder are read too, where the annotations name such."""
     teacher: Annotated[tuple[str, ...], Argument("PATH", repeated=True)] = ()
     """A teacher of `--task distill` is a model folder, a run folder of `--task mimic`, or torchvision's weights; give
     the option once for each."""
@@ -90,7 +92,8 @@ class Train:
     def reading(self) -> DataOptions:
         """The settings have the data set read by these options of other commands."""
         data = self.settings.data
-        return DataOptions(max_faulty_boxes=data.max_faulty_boxes, voc_one_based=data.voc_one_based)
+        given: Any = {"max_faulty_boxes": data.max_faulty_boxes, "voc_one_based": data.voc_one_based}
+        return DataOptions(**given, outside=self.outside)
 
     def run(self) -> int:
         from mimicdet.data.split_names import validation_split
@@ -105,6 +108,7 @@ class Train:
             RunFolder(self.out).require_fit(**again)
             self._check(val)
         from mimicdet.engine.train import train  # torch and all: not before the data are found to be good
+        from mimicdet.report.table import points
 
         train_data, val_data = reading.load(self.data, self.split), reading.load(self.data, val) if val else None
         if main_process and val_data is not None:
@@ -112,8 +116,11 @@ class Train:
         result = train(settings=self.settings, train_data=train_data, val_data=val_data, out=self.out, **again)
         if main_process:
             if result.best is not None:
-                print(f"best AP {result.best['AP']:.3f}, AP50 {result.best['AP50']:.3f} on '{val}'")
-            print(f"the trained model is {result.model}; see what it finds with:\n  {self._predict(result.model, val)}")
+                print(f"best AP {points(result.best['AP'])}, AP50 {points(result.best['AP50'])} on '{one_line(val)}'")
+            elif val_data is not None:
+                print(f"AP - on '{one_line(val)}', which has no object to measure by: the last weights are kept")
+            print(message(f"the trained model is {result.model}; see what it finds with:"))
+            print(f"  {one_line(self._predict(result.model, val), MESSAGE)}")
         if result.unwritten:
             raise UserError("; ".join(result.unwritten))
         return 0
@@ -124,6 +131,7 @@ class Train:
         if self.reading.max_faulty_boxes != DataOptions().max_faulty_boxes:
             words += ["--max_faulty_boxes", str(self.reading.max_faulty_boxes)]
         words += ["--voc_one_based"] if self.reading.voc_one_based else []
+        words += ["--outside"] if self.outside else []
         return shlex.join([*words, "--pictures", str(self.out / "found")])
 
     def _check(self, val: str | None) -> None:
@@ -133,11 +141,14 @@ class Train:
         print("\n".join(line for line in report.lines() if not line.startswith("fingerprint")), flush=True)
         report.raise_errors()
         if val is None:
-            print(f"{self.data} has no validation split: the last weights are kept, none are called best")
+            lost = "has no validation split: the last weights are kept, none are called best"
+            print(f"{message(self.data)} {lost}")
 
 
 def _tell_of_shared_images(train_data: DetectionDataset, val_data: DetectionDataset) -> None:
     shared = {record.file for record in train_data.images} & {record.file for record in val_data.images}
     if shared:
         little = "the AP on it, and the weights that are best by it, say little about other images"
-        print(f"{len(shared)} of the {len(val_data)} images of '{val_data.split}' are trained on too: {little}")
+        print(
+            f"{len(shared)} of the {len(val_data)} images of '{one_line(val_data.split)}' are trained on too: {little}"
+        )

@@ -66,5 +66,14 @@ def _check(settings: Any) -> Any:
     return settings
 
 
+def _check_t_head(settings: Any) -> Any:
+    if settings.train.eval_teacher and settings.task != "mimic":
+        raise ValueError(f"train.eval_teacher needs a T-head, and task '{settings.task}' has none; leave it out")
+    return settings
+
+
+evaluated_t_head_is_there: Any = model_validator(mode="after")(_check_t_head)
+"""The validator of every family: only ``task: mimic`` has a T-head to evaluate."""
+
 teachers_fit_the_task: Any = model_validator(mode="after")(_check)
 """The validator of every family that can be a student: ``distill`` is for the task of that name."""

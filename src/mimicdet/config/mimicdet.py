@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import model_validator
 
-from mimicdet.config.distill import DistillSettings, teachers_fit_the_task
+from mimicdet.config.distill import DistillSettings, evaluated_t_head_is_there, teachers_fit_the_task
 from mimicdet.config.run import FAMILY, DataSettings, InferenceSettings, OptimSettings, TrainSettings, TrunkSettings
 from mimicdet.config.section import Count, Fraction, NotNegative, Section, Share, require_consecutive
 
@@ -131,6 +131,13 @@ class MimicDetSettings(Section):
         """The S-head's alignment and feature layers start with weights of sigma 0.01 (`gaussian`, as published) or by
         He's rule. Four layers of sigma 0.01 let a thousandth of a 64 channels wide signal through."""
 
+        @model_validator(mode="after")
+        def _only_guided_offsets_have_a_gradient(self) -> Self:
+            if self.offset_grad and self.alignment != "guided":
+                needs = "is for the offsets of model.alignment 'guided'; leave it out"
+                raise ValueError(f"model.offset_grad {self.offset_grad} {needs}")
+            return self
+
     task: Literal["mimic", "detect", "distill"] = "mimic"
     """The task `mimic` trains S-head and T-head together; `detect` trains the detector alone, without a T-head;
     `distill` trains it alone with frozen teachers."""
@@ -144,7 +151,7 @@ class MimicDetSettings(Section):
     optim: OptimSettings = OptimSettings()
     train: TrainSettings = TrainSettings()
     inference: InferenceSettings = InferenceSettings()
-    _teachers = teachers_fit_the_task
+    _teachers, _t_head = teachers_fit_the_task, evaluated_t_head_is_there
 
     @model_validator(mode="after")
     def _heads_match(self) -> Self:

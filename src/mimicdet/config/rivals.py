@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from mimicdet.config.distill import DistillSettings, teachers_fit_the_task
+from mimicdet.config.distill import DistillSettings, evaluated_t_head_is_there, teachers_fit_the_task
 from mimicdet.config.run import FAMILY, DataSettings, InferenceSettings, OptimSettings, TrainSettings, TrunkSettings
 from mimicdet.config.section import Count, Fraction, Natural, NotNegative, Positive, Section, Share
 
@@ -55,7 +55,7 @@ class DenseSettings(Section):
     optim: OptimSettings = OptimSettings()
     train: TrainSettings = TrainSettings()
     inference: InferenceSettings = InferenceSettings()
-    _teachers = teachers_fit_the_task
+    _teachers, _t_head = teachers_fit_the_task, evaluated_t_head_is_there
 
 
 class RetinaNetSettings(DenseSettings):
@@ -174,3 +174,4 @@ class FasterRcnnSettings(Section):
     optim: OptimSettings = OptimSettings()
     train: TrainSettings = TrainSettings()
     inference: InferenceSettings = InferenceSettings()
+    _t_head = evaluated_t_head_is_there

@@ -151,26 +151,30 @@ class TrainSettings(Section):
     """Two runs with the same seed, data and settings are the same run."""
 
 
+Side = Annotated[int, Field(ge=1, le=65535)]  # of the largest JPEG file
+Most = Annotated[int, Field(ge=1, le=1_000_000)]
+
+
 class InferenceSettings(Section):
     """Detections are made of an image as these settings say; they are stored with the model."""
 
-    shorter_side: Count = 800
+    shorter_side: Side = 800
     """Images are resized to this shorter side, in pixels."""
-    longer_side: Count = 1333
+    longer_side: Side = 1333
     """The longer side is at most this many pixels; the shorter one shrinks along."""
     dense: bool = False
     """MimicDet's S-head is computed everywhere instead of at the best positions only; the detections are the same."""
-    positions: Count = 1000
+    positions: Most = 1000
     """At most this many positions of an image, best score first, become detections; MimicDet computes its S-head only
     at these, ranked by the refinement module."""
     score_threshold: Fraction = 0.005
     """A detection must score higher than this."""
     nms_iou: Fraction = 0.6
     """Two boxes of a class overlap by at most this IoU; of any two that overlap more, the lower score goes."""
-    max_detections: Count = 100
+    max_detections: Most = 100
     """An image has at most this many detections, those with the best scores."""
     flips: Literal["none", "horizontal", "all"] = "none"
     """Mirrored copies of the image are searched too, and the best of all is taken. `horizontal` doubles the time; `all`
     (left-right, top-bottom, both; for images without an upper side, such as aerial ones) takes four times as long."""
-    batch_size: Count = 1
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 1
     """Evaluation and prediction handle this many images (or tiles) at once."""

@@ -11,6 +11,9 @@ NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
 
+COARSEST = 12
+"""The coarsest pyramid level that any image has a use for."""
+
 
 class Section(BaseModel):
     """A strict, frozen group of settings: an unknown key or a value of another type is an error."""
@@ -22,6 +25,8 @@ class Section(BaseModel):
 
 def require_consecutive(name: str, levels: tuple[int, ...]) -> None:
     """Raises ValueError unless ``levels`` are a run of pyramid levels that a backbone can feed."""
+    if levels and levels[-1] > COARSEST:
+        raise ValueError(f"{name} must not go beyond {COARSEST}, where a cell has {2**COARSEST} pixels")
     if not levels or list(levels) != list(range(levels[0], levels[0] + len(levels))) or not 2 <= levels[0] <= 5:
         should = "must be consecutive pyramid levels from 2 up, the first at most 5, such as [3, 4, 5, 6, 7]"
         raise ValueError(f"{name} {should}")

@@ -8,8 +8,10 @@ from typing import Any
 
 from mimicdet.data.dataset import Category, DetectionDataset, fingerprint
 from mimicdet.data.faults import FaultKind, FaultLog
+from mimicdet.data.plausible import odd_boxes
 from mimicdet.data.split_names import disjoint_splits, resolve_split
 from mimicdet.data.splits import compare_splits, find_splits, raise_errors, read_split
+from mimicdet.errors import message, one_line
 
 
 @dataclass(frozen=True)
@@ -52,18 +54,21 @@ class CheckReport:
     def lines(self) -> list[str]:
         """Returns all of it as lines for people to read."""
         names = {name: None for dataset in self.datasets.values() for name in dataset.class_names}
-        lines = [f"{self.root}: {self.format.upper()}, {len(names)} {'class' if len(names) == 1 else 'classes'}"]
+        titles = {name: one_line(name) for name in names}
+        count = f"{len(names)} {'class' if len(names) == 1 else 'classes'}"
+        lines = [f"{message(self.root)}: {self.format.upper()}, {count}"]
         summaries = {split: _summary(self.datasets.get(split)) for split in self.logs}
-        width = max(map(len, ("without objects", *names)))
-        columns = [max(len(split), 8) for split in summaries]
+        width = max(map(len, ("without objects", *titles.values())))
+        columns = [max(len(one_line(split)), 8) for split in summaries]
 
         def row(title: str, cells: Sequence[Any]) -> str:
             return f"  {title:<{width}}  " + "  ".join(f"{c!s:>{size}}" for c, size in zip(cells, columns, strict=True))
 
-        lines.append(row("", list(summaries)))
+        lines.append(row("", list(map(one_line, summaries))))
         keys = {"images": "images", "without objects": "empty_images", "boxes": "objects", "crowd": "crowd"}
         lines += [row(title, [s.get(key, "-") for s in summaries.values()]) for title, key in keys.items()]
-        lines += [row(name, [s.get("classes", {}).get(name, "-") for s in summaries.values()]) for name in names]
+        counts = [s.get("classes", {}) for s in summaries.values()]
+        lines += [row(title, [found.get(name, "-") for found in counts]) for name, title in titles.items()]
         total = self._total()
         for title, stops in (("errors", True), ("warnings", False)):
             lines.append(f"{title}:" if self._counts(stops=stops) else f"{title}: none")
@@ -74,7 +79,7 @@ class CheckReport:
                     lines += [f"    {fault.sentence()}" for fault in examples]
                     if total.counts[kind] > len(examples):
                         lines.append(f"    and {total.counts[kind] - len(examples)} more")
-        return lines + [f"fingerprint of {split}: {fingerprint(dataset)}" for split, dataset in self.datasets.items()]
+        return lines + [f"fingerprint of {one_line(name)}: {fingerprint(one)}" for name, one in self.datasets.items()]
 
     def _total(self) -> FaultLog:
         total = FaultLog()
@@ -93,6 +98,7 @@ def check_dataset(
     splits: Sequence[str] | None = None,
     max_faulty_boxes: float = 0.05,
     voc_one_based: bool = False,
+    outside: bool = False,
     verify_images: bool = True,
     progress: bool = True,
 ) -> CheckReport:
@@ -103,7 +109,7 @@ def check_dataset(
     UserError: there is no data set at ``path``, or no such split; all other faults are reported.
 
     Args:
-        path, max_faulty_boxes, voc_one_based: see `load_dataset`.
+        path, max_faulty_boxes, voc_one_based, outside: see `load_dataset`.
         splits: names of the splits to read; all of them by default.
         verify_images: decode every image in a pool of threads, which finds truncated files; else only headers are read.
     """
@@ -111,21 +117,34 @@ def check_dataset(
     names = list(disjoint_splits(sources.splits))
     if splits is not None:
         names = [name for split in splits for name in resolve_split(split, sources.splits, sources.root)]
-    how = {"voc_one_based": voc_one_based, "decode": verify_images, "progress": progress}
+    how = {"voc_one_based": voc_one_based, "outside": outside, "decode": verify_images, "progress": progress}
     found = {name: read_split(sources, name, max_faulty_boxes=max_faulty_boxes, **how) for name in dict.fromkeys(names)}
     datasets = {name: dataset for name, (dataset, _) in found.items() if dataset is not None}
     between, parts = FaultLog(), list(datasets.values())
     if parts:
         _check_categories(parts[0], sources.splits[parts[0].split].annotations, between)
+    for dataset in parts:
+        _check_objects(dataset, sources.splits[dataset.split].annotations, between)
     compare_splits(parts, sources, between)
     return CheckReport(sources.root, sources.format, {n: log for n, (_, log) in found.items()}, between, datasets)
+
+
+def _check_objects(dataset: DetectionDataset, file: Path, log: FaultLog) -> None:
+    crowd = sum(int(image.crowd.sum()) for image in dataset.images)
+    item = f"split {dataset.split}"
+    if dataset.images and all(image.crowd.all() for image in dataset.images):
+        problem = "none of its images has an object, so that nothing is learned from it and no AP is defined on it"
+        if crowd:
+            problem += f"; its {crowd} regions are marked as crowd or difficult, which are passed over"
+        log.add(FaultKind.NO_OBJECTS, file, item, problem)
+    elif (odd := odd_boxes(dataset)) is not None:
+        log.add(FaultKind.ODD_BOXES, file, item, odd)
 
 
 def _check_categories(dataset: DetectionDataset, file: Path, log: FaultLog) -> None:
     used = {label for image in dataset.images for label in image.labels.tolist()}
     if dataset.images and not used:
-        log.add(FaultKind.NO_OBJECTS, file, f"split {dataset.split}", "none of its images has an object")
-        return
+        return  # said of any split
     spellings: dict[str, Category] = {}
     for label, category in enumerate(dataset.categories):
         item = f"category {category.name!r}"

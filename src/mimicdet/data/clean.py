@@ -11,6 +11,9 @@ Rules, in this order; the first that applies decides. Coordinates are pixels of 
 6. Over the border by less than that: clipped and counted (`box_clipped`), but no fault: tools that count pixels
    from 1 do it to every box at the border. Up to 0.01 px it is rounding and not counted at all.
 
+7. Wholly within the first pixel of an image of 16 x 16 or more: kept and counted (`box_fraction`), since boxes
+   given as fractions of the image's sides lie there. Three or more that are most of a split are an error.
+
 The share of boxes under rules 1 to 5 among all boxes of a split is what `--data.max_faulty_boxes` limits.
 
 Coordinates are rounded to multiples of 2^-30 px (about 1e-9 px) first. That absorbs the rounding
@@ -32,6 +35,9 @@ CLIP_PIXELS, CLIP_FRACTION = 2.0, 0.01
 """A box over the border by up to CLIP_PIXELS or CLIP_FRACTION of the side, whichever is more, is no fault."""
 GRID = 2.0**-30
 """Coordinates are multiples of this; below 2^22 px float64 holds them, their sums and differences exactly."""
+
+FIRST_PIXEL, SMALLEST_IMAGE = 1.01, 16
+"""Boxes that end before FIRST_PIXEL are fractions of the sides, unless an image's side is below SMALLEST_IMAGE."""
 
 KEEP, CLIPPED, OVERFLOW, OUTSIDE, NO_AREA, INVERTED, NOT_FINITE = range(7)
 _FAULTS = {
@@ -90,8 +96,19 @@ def clean(
     boxes, verdict = clean_boxes(boxes, sizes[owners])
     for value, (kind, problem) in _FAULTS.items():
         _log_boxes(raw, rows[verdict == value], kind, problem, log)
-    _limit_faulty(raw, verdict, log, max_faulty_boxes)
     kept = verdict <= OVERFLOW
+    fraction = kept & (boxes[:, 2:] <= FIRST_PIXEL).all(axis=1) & (sizes[owners] >= SMALLEST_IMAGE).all(axis=1)
+    small = kept & ~fraction & (boxes[:, 2:] - boxes[:, :2] < 1).any(axis=1)
+    problem = "lies within the first pixel, as boxes do that are fractions of the image's sides; give it in pixels"
+    _log_boxes(raw, rows[fraction], FaultKind.BOX_FRACTION, problem, log)
+    problem = "has a side below one pixel: it is learned only where images are enlarged"
+    _log_boxes(raw, rows[small], FaultKind.BOX_BELOW_PIXEL, problem, log)
+    count, least = int(fraction.sum()), max(2, max(0.5, max_faulty_boxes) * len(rows))
+    if count > least:
+        problem = f"{count} of the {len(rows)} boxes of split {raw.source.split} lie within the first pixel of their "
+        problem += "images, as fractions of the sides do; multiply them by the image's width and height"
+        log.add(FaultKind.FRACTIONS, raw.source.annotations, "", problem)
+    _limit_faulty(raw, rows, verdict, sizes[owners], log, max_faulty_boxes)
     columns = (rows, owners, boxes, labels, crowd, areas, verdict)
     rows, owners, boxes, labels, crowd, areas, verdict = (column[kept] for column in columns)
     own_areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
@@ -139,7 +156,9 @@ def _log_boxes(raw: RawSplit, rows: np.ndarray, kind: FaultKind, problem: str, l
     log.add_many(kind, len(rows), faults)
 
 
-def _limit_faulty(raw: RawSplit, verdict: np.ndarray, log: FaultLog, most: float) -> None:
+def _limit_faulty(
+    raw: RawSplit, rows: np.ndarray, verdict: np.ndarray, sizes: np.ndarray, log: FaultLog, most: float
+) -> None:
     faulty = int((verdict >= OVERFLOW).sum())
     if faulty > most * len(verdict):
         kinds = [kind for kind in FAULTY_BOX if log.counts[kind]]
@@ -149,5 +168,16 @@ def _limit_faulty(raw: RawSplit, verdict: np.ndarray, log: FaultLog, most: float
         listed = f"({listed}; for example {item})"
         which = f"{faulty} of the {len(verdict)} boxes of split {raw.source.split} are faulty {listed}"
         way_out = "mend them, or allow more by --max_faulty_boxes (in training --data.max_faulty_boxes)"
-        problem = f"{which}, more than the allowed share of {most:.3g}; {way_out}"
+        problem = f"{which}, more than the allowed share of {most:.3g}; {_unit(raw, rows, sizes)}{way_out}"
         log.add(FaultKind.TOO_MANY_FAULTY_BOXES, raw.source.annotations, "", problem)
+
+
+def _unit(raw: RawSplit, rows: np.ndarray, sizes: np.ndarray) -> str:
+    """Returns in what form COCO's boxes (N, 4) seem to be, to begin the way out with; mostly nothing."""
+    if raw.source.format == "coco":
+        boxes: np.ndarray = np.array([raw.boxes[row] for row in rows.tolist()], dtype=np.float64)  # x y x+w y+h
+        with np.errstate(invalid="ignore", over="ignore"):
+            ends = boxes[:, 2:] - boxes[:, :2]  # the last two numbers as they are given
+        if (ends > boxes[:, :2]).all() and (ends <= sizes[:, ::-1] + CLIP_PIXELS).all():
+            return "they look like x1, y1, x2, y2 where COCO has x, y, width, height; "
+    return ""

@@ -28,7 +28,7 @@ from mimicdet.data.decode import IMAGE_SUFFIXES
 from mimicdet.data.formats import coco, voc, yolo
 from mimicdet.data.split_names import disjoint_splits, standard_name
 from mimicdet.data.splits import find_splits, load_dataset, require_same_categories
-from mimicdet.errors import UserError
+from mimicdet.errors import UserError, message, one_line
 from mimicdet.files import new_folder, require_empty
 
 _WRITERS = {"coco": coco, "voc": voc, "yolo": yolo}
@@ -46,8 +46,8 @@ class Conversion:
 
     def lines(self) -> list[str]:
         """Returns the same as lines for people to read."""
-        lines = [f"{self.out}: {self.format.upper()}"]
-        lines += [f"  {split}: {n} images, {self.objects[split]} objects" for split, n in self.images.items()]
+        lines = [f"{message(self.out)}: {self.format.upper()}"]
+        lines += [f"  {one_line(split)}: {n} images, {self.objects[split]} objects" for split, n in self.images.items()]
         if self.crowd_left_out:
             lines.append(f"  {self.crowd_left_out} crowd regions left out: YOLO cannot mark them")
         return lines
@@ -60,6 +60,7 @@ def convert_dataset(
     *,
     max_faulty_boxes: float = 0.05,
     voc_one_based: bool = False,
+    outside: bool = False,
     progress: bool = True,
 ) -> Conversion:
     """Reads all splits of a data set, as `load_dataset` does, and writes them to a folder in another format.
@@ -78,7 +79,10 @@ def convert_dataset(
         if name is None:
             problem = f"split {split!r} cannot be written, since YOLO tells splits by names such as train, val and test"
             raise UserError(f"{sources.root}: {problem}; rename it")
-        datasets[name] = load_dataset(path, split, max_faulty_boxes=max_faulty_boxes, voc_one_based=voc_one_based)
+        if name in datasets:
+            raise UserError(f"{sources.root}: several splits would be called {name!r} in YOLO form; rename one of them")
+        how = {"voc_one_based": voc_one_based, "outside": outside}
+        datasets[name] = load_dataset(path, split, max_faulty_boxes=max_faulty_boxes, **how)
     require_same_categories(list(datasets.values()), sources)
     try:
         with new_folder(out) as folder:

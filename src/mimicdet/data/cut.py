@@ -15,7 +15,7 @@ from mimicdet.data.dataset import DetectionDataset, ImageRecord
 from mimicdet.data.decode import read_image
 from mimicdet.data.formats import coco
 from mimicdet.data.tiles import Window, tile_windows
-from mimicdet.errors import UserError
+from mimicdet.errors import UserError, message, one_line
 from mimicdet.files import fitting_name, new_folder
 
 VISIBLE = 0.5
@@ -49,9 +49,9 @@ class CutDataset:
 
     def lines(self) -> list[str]:
         """Returns the same as lines for people to read."""
-        lines = [f"{self.out}: COCO"]
+        lines = [f"{message(self.out)}: COCO"]
         for split, tiles in self.tiles.items():
-            lines.append(f"  {split}: {tiles} tiles, {self.objects[split]} objects")
+            lines.append(f"  {one_line(split)}: {tiles} tiles, {self.objects[split]} objects")
             if split in self.damage:
                 lines.append(f"    {self.damage[split].sentence()}")
         return lines
@@ -156,7 +156,7 @@ def _write_split(
 ) -> DetectionDataset:
     (folder / split).mkdir()
     tiles: list[ImageRecord] = []
-    images = tqdm(dataset.images, desc=f"cut {split}", unit="image", disable=not progress, leave=False)
+    images = tqdm(dataset.images, desc=f"cut {one_line(split)}", unit="image", disable=not progress, leave=False)
     for number, (record, places) in enumerate(zip(images, windows, strict=True)):
         pixels = read_image(record.file)
         for x1, y1, x2, y2 in places:

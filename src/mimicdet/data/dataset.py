@@ -8,6 +8,7 @@ the data set's own category ids, gaps and all, live in ``categories`` and come b
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -137,8 +138,12 @@ def match_classes(dataset: DetectionDataset, categories: Sequence[Category]) -> 
     if unknown is not None:
         problem = f"the model does not know the class '{unknown}'{did_you_mean(unknown, names)}"
         raise UserError(f"{dataset.root}: {problem}; it knows {', '.join(names)}")
-    free = max((category.id for category in dataset.categories), default=0) + 1
-    added = {name: Category(free + i, name) for i, name in enumerate(name for name in names if name not in own)}
+    missing = [name for name in names if name not in own]
+    highest = max((category.id for category in dataset.categories), default=0)
+    taken = {category.id for category in dataset.categories}
+    # Above those that are taken, but within 64 bits
+    free = (i for i in count(highest + 1 if highest + len(missing) < 2**63 else 1) if i not in taken)
+    added = {name: Category(number, name) for name, number in zip(missing, free, strict=False)}
     matched = tuple((own | added)[name] for name in names)
     new_label = np.array([names.index(category.name) for category in dataset.categories], dtype=np.int64)
     images = tuple(replace(record, labels=new_label[record.labels]) for record in dataset.images)

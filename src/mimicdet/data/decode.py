@@ -26,16 +26,24 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from mimicdet.errors import UserError
+from mimicdet.data.folders import walk_files
+from mimicdet.errors import UserError, one_line
 
 MAX_PIXELS = 175_000_000
 """Images with more pixels are refused from their header, before anything is decompressed (a file of a few
 kB can claim gigabytes). Just below the size at which Pillow itself refuses (2 * 89,478,485)."""
 
 IMAGE_SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif", ".jp2", ".ppm", ".pgm")
+    (
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".jfi", ".jif", ".mpo", ".png", ".apng", ".bmp", ".gif", ".tif", ".tiff"),
+        *(".webp", ".avif", ".avifs", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".pbm", ".pgm", ".ppm", ".pnm"),
+    )
 )
-"""The endings of image files' names, in lower case, by which a folder is searched for images."""
+"""The endings of image files' names, in lower case, by which a folder is searched for images: those by which Pillow
+knows the formats below, but for PPM's of floats."""
+
+_NO_IMAGES = frozenset((".txt", ".xml", ".json", ".yaml", ".yml", ".csv", ".md", ".cache"))
+"""The endings of files that lie beside images and are none."""
 
 # Raster formats only: some of Pillow's other readers start programs (EPS runs Ghostscript).
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
@@ -167,20 +175,37 @@ def _opened(file: Path) -> Iterator[Image.Image]:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Returns all image files in a folder and its subfolders but hidden ones, told by their suffix, sorted by path."""
-    found: list[Path] = []
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        named = (name for name in files if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES)
-        found += [Path(parent, name) for name in named if not name.startswith(".")]
-    return sorted(found)
+    """Returns all images that `walk_files` finds in a folder, told by their suffix, sorted by path."""
+    return images_among(walk_files(folder))[0]
+
+
+def images_among(files: Iterable[Path]) -> tuple[list[Path], list[Path]]:
+    """Returns the images among files, told by their suffix, and what may be an image but has no such suffix."""
+    images: list[Path] = []
+    others: list[Path] = []
+    for file in files:
+        if (suffix := file.suffix.lower()) in IMAGE_SUFFIXES:
+            images.append(file)
+        elif suffix not in _NO_IMAGES:
+            others.append(file)
+    return images, others
 
 
 def find_image(name: str, folders: Iterable[Path]) -> Path | None:
-    """Returns the first file of that name (a relative path, perhaps with backslashes) in the folders, in order."""
-    spellings = dict.fromkeys((name, name.replace("\\", "/")))
-    files = (os.path.join(folder, spelling) for spelling in spellings for folder in folders)
+    """Returns the first file of that name (a relative path, perhaps with backslashes) in the folders, in order.
+
+    Leading ``..`` go up in the folder's own name: the file lies where its path says, through whatever links.
+    """
+    spellings = dict.fromkeys(map(os.path.normpath, (name, name.replace("\\", "/"))))
+    files = (_joined(folder, spelling) for spelling in spellings for folder in folders)
     return next((Path(file) for file in files if os.path.isfile(file)), None)
+
+
+def _joined(folder: Path, name: str) -> str:
+    up = os.path.join(os.pardir, "")
+    while name.startswith(up) and folder.name not in ("", os.pardir):
+        folder, name = folder.parent, name.removeprefix(up)
+    return os.path.join(folder, name)
 
 
 def inspect_images(
@@ -203,4 +228,4 @@ def inspect_images(
     hide = None if progress else True  # None hides the bar where nobody looks at a terminal
     with ThreadPoolExecutor(thread_name_prefix="images") as pool:  # Ctrl-C cancels what pool.map has not begun
         found = pool.map(inspect, files)
-        return list(tqdm(found, total=len(files), desc=label, unit="image", disable=hide, leave=False))
+        return list(tqdm(found, total=len(files), desc=one_line(label), unit="image", disable=hide, leave=False))

@@ -7,7 +7,7 @@ from enum import Enum
 from itertools import islice
 from pathlib import Path
 
-from mimicdet.errors import UserError
+from mimicdet.errors import UserError, message, one_line
 
 EXAMPLES = 5
 """So many faults of one kind are kept in full; the rest are only counted."""
@@ -23,27 +23,38 @@ class FaultKind(Enum):
     BROKEN_RECORD = "broken_record", True, "records with a missing or malformed field"
     NO_IMAGES = "no_images", True, "splits without images"
     MISSING_IMAGE = "missing_image", True, "image files that are missing"
+    OUTSIDE_FILE = "outside_file", True, "files outside the data set that its annotations name"
     MISSING_ANNOTATION = "missing_annotation", True, "annotation files that are missing"
     UNREADABLE_IMAGE = "unreadable_image", True, "images that are truncated, damaged or too large"
     WRONG_SIZE = "wrong_size", True, "images whose size differs from the recorded one"
     DUPLICATE_IMAGE = "duplicate_image", True, "images recorded twice"
+    SHARED_LABELS = "shared_labels", True, "label files that several images share"
     DUPLICATE_ANNOTATION = "duplicate_annotation", True, "annotation ids used twice"
     UNKNOWN_IMAGE = "unknown_image", True, "annotations of an image that is not listed"
     UNKNOWN_CATEGORY = "unknown_category", True, "objects of an unknown category"
     CATEGORIES_DIFFER = "categories_differ", True, "categories that differ between splits"
     TOO_MANY_FAULTY_BOXES = "too_many_faulty_boxes", True, "splits with too many faulty boxes"
+    FRACTIONS = "fractions", True, "splits whose boxes are fractions of the image's sides, not pixels"
     BOX_NOT_FINITE = "box_not_finite", False, "boxes with a coordinate that is NaN or infinite (dropped)"
     BOX_INVERTED = "box_inverted", False, "boxes that end before they begin (dropped)"
     BOX_NO_AREA = "box_no_area", False, "boxes without area (dropped)"
     BOX_OUTSIDE = "box_outside", False, "boxes wholly outside their image (dropped)"
     BOX_OVERFLOW = "box_overflow", False, "boxes far over the image's border (clipped)"
+    BOX_FRACTION = "box_fraction", False, "boxes within the first pixel, as fractions of the image's sides are (kept)"
+    BOX_BELOW_PIXEL = "box_below_pixel", False, "objects with a side below one pixel (kept)"
     BOX_CLIPPED = "box_clipped", False, "boxes slightly over the image's border (clipped)"
     DUPLICATE_OBJECT = "duplicate_object", False, "objects listed twice (same class, same box; kept)"
     POLYGON = "polygon", False, "polygons (their bounding boxes are used)"
+    MAYBE_KEYPOINTS = "maybe_keypoints", False, "polygons that may be keypoint labels (read as polygons)"
+    KEYPOINTS = "keypoints", False, "objects with keypoints (only their boxes are used)"
+    STALE_NAME = "stale_name", False, "files whose <filename> differs from their own name"
     DIFFICULT = "difficult", False, "objects marked difficult (ignored, like COCO's crowd)"
     NO_LABEL_FILE = "no_label_file", False, "images without a label file (read as images without objects)"
     NO_ANNOTATION = "no_annotation", False, "images without an annotation file (left out)"
+    LEFT_OUT = "left_out", False, "files beside the images whose names do not end as an image's (left out)"
+    HEADING = "heading", False, "categories that are only headings of others (left out)"
     SHARED_IMAGE = "shared_image", False, "image files recorded under several ids"
+    ODD_BOXES = "odd_boxes", False, "splits whose boxes look wrong as a whole"
     NO_OBJECTS = "no_objects", False, "splits without objects"
     UNUSED_CATEGORY = "unused_category", False, "categories without objects"
     SIMILAR_CATEGORIES = "similar_categories", False, "categories whose names differ in case or spacing only"
@@ -65,7 +76,8 @@ class Fault:
 
     def sentence(self) -> str:
         """Returns the fault as one sentence that begins with the file."""
-        return f"{self.file}: {self.item}: {self.problem}" if self.item else f"{self.file}: {self.problem}"
+        item = f"{one_line(self.item)}: " if self.item else ""
+        return message(f"{self.file}: {item}{self.problem}")
 
 
 @dataclass

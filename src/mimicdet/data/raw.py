@@ -1,5 +1,7 @@
 """Holds what every format reader shares: sources, text files, and records before any rule is applied to them."""
 
+import os
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -78,6 +80,8 @@ class RawSplit:
 def read_text(file: Path) -> str:
     """Returns the file's text, UTF-8 with or without a byte-order mark; UserError if there is no such file or text."""
     try:
+        if not stat.S_ISREG(os.stat(file).st_mode):  # a pipe without a writer would be waited for
+            raise UserError(f"{file}: is no file of text; correct the path")
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         problem = f"is not UTF-8 text (byte {error.start}); save it as UTF-8, or restore it if it was damaged"
@@ -86,6 +90,14 @@ def read_text(file: Path) -> str:
     except OSError as error:
         problem = f"cannot be read ({error.strerror}); check the path and its permissions"
     raise UserError(f"{file}: {problem}")
+
+
+def read_number(text: str) -> float | None:
+    """Returns the number that a text is; None for what only Python takes for one, too: 1_0, digits of any script."""
+    try:
+        return float(text) if text.isascii() and "_" not in text else None
+    except ValueError:
+        return None
 
 
 def clean_name(name: str, file: Path, item: str) -> str:

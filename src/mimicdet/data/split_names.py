@@ -8,11 +8,11 @@ from typing import TypeVar
 
 from mimicdet.errors import UserError, nearest
 
-_SAME = (("train", "training"), ("val", "valid", "validation"), ("test", "testing"))
-_ORDER = ("train", "training", "val", "valid", "validation", "trainval", "test", "testing")
+_SAME = (("train", "training"), ("val", "valid", "validation"), ("test", "testing", "test-dev"))
+_ORDER = ("train", "training", "val", "valid", "validation", "trainval", "test", "testing", "test-dev")
 _AFFIX = "annotations?|instances|coco|labels|boxes|bbox"
 _NAME = re.compile(
-    rf"(?:_*(?:{_AFFIX})[._-]*)*({'|'.join(_ORDER)})[._-]?((?:19|20)\d\d)?(?:[._-]+(?:{_AFFIX}))*", re.IGNORECASE
+    rf"(?:_*(?:{_AFFIX})[._-]*)*({'|'.join(_ORDER)})[._-]?((?:19|20)[0-9]{{2}})?(?:[._-]+(?:{_AFFIX}))*", re.IGNORECASE
 )
 
 T = TypeVar("T")

@@ -1,5 +1,6 @@
 """Finds and reads the splits of a data set in any format: the one way in for training, evaluation and `check`."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from mimicdet.data.dataset import DetectionDataset, compare_categories
 from mimicdet.data.decode import inspect_images
 from mimicdet.data.faults import FaultKind, FaultLog
 from mimicdet.data.formats import coco, voc, yolo
+from mimicdet.data.inside import log_outside_files, log_outside_folders
 from mimicdet.data.raw import SplitSources
 from mimicdet.data.split_names import resolve_split
 from mimicdet.errors import UserError
@@ -23,7 +25,7 @@ LAYOUTS = (
 def find_splits(path: str | Path) -> SplitSources:
     """Finds the splits in a folder, COCO JSON or YOLO YAML file; UserError: no known layout, or several formats."""
     path = Path(path).expanduser()
-    if not path.exists():
+    if not (os.path.isfile(path) or os.path.isdir(path)):  # a pipe is neither
         raise UserError(f"{path}: there is no such file or folder; give the data set's folder")
     finders = {"coco": coco.find, "yolo": yolo.find, "voc": voc.find}
     found = {name: splits for name, find in finders.items() if (splits := find(path))}
@@ -42,7 +44,13 @@ def available_splits(path: str | Path) -> tuple[str, ...]:
 
 
 def load_dataset(
-    path: str | Path, split: str = "train", *, max_faulty_boxes: float = 0.05, voc_one_based: bool = False
+    path: str | Path,
+    split: str = "train",
+    *,
+    max_faulty_boxes: float = 0.05,
+    voc_one_based: bool = False,
+    outside: bool = False,
+    annotated: bool = True,
 ) -> DetectionDataset:
     """Reads one split of a data set in COCO, YOLO or PASCAL VOC format, told apart by looking.
 
@@ -63,12 +71,15 @@ def load_dataset(
             numbered anew if they clash.
         max_faulty_boxes: more faulty boxes than this share, 0..1, are an error.
         voc_one_based: the VOC files count pixels from 1.
+        outside: read files outside the data set's folder too, where annotations name such (see `mimicdet.data.inside`).
+        annotated: False takes a COCO file that lists images without annotations, such as `image_info_test-dev2017`.
 
     Raises:
         UserError: the data cannot be read, or is unfit for training; it names the first such fault.
     """
     sources = find_splits(path)
-    how = {"voc_one_based": voc_one_based, "decode": False, "progress": False}
+    how = {"voc_one_based": voc_one_based, "outside": outside, "annotated": annotated}
+    how |= {"decode": False, "progress": False}
     parts = []
     for name in resolve_split(split, sources.splits, sources.root):
         dataset, log = read_split(sources, name, max_faulty_boxes=max_faulty_boxes, **how)
@@ -79,7 +90,15 @@ def load_dataset(
 
 
 def read_split(
-    sources: SplitSources, split: str, *, max_faulty_boxes: float, voc_one_based: bool, decode: bool, progress: bool
+    sources: SplitSources,
+    split: str,
+    *,
+    max_faulty_boxes: float,
+    voc_one_based: bool,
+    outside: bool,
+    decode: bool,
+    progress: bool,
+    annotated: bool = True,
 ) -> tuple[DetectionDataset | None, FaultLog]:
     """Reads one split, clean (None where the annotations cannot be read at all), and everything that is wrong with it.
 
@@ -88,14 +107,24 @@ def read_split(
     if not 0 <= max_faulty_boxes <= 1:
         raise UserError(f"max_faulty_boxes is a share from 0 to 1, not {max_faulty_boxes}")
     log, source = FaultLog(), sources.splits[split]
+    if not outside:
+        log_outside_folders(sources, source, log)
+    if log.counts[FaultKind.OUTSIDE_FILE]:
+        return None, log
     try:
         if sources.format == "voc":
             raw = voc.read(sources, split, log, one_based=voc_one_based)
+        elif sources.format == "coco":
+            raw = coco.read(sources, split, log, annotated=annotated)
         else:
-            raw = (coco if sources.format == "coco" else yolo).read(source, log)
+            raw = yolo.read(source, log)
     except UserError as error:
         log.add_error(FaultKind.BROKEN_FILE, error)
         return None, log
+    if not outside:
+        log_outside_files(sources, raw, log)
+    if log.counts[FaultKind.OUTSIDE_FILE]:
+        return None, log  # not even the images' headers are read
     if not raw.images and not log.count_errors():
         log.add(FaultKind.NO_IMAGES, source.annotations, "", f"split {split} has no images; add some")
     found = inspect_images([image.file for image in raw.images], decode=decode, progress=progress, label=split)

@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional as F
 
 MIN_VISIBLE = 0.3
 """An object stays a target when at least this share of its area is left inside the crop."""
-MIN_SIDE = 1.0
+MIN_KEPT_SIDE = 1.0
 """Objects with a side shorter than this many pixels of the network's input are no targets."""
 
 
@@ -96,7 +96,7 @@ class Plan:
         corners = corners.clip((right, down), (right + new_w, down + new_h))
         sides = corners[:, 1] - corners[:, 0]  # (M, 2)
         # The tolerance keeps an object that was exactly one pixel from falling to rounding.
-        kept = (sides >= MIN_SIDE - 1e-6).all(1) & (sides.prod(1) >= MIN_VISIBLE * full_area - 1e-6)  # (M,)
+        kept = (sides >= MIN_KEPT_SIDE - 1e-6).all(1) & (sides.prod(1) >= MIN_VISIBLE * full_area - 1e-6)  # (M,)
         corners = corners[kept]  # (M', 2, 2)
         if self.mirrored:
             pixels = F.horizontal_flip(pixels)
@@ -127,7 +127,7 @@ class TrainTransform:
        to the left with probability ``quarter_turn``; one half each draws all eight orientations alike often.
 
     Boxes are clipped to the canvas; objects and crowd regions of which less than ``MIN_VISIBLE`` of the area
-    is left, or a side under ``MIN_SIDE`` pixels, are dropped.
+    is left, or a side under ``MIN_KEPT_SIDE`` pixels, are dropped.
     """
 
     shorter_side: Sequence[int]

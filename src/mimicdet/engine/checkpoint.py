@@ -2,14 +2,12 @@
 
 Order and randomness are functions of (seed, epoch, index, step, rank), so a checkpoint is weights, optimiser,
 average, gradient scaler and counters, and resuming from it is exact. It is written beside the old ones and then
-renamed, so that a crash at any moment leaves one that is whole. It is never unpickled: torch's ``weights_only``
-reader takes tensors, numbers, text and containers, nothing else.
+renamed, so that a crash at any moment leaves one that is whole (see ``mimicdet.weights.checkpoint_file``).
 """
 
 import hashlib
 import json
 import os
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,9 +19,7 @@ from mimicdet.config import Settings, settings_from
 from mimicdet.data.dataset import DetectionDataset
 from mimicdet.errors import UserError
 from mimicdet.files import set_aside, why_not_written
-
-FORMAT = "mimicdet checkpoint 2"
-LAST, PREVIOUS = "last.pt", "previous.pt"
+from mimicdet.weights.checkpoint_file import FORMAT, LAST, PREVIOUS, seal
 
 _NO_MATTER = {
     "data": ("workers", "max_faulty_boxes"),
@@ -44,8 +40,9 @@ def save_checkpoint(folder: Path, state: Mapping[str, Any]) -> None:
     """
     try:
         with set_aside(folder) as part:
-            with part.open("wb") as file:
+            with part.open("w+b") as file:
                 torch.save({"format": FORMAT, **state}, file)
+                seal(file)
                 file.flush()
                 os.fsync(file.fileno())
             if (folder / LAST).exists():
@@ -68,55 +65,12 @@ def _os_error(error: BaseException | None) -> OSError | None:
     return error
 
 
-def newest_checkpoint(folder: Path) -> tuple[Path | None, str | None]:
-    """Returns the newest checkpoint that is whole, and a sentence about a broken one that was passed over.
-
-    Every byte is checked against its checksum. The path is None where the run ended before it wrote a checkpoint;
-    UserError where there are some and all are broken.
-    """
-    broken: list[str] = []
-    for file in filter(Path.exists, (folder / LAST, folder / PREVIOUS)):
-        if (fault := _fault(file)) is None:
-            return file, f"{broken[0]}; going on from {file}, the one before" if broken else None
-        broken.append(f"{file} is broken ({fault})")
-    if broken:
-        raise UserError(f"{' and '.join(broken)}; start again with --overwrite, or put back a copy of a checkpoint")
-    return None, None
-
-
-def _fault(file: Path) -> str | None:
-    try:
-        with zipfile.ZipFile(file) as archive:
-            damaged = archive.testzip()
-    except (OSError, zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError) as error:
-        return str(error)
-    return f"{damaged} is damaged" if damaged else None
-
-
-def load_checkpoint(file: Path) -> dict[str, Any]:
-    """Reads a checkpoint, to the CPU; UserError when it is none of ours or holds more than tensors and plain values."""
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(
-            f"{file} is not there for every process; a run folder must lie where all machines of the run can read it"
-        ) from None
-    except Exception as error:  # whatever a file that is something else provokes in the reader
-        raise UserError(
-            f"{file} cannot be read as a checkpoint ({type(error).__name__}); start again with --overwrite"
-        ) from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise UserError(
-            f"{file} is not a checkpoint of this version of mimicdet ({FORMAT!r}); start again with --overwrite"
-        )
-    return state
-
-
 def training_data_identity(dataset: DetectionDataset) -> dict[str, Any]:
     """Returns classes, number of images, and a hash over images and objects: they tell training sets apart."""
     digest = hashlib.sha256()
     for record in dataset.images:
-        digest.update(f"{record.file.name} {record.height} {record.width} {len(record.labels)}\n".encode())
+        about = f"{record.file.name} {record.height} {record.width} {len(record.labels)}\n"
+        digest.update(about.encode(errors="surrogatepass"))  # a name need not be UTF-8
         for array in (record.boxes, record.labels, record.crowd):
             digest.update(array.tobytes())
     return {"classes": list(dataset.class_names), "images": len(dataset), "hash": digest.hexdigest()}
@@ -131,23 +85,26 @@ def require_same_run(
         state: of ``load_checkpoint``; its "settings" (plain values), "data" and "processes" are compared.
         settings, data, processes: of the run that wants to continue; ``data`` by ``training_data_identity``.
     """
+    for key in ("settings", "data"):
+        if not isinstance(state.get(key), dict):
+            raise UserError(f"{file} is no checkpoint of a run, which has its {key}; start again with --overwrite")
     try:
         saved = settings_from(state["settings"])
-    except ValidationError as error:
+    except (ValidationError, KeyError, TypeError, AttributeError) as error:  # the last three: an unknown family
+        why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else f"{type(error).__name__}: {error}"
         raise UserError(
-            f"{file} has settings of another version of mimicdet ({error.errors()[0]['msg']}); start again with "
-            "--overwrite"
+            f"{file} has settings of another version of mimicdet ({why}); start again with --overwrite"
         ) from None
     may_change = MAY_CHANGE if settings.optim.schedule == "cosine" else MAY_CHANGE | {"train.epochs"}
     found = differing_settings(saved, settings)
     differences = [difference for name, difference in found.items() if name not in may_change]
     for what in ("classes", "images"):
-        if state["data"][what] != data[what]:
-            differences.append(f"the training set's {what} were {state['data'][what]} and are {data[what]}")
+        if (before := state["data"].get(what)) != data[what]:
+            differences.append(f"the training set's {what} were {before} and are {data[what]}")
     if not differences and state["data"] != data:
         differences.append("the training set's objects have changed")
-    if state["processes"] != processes:
-        differences.append(f"it ran on {state['processes']} process(es) and would go on with {processes}")
+    if state.get("processes") != processes:
+        differences.append(f"it ran on {state.get('processes')} process(es) and would go on with {processes}")
     if differences:
         raise UserError(
             f"{file} is of another run: {'; '.join(differences)}. Undo that to --resume, or start a new run in another "
@@ -160,7 +117,10 @@ def require_same_teachers(state: Mapping[str, Any], *, teachers: Sequence[tuple[
 
     ``teachers`` are (name, hash by ``weights_hash``) of each now; "teachers" of ``state`` the hashes, in order.
     """
-    for (name, now), before in zip(teachers, state["teachers"], strict=True):
+    saved = state.get("teachers")
+    if not isinstance(saved, list) or len(saved) != len(teachers):
+        raise UserError(f"{file} is no checkpoint of a run with {len(teachers)} teachers; start again with --overwrite")
+    for (name, now), before in zip(teachers, saved, strict=True):
         if now != before:
             raise UserError(
                 f"{file} was trained with other weights of the teacher {name}, which has changed since; put the old "

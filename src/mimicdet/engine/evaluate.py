@@ -28,6 +28,7 @@ from mimicdet.inference.fold import FoldedModel, fold_detector
 from mimicdet.models.detector import DIVISOR, DetectionModel
 from mimicdet.report.curves import draw_curves
 from mimicdet.report.draw import draw_boxes
+from mimicdet.report.table import points
 from mimicdet.teachers.teacher import UNKNOWN, Teacher
 from mimicdet.weights.folder import save_model
 
@@ -47,7 +48,7 @@ def try_teachers(run: Run) -> None:
             continue
         sample = sample_of((run.val_data, run.train_data), run.settings.distill.check_images, teacher.classes)
         metrics = _try_teacher(teacher, sample, run.settings, run.accelerator.device)
-        found = f"AP {metrics['AP']:.3f}, AP50 {metrics['AP50']:.3f}"
+        found = f"AP {points(metrics['AP'])}, AP50 {points(metrics['AP50'])}"
         run.log.say(f"teacher {teacher.name}: {found} on {len(sample)} images of '{sample.split}'")
 
 
@@ -63,7 +64,7 @@ def _try_teacher(teacher: Teacher, sample: DetectionDataset, settings: Settings,
     if metrics["AP50"] < LEAST_AP50:
         raise UserError(
             f"{teacher.name}: the teacher finds next to nothing in {len(sample)} images of '{sample.split}' (AP50 "
-            f"{metrics['AP50']:.3f}); are these its weights, its classes, and the size it was trained at "
+            f"{points(metrics['AP50'])}); are these its weights, its classes, and the size it was trained at "
             f"(distill.teacher_scale)? --distill.trust_teacher trains with it nevertheless"
         )
     return metrics
@@ -100,6 +101,8 @@ def _in_students_classes(found: Detections, student_class: dict[int, int]) -> De
 def validate(run: Run) -> Record | None:
     """Evaluates the current weights, keeps them as the last and, where no AP was higher, as the best.
 
+    Where no AP is defined, for the split has no objects, the last weights are in ``model/`` and none are the best.
+
     In full precision whatever training uses, and with folded batch norm, so that ``mimicdet eval`` finds the same
     numbers in what is kept. Without a validation split the last weights are all there is, ``model/`` gets them, and the
     record returned is None. Every process must call this.
@@ -114,10 +117,10 @@ def validate(run: Run) -> Record | None:
         metrics = _measure(run, run.val_data, _folded_runner(task.detector, run.accelerator.device))
         record = run.log.eval_record(metrics, None if t_head is None else _measure(run, run.val_data, t_head))
     progress.last = record
-    best = progress.best is None or record["AP"] > progress.best["AP"]
+    best = record["AP"] is not None and (progress.best is None or record["AP"] >= progress.best["AP"])
     if best:
         progress.best = record
-    _save(run, task.detector, record, best=best)
+    _save(run, task.detector, record, best=best or progress.best is None)
     return record
 
 

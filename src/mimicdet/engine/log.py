@@ -16,7 +16,10 @@ from mimicdet.engine.processes import on_main
 from mimicdet.engine.run_folder import MetricsFile, Record, RunFolder
 from mimicdet.engine.state import RunState
 from mimicdet.engine.step import StepResult
+from mimicdet.errors import message
+from mimicdet.files import defined
 from mimicdet.inference.coco_metrics import METRIC_NAMES, Metrics
+from mimicdet.report.table import points
 
 Item = TypeVar("Item")
 GIB = 2**30
@@ -35,7 +38,7 @@ class Stopwatch:
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the last restart."""
+        """Counts the seconds since the last restart."""
         return time.perf_counter() - self._began
 
     def waiting(self, items: Iterator[Item]) -> Iterator[Item]:
@@ -73,7 +76,6 @@ class RunLog:
         hidden = not (accelerator.is_main_process and sys.stderr.isatty())
         self.bar = tqdm(total=steps, initial=done, desc="train", unit="step", disable=hidden)
         self._steps_recorded = state.progress.step
-        self._loss = float("nan")
         self._start()
 
     def train_record(self, result: StepResult, *, lr: float) -> None:
@@ -96,15 +98,15 @@ class RunLog:
             record["peak_memory_gib"] = torch.cuda.max_memory_allocated() / GIB
             torch.cuda.reset_peak_memory_stats()
         self._write(record)
-        self._loss = means.get("loss", float("nan"))
-        self.bar.set_postfix(loss=f"{self._loss:.3f}", lr=f"{lr:.2g}")
+        progress.loss = defined(means.get("loss"))
+        self.bar.set_postfix(loss=_number(progress.loss, ".3f"), lr=f"{lr:.2g}")
         self._start()
 
     def eval_record(self, metrics: Metrics, teacher: Metrics | None) -> Record:
         """Writes one record on an evaluation."""
         record: Record = {"kind": "eval", **self._position(), **metrics.to_json()}
         if teacher is not None:
-            record |= {f"teacher/{name}": teacher[name] for name in METRIC_NAMES}
+            record |= {f"teacher/{name}": teacher.to_json()[name] for name in METRIC_NAMES}
         self._write(record)
         return record
 
@@ -115,11 +117,11 @@ class RunLog:
     def epoch_ended(self, evaluated: Record | None) -> None:
         """Says a line for those without a bar, and for the record above it."""
         progress, epochs = self.state.progress, self.settings.train.epochs
-        parts = [f"loss {self._loss:.4g}"]
+        parts = [f"loss {_number(progress.loss, '.4g')}"]
         if evaluated is not None:
-            parts += [f"AP {evaluated['AP']:.3f}", f"AP50 {evaluated['AP50']:.3f}"]
+            parts += [f"AP {points(evaluated['AP'])}", f"AP50 {points(evaluated['AP50'])}"]
             if "teacher/AP" in evaluated:
-                parts.append(f"T-head AP {evaluated['teacher/AP']:.3f}")
+                parts.append(f"T-head AP {points(evaluated['teacher/AP'])}")
         left = progress.seconds / max(1, progress.step) * (epochs * self.steps_per_epoch - progress.step)
         time = f"{_duration(progress.seconds)} so far" + (f", about {_duration(left)} to go" if left > 0 else "")
         self.say(f"epoch {progress.epoch} of {epochs}: {', '.join(parts)} ({time})")
@@ -128,7 +130,7 @@ class RunLog:
     def say(self, text: str) -> None:
         """Writes a line to standard error, on the first process alone."""
         if self.accelerator.is_main_process:
-            tqdm.write(text, file=sys.stderr)
+            tqdm.write(message(text), file=sys.stderr)
             sys.stderr.flush()
 
     def close(self) -> None:
@@ -150,6 +152,10 @@ class RunLog:
         self.state.progress.records += 1
         numbers = {key: v for key, v in record.items() if isinstance(v, int | float) and math.isfinite(v)}
         self.accelerator.log(numbers, step=self.state.progress.step)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
 
 
 def _duration(seconds: float) -> str:

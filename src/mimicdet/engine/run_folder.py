@@ -5,7 +5,7 @@
     settings.yaml            all settings, resolved; `--config` reads it back
     metrics.jsonl            one JSON object a line, for each log interval and each evaluation
     checkpoints/last.pt      the state of training, and previous.pt the one before (engine/checkpoint.py)
-    model/                   the best weights by AP on the validation split, or the last where there is none
+    model/                   the best weights by AP on the validation split, or the last where none has an AP
     model-last/              the last weights, where model/ has the best
     curves.png, pictures/    drawn when training ends
     trackers/                files of experiment trackers
@@ -16,7 +16,7 @@ fraction within it). A "train" record has the means of the task's losses and dia
 ``grad_norm`` and ``grad_norm/<module>`` of its last step, ``skipped_steps`` (so far), ``seconds`` (of training, so
 far), ``seconds_per_step``, ``data_wait`` (the share of them spent waiting for images) and, on a GPU,
 ``peak_memory_gib``. An "eval" record has COCO's numbers, those of the T-head under ``teacher/``. What is undefined is
-null, of COCO's numbers -1.
+null.
 """
 
 import contextlib
@@ -57,7 +57,7 @@ class RunFolder:
 
     @property
     def holds_a_run(self) -> bool:
-        """Settings with our header, or with one of the other things a run writes; any YAML file alone is no run."""
+        """Says whether there are settings with our header, or another thing that a run writes."""
         if not self.settings_file.is_file():
             return False
         written = self.metrics_file, self.checkpoints, self.model
@@ -199,7 +199,7 @@ def _complete_lines(path: Path) -> Iterator[bytes]:
     for line in path.read_bytes().splitlines(keepends=True):
         try:
             json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if line.endswith(b"\n"):
             yield line

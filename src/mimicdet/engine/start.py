@@ -1,6 +1,6 @@
 """Builds a run from its settings, or continues one from its checkpoint."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,16 +13,18 @@ from mimicdet.config import Settings
 from mimicdet.data.dataset import DetectionDataset
 from mimicdet.data.loader import TrainData, TrainLoader
 from mimicdet.data.order import rank_indices
+from mimicdet.data.targets import require_targets
 from mimicdet.data.transform import TrainTransform
-from mimicdet.engine import checkpoint
+from mimicdet.engine import checkpoint, identity
 from mimicdet.engine.log import RunLog
 from mimicdet.engine.optim import freeze_by_settings, lr_at, make_optimizer, moving_average
 from mimicdet.engine.processes import on_main
 from mimicdet.engine.run_folder import RunFolder
-from mimicdet.engine.state import IntervalMeans, RunState
+from mimicdet.engine.state import IntervalMeans, Progress, RunState
 from mimicdet.engine.step import Stepper
 from mimicdet.errors import UserError
 from mimicdet.tasks import Task, build_task
+from mimicdet.weights.checkpoint_file import load_checkpoint, newest_checkpoint
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Run:
     log: RunLog
     batches: Callable[[int], list[list[int]]]  # of an epoch: the indices of the images of each batch of this process
     steps_per_epoch: int
-    identity: dict[str, Any]  # what ``require_same_run`` compares
+    identity: dict[str, Any]  # what tells it from other runs (engine/identity.py)
 
     def lr(self, step: int) -> float:
         """Returns the learning rate of optimiser step ``step``, from 0."""
@@ -76,17 +78,24 @@ def start_run(
             ``RunFolder.open``); its checkpoints are broken or of another run; backbone weights that cannot be fetched.
     """
     _require_sensible(settings, train_data, val_data)
+    sides: Any = {"shorter_side": max(settings.data.shorter_side), "longer_side": settings.data.longer_side}
+    too_small = require_targets(train_data, **sides, zoom=settings.data.scale_jitter[1])
     on_main(accelerator, lambda: folder.reserve(resume=resume, overwrite=overwrite))
     _require_lasting_teachers(settings, folder, overwrite=overwrite)
-    data, processes = checkpoint.training_data_identity(train_data), accelerator.num_processes
+    # Read on the first process alone: it is in every checkpoint, and images may lie far away
+    same = on_main(accelerator, lambda: identity.run_identity(train_data, val_data, accelerator.device))
+    processes = accelerator.num_processes
     file, notice = None, None
     if resume:
-        file, notice = on_main(accelerator, lambda: checkpoint.newest_checkpoint(folder.checkpoints))
-    saved = None if file is None else _Saved(file, checkpoint.load_checkpoint(file))
+        file, notice = on_main(accelerator, lambda: newest_checkpoint(folder.checkpoints))
+    saved = None if file is None else _Saved(file, load_checkpoint(file))
     if saved is not None:
-        checkpoint.require_same_run(saved.state, settings=settings, data=data, processes=processes, file=saved.file)
+        about: dict[str, Any] = {"settings": settings, "data": same["data"], "processes": processes}
+        checkpoint.require_same_run(saved.state, **about, file=saved.file)
+        identity.require_same_pixels(saved.state, same, train_data, saved.file)
     task, teachers = _build(settings, train_data.class_names, saved)
     state, step = _prepare(accelerator, settings, task, saved)
+    changes = [] if saved is None else _changes(saved, same, state.progress, settings)
     # Not before all is built: what cannot start neither replaces a run nor leaves one
     on_main(accelerator, lambda: folder.open(resume=resume, overwrite=overwrite))
     on_main(accelerator, lambda: folder.write_settings(settings))
@@ -101,17 +110,35 @@ def start_run(
     loader = _loader(settings, train_data, accelerator.device, task.detector.divisor)
     log = RunLog(accelerator=accelerator, settings=settings, folder=folder, state=state, steps_per_epoch=steps)
     plain = settings.model_dump(mode="json")
-    identity = {"settings": plain, "data": data, "teachers": teachers, "processes": processes}
-    run = Run(accelerator, settings, train_data, val_data, folder, state, step, loader, log, batches, steps, identity)
+    same |= {"settings": plain, "teachers": teachers, "processes": processes}
+    run = Run(accelerator, settings, train_data, val_data, folder, state, step, loader, log, batches, steps, same)
     if resume:
         where = f"step {state.progress.step}" if saved is not None else "the beginning, for there is no checkpoint yet"
         run.log.say(f"{notice + '; ' if notice else ''}resuming {folder.path} from {where}")
+        for change in changes:
+            run.log.say(change)
+    if too_small is not None:
+        run.log.say(too_small)
     if settings.optim.warmup_steps > settings.train.epochs * steps / 2:
         run.log.say(
             f"optim.warmup_steps {settings.optim.warmup_steps} is more than half of the "
             f"{settings.train.epochs * steps} steps of this run: the learning rate stays low"
         )
     return run
+
+
+def _changes(saved: _Saved, now: Mapping[str, Any], progress: Progress, settings: Settings) -> list[str]:
+    """Returns what to say of a run that goes on otherwise; by another yardstick its best AP starts anew."""
+    told = []
+    if (change := identity.changed_yardstick(saved.state, now)) is not None:
+        if progress.epoch == settings.train.epochs:
+            raise UserError(
+                f"{saved.file.parents[1]} is trained to the end, and {change}; measure it with `mimicdet eval`, or put "
+                "back what it was measured by"
+            )
+        progress.best = progress.last = None
+        told = [f"{change}: APs before and after do not compare, so the best AP starts anew"]
+    return told + list(filter(None, [identity.changed_machine(saved.state, now)]))
 
 
 def _require_sensible(settings: Settings, train_data: DetectionDataset, val_data: DetectionDataset | None) -> None:
@@ -125,8 +152,6 @@ def _require_sensible(settings: Settings, train_data: DetectionDataset, val_data
                 f"{val_data.root}: the classes of '{val_data.split}' are {', '.join(val_data.class_names)}, those of "
                 f"'{train_data.split}' {', '.join(train_data.class_names)}; they must be the same in the same order"
             )
-    if settings.train.eval_teacher and settings.task != "mimic":
-        raise UserError(f"train.eval_teacher needs a T-head, and task '{settings.task}' has none; leave it out")
 
 
 def _require_lasting_teachers(settings: Settings, folder: RunFolder, *, overwrite: bool) -> None:

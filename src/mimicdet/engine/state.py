@@ -26,8 +26,9 @@ class Progress:
     skipped_steps: int = 0  # all steps that were skipped, fp16's overflows included
     seconds: float = 0.0  # time spent training, evaluations and earlier parts of a resumed run included
     records: int = 0  # records in metrics.jsonl
-    best: dict[str, Any] | None = None  # the evaluation record with the highest AP, whose weights are in model/
+    best: dict[str, Any] | None = None  # the last evaluation record with the highest AP, whose weights are in model/
     last: dict[str, Any] | None = None  # the last evaluation record
+    loss: float | None = None  # of the last train record; None where no step in it was taken
 
     def count(self, result: StepResult, *, batches: int) -> None:
         """Counts a step on ``batches`` batches of each process."""
@@ -99,7 +100,7 @@ class RunState:
 
     @property
     def shipped_task(self) -> Task:
-        """The task with the weights that are evaluated and shipped: the moving average where there is one."""
+        """Returns the task with the weights that are evaluated and shipped: the moving average where there is one."""
         return self.task if self.average is None else self.average.module  # type: ignore[return-value]
 
     def learn_from(self, result: StepResult) -> None:
@@ -127,18 +128,18 @@ class RunState:
             self.optimizer.load_state_dict(state["optimizer"])
             if self.average is not None:
                 self.average.load_state_dict(state["average"])
-        except (RuntimeError, ValueError, TypeError, KeyError) as error:
+            if self.accelerator.scaler is not None and state["scaler"] is not None:
+                self.accelerator.scaler.load_state_dict(state["scaler"])
+            self.means.load_state_dict(state["means"])
+            self.progress = Progress(**state["progress"])
+        except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise UserError(
                 f"{file} is the checkpoint of another model: {_first_line(error)}; start again with --overwrite"
             ) from error
-        if self.accelerator.scaler is not None and state["scaler"] is not None:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.means.load_state_dict(state["means"])
-        self.progress = Progress(**state["progress"])
 
 
 def _first_line(error: Exception) -> str:
     """torch lists every key that does not fit, one kind a line below a headline; the first such line says enough."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    line = lines[1] if len(lines) > 1 else lines[0]
+    line = lines[1] if len(lines) > 1 else [*lines, type(error).__name__][0]
     return line if len(line) <= 200 else line[:200] + " ..."

@@ -49,7 +49,7 @@ class Verdict(NamedTuple):
 
     @property
     def finite(self) -> bool:
-        """Whether every process's losses and gradients are finite."""
+        """Says whether every process's losses and gradients are finite."""
         return self.losses_finite and self.gradients_finite
 
 

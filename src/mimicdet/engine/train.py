@@ -31,7 +31,7 @@ class TrainResult:
     model: Path
     """The model to predict with: the best by AP on the validation split, or the last."""
     best: dict[str, Any] | None
-    """The record of the evaluation with the highest AP (see ``run_folder``); None without a validation split."""
+    """The record of the last evaluation with the highest AP (see ``run_folder``); None where no AP was defined."""
     last: dict[str, Any] | None
     steps: int
     seconds: float

@@ -6,21 +6,23 @@ the file's inputs and its outputs into detections of that photograph. Loaded, a 
 
 import json
 import os
+import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 
 from mimicdet.data.dataset import Category
 from mimicdet.errors import UserError
+from mimicdet.export.inside import require_onnx_inside, require_openvino_inside
 from mimicdet.export.network import INPUTS
 from mimicdet.files import replace_file
-
-FORMAT_VERSION = 1
+from mimicdet.weights.description import FORMAT_VERSION, Classes, Part, read_part
 
 Format = Literal["onnx", "openvino", "torch"]
 Outputs = Literal["detections", "raw"]
@@ -28,6 +30,8 @@ Precision = Literal["float32", "fp16", "int8"]
 
 Run = Callable[[np.ndarray, np.ndarray], list[np.ndarray]]
 """Images (B, 3, H, W) uint8 and sizes (B, 2) int64 -> the file's outputs."""
+
+_PLACE = re.compile(r"(Exception from|Check '.*' failed at) .*:\d+:$|(Converting|Loading) input model$")
 
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 
@@ -68,6 +72,17 @@ class ExportDescription:
         replace_file(description_file(file), json.dumps(self.to_json(), indent=2, ensure_ascii=False).encode())
 
 
+class _Described(Part):
+    """Checks the keys of a description that are read back."""
+
+    format: Format
+    outputs: Outputs
+    precision: Precision
+    divisor: Annotated[int, Field(ge=1, le=4096)]
+    inference: dict[str, Any]
+    categories: Classes
+
+
 def description_file(file: Path) -> Path:
     """Returns the file that describes an exported ``file``."""
     return file.with_name(file.name + ".json")
@@ -78,27 +93,32 @@ def read_export_description(file: Path) -> ExportDescription:
     if not (beside := description_file(file)).is_file():
         problem = f"there is no {beside.name} beside it, which `mimicdet export` writes"
         raise UserError(f"{file}: {problem}; keep the two together")
-    try:
-        raw = json.loads(beside.read_text(encoding="utf-8"))
-        if (version := int(raw["format_version"])) > FORMAT_VERSION:
-            raise UserError(f"{beside} has format version {version}, newer than {FORMAT_VERSION}; update mimicdet")
-        kinds = _one_of(raw["format"], SUFFIXES), _one_of(raw["outputs"], ("detections", "raw"))
-        precision = _one_of(raw["precision"], ("float32", "fp16", "int8"))
-        divisor, inference = int(raw["divisor"]), dict(raw["inference"])
-        categories = tuple(Category(id=int(c["id"]), name=str(c["name"])) for c in raw["categories"])
-        return ExportDescription(*kinds, precision, divisor, inference, categories)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{beside} is broken ({type(error).__name__}: {error}); export the model again") from error
+    if not file.is_file():
+        raise UserError(f"{file}: there is no such file; name one that `mimicdet export` wrote")
+    about = read_part(beside, _Described, way_out="export the model again")
+    if SUFFIXES[about.format] != file.suffix:
+        raise UserError(
+            f"{beside} speaks of a file in {about.format} form, which {file.name} is not; export the model again"
+        )
+    return ExportDescription(**dict(about))
 
 
-def _one_of(value: Any, known: Sequence[str] | dict[Format, str]) -> Any:
-    if value not in known:
-        raise ValueError(f"{value!r} is none of {', '.join(known)}")
-    return value
+def load(file: Path, format: Format, *, trust: bool = False, threads: int | None = None) -> Run:
+    """Loads ``file`` into its runtime on the CPU, and reads no file outside its folder.
 
+    Args:
+        trust: whoever made the file is trusted. A torch file may hold code that runs when it is read, so that it is
+            refused without; nothing in a file of ONNX or OpenVINO is executed in any case.
+        threads: None is PyTorch's number.
 
-def load(file: Path, format: Format, *, threads: int | None = None) -> Run:
-    """Loads ``file`` into its runtime on the CPU (``threads`` None: PyTorch's); UserError if either is not usable."""
+    Raises:
+        UserError: file or runtime is not usable, or a torch file is not trusted.
+    """
+    if format == "torch" and not trust:
+        raise UserError(
+            f"{file} is a torch.export file, and reading one may run code that is hidden in it; if you trust whoever "
+            "made it, say so with --trust (trust=True in Python), or export the model to ONNX"
+        )
     loaders = {"onnx": _load_onnx, "openvino": _load_openvino, "torch": _load_torch}
     try:
         return loaders[format](file, threads or torch.get_num_threads())
@@ -107,21 +127,33 @@ def load(file: Path, format: Format, *, threads: int | None = None) -> Run:
     except UserError:
         raise
     except Exception as error:  # each runtime has its own
-        raise UserError(f"{file} cannot be loaded ({str(error).splitlines()[0]}); export the model again") from error
+        raise UserError(f"{file} cannot be loaded ({reason_of(error)}); export the model again") from error
+
+
+def reason_of(error: Exception) -> str:
+    """Returns the first line that says something; runtimes put places in their own sources before it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = [line for line in lines if not _PLACE.match(line)]
+    return (said or lines or [type(error).__name__])[0]
 
 
 def _load_onnx(file: Path, threads: int) -> Run:
     import onnxruntime
 
+    require_onnx_inside(file)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3  # errors only
-    session = onnxruntime.InferenceSession(os.fspath(file), options, providers=["CPUExecutionProvider"])
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # what was looked through, and no other
+    # Without its fallback, which prints to standard output and tries the same again
+    how: dict[str, Any] = {"providers": ["CPUExecutionProvider"], "enable_fallback": 0}
+    session = onnxruntime.InferenceSession(os.fspath(file), options, **how)
     return lambda images, sizes: session.run(None, {INPUTS[0]: images, INPUTS[1]: sizes})
 
 
 def _load_openvino(file: Path, threads: int) -> Run:
     import openvino
 
+    require_openvino_inside(file)
     options = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
     compiled = openvino.Core().compile_model(file, "CPU", options)
     return lambda images, sizes: [output.copy() for output in compiled([images, sizes]).values()]

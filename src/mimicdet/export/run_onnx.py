@@ -68,7 +68,7 @@ class OnnxDetector:
         except FileNotFoundError as error:
             problem = "there is no such file, which `mimicdet export` writes; keep the two together"
             raise UnusableFileError(f"{beside}: {problem}") from error
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             why = f"it lacks {error}" if isinstance(error, KeyError) else _reason(error)
             raise UnusableFileError(f"{beside} is damaged ({why}); export the model again") from error
 

@@ -5,7 +5,6 @@ predicts each side as a distribution (Li et al., NeurIPS 2020).
 B images, A cells over all levels, K classes, D numbers that a box is predicted by.
 """
 
-import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -17,14 +16,13 @@ from mimicdet.assign import LEFT_OUT, by_statistics
 from mimicdet.config.rivals import AtssSettings, BranchSettings, GflSettings
 from mimicdet.losses import one_stage as losses
 from mimicdet.models.anchors import square_anchors
-from mimicdet.models.detector import Trunk
+from mimicdet.models.detector import PRIOR_LOGIT, Trunk
 from mimicdet.models.one_stage import CONVOLUTIONS, BoxDecoder, Branches, HeadMaps, OneStage, OneStageHead, rows
 from mimicdet.ops.boxes import decode_deltas, iou_of_pairs
 
 SIDE_IN_CELLS = 8
 LONGEST_DISTANCE = 16  # Cells; a side's distribution (GFL) covers 0 to this many
 ATSS_STD = (0.1, 0.1, 0.2, 0.2)
-PRIOR_PROBABILITY = 0.01
 
 
 class SharedHead(OneStageHead):
@@ -53,7 +51,7 @@ class SharedHead(OneStageHead):
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
         assert self.classifier.bias is not None
-        nn.init.constant_(self.classifier.bias, -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY))
+        nn.init.constant_(self.classifier.bias, PRIOR_LOGIT)
 
     def forward(self, levels: Sequence[Tensor]) -> HeadMaps:
         logits, boxes, quality = [], [], []

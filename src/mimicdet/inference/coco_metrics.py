@@ -21,6 +21,8 @@ COCO_LIMITS = (1, 10, 100)
 
 _UNDEFINED = -1.0
 
+_Ids = tuple[dict[Any, int], dict[Any, int]]  # images and categories, by their own ids
+
 
 @dataclass(frozen=True)
 class Metrics:
@@ -37,10 +39,16 @@ class Metrics:
         return self.numbers[name]
 
     def to_json(self) -> dict[str, Any]:
-        """Returns a dictionary for ``json.dump``: the twelve numbers at the top, then the classes and the counts."""
-        classes = {"per_class_AP": dict(self.class_ap), "per_class_AP50": dict(self.class_ap50)}
+        """Returns a dictionary for ``json.dump``: the twelve numbers at the top, then the classes and the counts.
+
+        A number that is undefined is None.
+        """
+        numbers, *classes = (
+            {name: None if value == _UNDEFINED else value for name, value in values.items()}
+            for values in (self.numbers, self.class_ap, self.class_ap50)
+        )
         counts = {"images": self.images, "objects": self.objects, "detections": self.detections}
-        return {**self.numbers, **classes, **counts}
+        return {**numbers, "per_class_AP": classes[0], "per_class_AP50": classes[1], **counts}
 
 
 def coco_metrics(
@@ -70,9 +78,10 @@ def coco_metrics(
     for key, known in (("image_id", images), ("category_id", categories)):
         if unknown := {detection[key] for detection in detections} - {entry["id"] for entry in known}:
             raise ValueError(f"detections name {key} {min(unknown)}, which the ground truth does not have")
-    truth = [_truth(annotation, i) for i, annotation in enumerate(ground_truth["annotations"], start=1)]
-    found = [_detection(detection, i) for i, detection in enumerate(detections, start=1)]
-    precision, recall = _tables(images, categories, truth, found, limits)
+    ids = _numbers(images), _numbers(categories)
+    truth = [_truth(annotation, i, ids) for i, annotation in enumerate(ground_truth["annotations"], start=1)]
+    found = [_detection(detection, i, ids) for i, detection in enumerate(detections, start=1)]
+    precision, recall = _tables(*ids, truth, found, limits)
     return Metrics(
         numbers=_twelve(precision, recall),
         class_ap=_by_class(categories, precision[..., 0, 2]),
@@ -84,19 +93,20 @@ def coco_metrics(
 
 
 def _tables(
-    images: Sequence[Mapping[str, Any]],
-    categories: Sequence[Mapping[str, Any]],
+    images: dict[Any, int],
+    categories: dict[Any, int],
     truth: list[dict[str, Any]],
     found: list[dict[str, Any]],
     limits: tuple[int, int, int],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Precision (T, R, K, A, M) and recall (T, K, A, M); -1 where undefined."""
+    """Precision (T, R, K, A, M) and recall (T, K, A, M) for numbered images and classes; -1 where undefined."""
     if not images or not categories:  # the library cannot shape its tables then
         k = len(categories)
         return np.full((10, 101, k, 4, 3), _UNDEFINED), np.full((10, k, 4, 3), _UNDEFINED)
 
     def index(annotations: list[dict[str, Any]]) -> COCO:
-        shared = {"images": [{"id": i["id"]} for i in images], "categories": [dict(c) for c in categories]}
+        shared = {"images": [{"id": i} for i in images.values()]}
+        shared["categories"] = [{"id": c} for c in categories.values()]
         return COCO({**shared, "annotations": annotations}, print_function=_silent)
 
     evaluation = COCOeval_faster(index(truth), index(found), iouType="bbox", print_function=_silent)
@@ -136,19 +146,30 @@ def _mean(values: np.ndarray) -> float:
     return float(defined.mean()) if defined.size else _UNDEFINED
 
 
-def _truth(annotation: Mapping[str, Any], number: int) -> dict[str, Any]:
+def _numbers(entries: Sequence[Mapping[str, Any]]) -> dict[Any, int]:
+    """Numbers the ids of images or categories 1, 2, ... in their order, in which equal scores are ranked.
+
+    The library would keep ids as floats, in which those above 2^53 are no longer told apart.
+    """
+    return {own: number for number, own in enumerate(sorted({entry["id"] for entry in entries}), start=1)}
+
+
+def _truth(annotation: Mapping[str, Any], number: int, ids: _Ids) -> dict[str, Any]:
     box = [float(value) for value in annotation["bbox"]]
     area, crowd = float(annotation.get("area", box[2] * box[3])), int(annotation.get("iscrowd", 0))
-    return {**_row(annotation, number), "bbox": box, "area": area, "iscrowd": crowd}
+    return {**_row(annotation, number, ids), "bbox": box, "area": area, "iscrowd": crowd}
 
 
-def _detection(detection: Mapping[str, Any], number: int) -> dict[str, Any]:
+def _detection(detection: Mapping[str, Any], number: int, ids: _Ids) -> dict[str, Any]:
     box, score = [float(value) for value in detection["bbox"]], float(detection["score"])
     if not all(map(math.isfinite, (*box, score))):
         raise ValueError(f"detection {number} in image {detection['image_id']} has a box or score that is not finite")
-    return {**_row(detection, number), "bbox": box, "area": box[2] * box[3], "iscrowd": 0, "score": score}
+    return {**_row(detection, number, ids), "bbox": box, "area": box[2] * box[3], "iscrowd": 0, "score": score}
 
 
-def _row(source: Mapping[str, Any], number: int) -> dict[str, Any]:
+def _row(source: Mapping[str, Any], number: int, ids: _Ids) -> dict[str, Any]:
     # Ids are given anew: COCO's evaluation marks matches by id, and an object with id 0 would count as missed.
-    return {"id": number, "image_id": source["image_id"], "category_id": source["category_id"]}
+    # An object of an image or category that is not listed gets their number 0: as in COCO's, nobody looks at it.
+    images, categories = ids
+    image, category = images.get(source["image_id"], 0), categories.get(source["category_id"], 0)
+    return {"id": number, "image_id": image, "category_id": category}

@@ -29,11 +29,11 @@ class Runner(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where it runs."""
+        """Returns where it runs."""
 
     @property
     def divisor(self) -> int:
-        """Sides of a canvas must be multiples of this."""
+        """Returns what sides of a canvas must be multiples of."""
 
     def detect(self, batch: Batch, inference: InferenceSettings) -> list[Detections]:
         """Returns the detections of each image of a batch, in pixels of the resized image, labels 0..K-1."""

@@ -38,12 +38,12 @@ class FoldedModel:
 
     @property
     def device(self) -> torch.device:
-        """The model's device."""
+        """Returns the model's device."""
         return next(self.model.parameters()).device
 
     @property
     def divisor(self) -> int:
-        """Sides of a canvas must be multiples of this."""
+        """Returns what sides of a canvas must be multiples of."""
         return self.model.divisor
 
     def to(self, device: torch.device | str) -> None:

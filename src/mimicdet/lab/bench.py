@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from mimicdet.config import InferenceSettings
 from mimicdet.data.batch import Batch, pad_to_batch
+from mimicdet.errors import one_line
 from mimicdet.inference.decode import decode
 from mimicdet.inference.detect import sizes_or_none
 from mimicdet.inference.fold import FoldedModel
@@ -73,7 +74,7 @@ def alternate(
         raise ValueError(f"rounds must be at least 1, not {rounds}")
     wait = partial(torch.cuda.synchronize, device) if torch.device(device).type == "cuda" else lambda: None
     samples: dict[str, list[float]] = {name: [] for name in cases}
-    for number in tqdm(range(-warmup, rounds), desc=title or None, leave=False, disable=None):
+    for number in tqdm(range(-warmup, rounds), desc=one_line(title) or None, leave=False, disable=None):
         for name in list(cases) if number % 2 == 0 else reversed(list(cases)):
             wait()
             start = time.perf_counter()

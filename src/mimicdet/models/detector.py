@@ -4,6 +4,7 @@ B images, A positions over all levels (level by level, row by row, anchor by anc
 K classes.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple, Self
 
@@ -14,6 +15,8 @@ from mimicdet.models.backbone import Backbone
 from mimicdet.models.pyramid import Pyramid, PyramidFeatures, mask_padding
 
 DIVISOR = 2**5  # Canvas sides must be multiples of this (the backbone's coarsest stride)
+PRIOR_LOGIT = -math.log((1 - 0.01) / 0.01)
+"""Dense predictors of objects start with this bias, that of a probability of 0.01: nearly all positions hold none."""
 
 
 class Trunk(nn.Module):

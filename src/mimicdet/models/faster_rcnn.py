@@ -117,7 +117,7 @@ def _best(scores: Tensor, boxes: Tensor, rows: int) -> tuple[Tensor, Tensor, Ten
 
 
 def second_stage(
-    roi_heads: Any, levels: Mapping[str, Tensor], shapes: Sequence[tuple[int, int]], boxes: Sequence[Tensor]
+    roi_heads: RoIHeads, levels: Mapping[str, Tensor], shapes: Sequence[tuple[int, int]], boxes: Sequence[Tensor]
 ) -> SecondStage:
     """Returns what torchvision's ``RoIHeads`` makes of each image's boxes (N_i, 4), image by image.
 
@@ -132,7 +132,7 @@ def second_stage(
 
 
 def second_stage_at(
-    roi_heads: Any, levels: Mapping[str, Tensor], shapes: Sequence[tuple[int, int]], boxes: Tensor, image: Tensor
+    roi_heads: RoIHeads, levels: Mapping[str, Tensor], shapes: Sequence[tuple[int, int]], boxes: Tensor, image: Tensor
 ) -> SecondStage:
     """Returns what ``RoIHeads`` makes of boxes (N, 4) in any order, each of the image ``image`` (N,) int64."""
     order = image.argsort(stable=True)

@@ -5,7 +5,6 @@ teacher by construction.
 B images, H W the padded canvas, A positions, R positions read, K classes.
 """
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,13 +13,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mimicdet.models.anchors import ANCHOR_SIDE_IN_CELLS, square_anchors
-from mimicdet.models.detector import DenseMaps, DetectionModel, Places, Predictions, Trunk, at_rows, log_odds
+from mimicdet.models.detector import (
+    PRIOR_LOGIT,
+    DenseMaps,
+    DetectionModel,
+    Places,
+    Predictions,
+    Trunk,
+    at_rows,
+    log_odds,
+)
 from mimicdet.models.pyramid import PyramidFeatures
 from mimicdet.models.s_head import HeadOutput, SHead
 from mimicdet.ops.boxes import decode_deltas
 from mimicdet.ops.precision import full_precision
 
-PRIOR_PROBABILITY = 0.01
 REFINEMENT_STD = (1.0, 1.0, 1.0, 1.0)  # The refinement module's deltas are raw: they also feed the offset micro-network
 HEAD_STD = (0.1, 0.1, 0.2, 0.2)  # Of the S-head's and T-head's deltas on the adjusted box (Faster R-CNN)
 
@@ -42,7 +49,7 @@ class Refinement(nn.Module):
             nn.init.zeros_(layer.bias)
         assert self.objectness.bias is not None
         # All anchors are trained on, nearly all negative: start them at p = 0.01 (focal-loss paper)
-        nn.init.constant_(self.objectness.bias, -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY))
+        nn.init.constant_(self.objectness.bias, PRIOR_LOGIT)
 
     def forward(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Returns objectness logits (B, A) and raw deltas (B, A, 4), float32, of levels (B, C, H_l, W_l)."""

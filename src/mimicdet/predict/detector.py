@@ -84,19 +84,22 @@ class Detector:
         self.inference = inference
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, device: torch.device | str | None = None) -> Self:
+    def from_pretrained(
+        cls, folder: str | Path, device: torch.device | str | None = None, *, trust: bool = False
+    ) -> Self:
         """Reads the detector in a model folder, such as ``model`` in a run folder, or in an exported file.
 
         Args:
             folder: with ``model.safetensors`` and ``model.json``. Nothing in it is executed. Or a file that
                 ``mimicdet export`` wrote, whose description lies beside it; it runs on the CPU.
             device: such as ``cpu`` or ``cuda:1``; None is the first CUDA GPU where there is one, else the CPU.
+            trust: read a .pt2 file although it may hold code that runs when it is read; whoever made it is trusted.
 
         Raises:
-            UserError: no model folder, a broken one, or a device that is not there.
+            UserError: no model folder, a broken one, a .pt2 file without ``trust``, or a device that is not there.
         """
         if Path(folder).suffix in EXPORTED and not Path(folder).is_dir():
-            file = ExportedModel.from_file(Path(folder))
+            file = ExportedModel.from_file(Path(folder), trust=trust)
             file.to(device or "cpu")
             categories, settings = file.description.categories, MimicDetSettings.Model()
             return cls(model=file, categories=categories, settings=settings, inference=file.inference)
@@ -123,12 +126,12 @@ class Detector:
 
     @property
     def model(self) -> DetectionModel | ExportedModel:
-        """The model as it was given; its weights may be changed at any time."""
+        """Returns the model as it was given; its weights may be changed at any time."""
         return self._model
 
     @property
     def device(self) -> torch.device:
-        """The model's device."""
+        """Returns the model's device."""
         return self.runner.device
 
     @property

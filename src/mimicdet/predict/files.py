@@ -17,7 +17,8 @@ import numpy as np
 from tqdm import tqdm
 
 from mimicdet.data.dataset import Category, DetectionDataset, match_classes
-from mimicdet.data.decode import IMAGE_SUFFIXES, list_images, read_image
+from mimicdet.data.decode import IMAGE_SUFFIXES, images_among, list_images, read_image
+from mimicdet.data.folders import glob_files, walk_files
 from mimicdet.errors import UserError
 from mimicdet.files import failures_of, fitting_name, make_folder, replace_file, require_writable
 from mimicdet.predict.detector import Detection, Detector
@@ -67,8 +68,9 @@ def predict_files(
     Args:
         sources: see ``find_images``; empty with ``dataset`` means all its images.
         json_file: gets COCO results: a list with a row for each detection, ``image_id``, ``category_id``, ``bbox``
-            (x, y, width, height in pixels), ``score``, and besides ``file_name`` and ``category_name``. Image ids
-            number the files found from 1, category ids are the model's own, unless a data set is given.
+            (x, y, width, height in pixels), ``score``, and also ``file_name`` and ``category_name``. Image ids
+            number the files found from 1, category ids are the model's own, unless a data set is given. A file to
+            which the data set gives several ids has its rows under each.
         pictures: folder that gets a JPEG of each image with the boxes drawn, named as the image; and with the
             objects, dashed, where a data set is given.
         dataset: its image ids and category ids are used, so that the results can be evaluated against it.
@@ -107,11 +109,13 @@ def predict_files(
                 yield pixels
 
     def draw(file: Path, pixels: np.ndarray, result: Detection, classes: np.ndarray) -> None:
-        boxes, scores, objects = result["boxes"].numpy(), result["scores"].numpy(), truth.get(ids[file])
+        boxes, scores = result["boxes"].numpy(), result["scores"].numpy()
+        objects = [truth[image_id] for image_id in ids[file] if image_id in truth]
         shown = scores >= picture_threshold
         true: dict[str, Any] = {}
-        if objects is not None:
-            true = {"truth_boxes": objects.boxes[~objects.crowd], "truth_labels": objects.labels[~objects.crowd]}
+        if objects:
+            true["truth_boxes"] = np.concatenate([record.boxes[~record.crowd] for record in objects])
+            true["truth_labels"] = np.concatenate([record.labels[~record.crowd] for record in objects])
         class_names = [category.name for category in categories]
         picture = draw_boxes(
             pixels, boxes[shown], classes[shown], class_names=class_names, scores=scores[shown], **true
@@ -131,7 +135,8 @@ def predict_files(
         for result in results:
             file, pixels = read.popleft()
             classes = np.array([index[label] for label in result["labels"].tolist()], dtype=np.int64)  # (N,)
-            rows += _coco_rows(result, classes, categories, ids[file], file)
+            for image_id in ids[file]:
+                rows += _coco_rows(result, classes, categories, image_id, file)
             if pictures is not None:
                 unwritten += failures_of(partial(draw, file, pixels, result, classes))
             count += 1
@@ -162,8 +167,7 @@ def find_images(sources: Sequence[str | PathLike[str]], *, leave_out: Path | Non
             if path.is_dir():
                 chosen = list_images(path)
             elif glob.has_magic(source):
-                matches = map(Path, glob.glob(source, recursive=True))
-                chosen = [p for p in matches if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
+                chosen = images_among(glob_files(source))[0]
             else:
                 raise UserError(f"{source}: there is no such file or folder; correct the path, or quote a glob")
             if leave_out is not None:
@@ -177,6 +181,15 @@ def find_images(sources: Sequence[str | PathLike[str]], *, leave_out: Path | Non
     return list(found.values())
 
 
+def files_left_out(sources: Sequence[str | PathLike[str]]) -> list[Path]:
+    """Returns what ``find_images`` leaves out although it may be an image, because its name does not end as one's."""
+    found: list[Path] = []
+    for source in map(Path, sources):
+        if not source.is_file():
+            found += images_among(walk_files(source) if source.is_dir() else glob_files(str(source)))[1]
+    return found
+
+
 def write_results(file: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Writes COCO results, a row a line, whole or not at all; makes the folder where need be."""
     lines = ",\n".join(json.dumps(row, allow_nan=False) for row in rows)
@@ -186,16 +199,19 @@ def write_results(file: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 def _numbered(
     sources: Sequence[str | PathLike[str]], dataset: DetectionDataset | None, pictures: Path | None
-) -> tuple[list[Path], dict[Path, int]]:
+) -> tuple[list[Path], dict[Path, list[int]]]:
+    """Returns the files to detect in, each once, and the ids of each: several where a data set gives it several."""
     if dataset is None:
         files = find_images(sources, leave_out=pictures)
         if not files:
             raise UserError("there is nothing to predict; name image files, folders or globs")
-        return files, {file: number for number, file in enumerate(files, start=1)}
+        return files, {file: [number] for number, file in enumerate(files, start=1)}
+    known: dict[Path, list[int]] = {}
+    for record in dataset.images:
+        known.setdefault(record.file if not sources else record.file.resolve(), []).append(record.id)
     if not sources:
-        return [record.file for record in dataset.images], {record.file: record.id for record in dataset.images}
-    known = {record.file.resolve(): record.id for record in dataset.images}
-    ids: dict[Path, int] = {}
+        return list(known), known
+    ids: dict[Path, list[int]] = {}
     for file in find_images(sources, leave_out=pictures):
         if file.resolve() not in known:
             raise UserError(

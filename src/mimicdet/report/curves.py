@@ -64,7 +64,7 @@ def _read(metrics_jsonl: Path) -> list[dict[str, Any]]:
     for line in metrics_jsonl.read_bytes().splitlines():
         try:
             record = json.loads(line)
-        except ValueError:  # the run was killed while it wrote this line, or is writing it now
+        except (ValueError, RecursionError):  # the run was killed while it wrote this line, or is writing it now
             continue
         if isinstance(record, dict):
             records.append(record)
@@ -95,7 +95,7 @@ def _panels(records: Iterable[dict[str, Any]]) -> list[_Panel]:
     accuracy = tuple(n for n in ("AP", "AP50", "AP75", "teacher/AP", "teacher/AP50", "teacher/AP75") if n in evaluated)
     panels = [
         _Panel("losses, unweighted; the total in bold", "train", tuple(losses), log=True, bold="loss"),
-        _Panel("accuracy on the evaluation images", "eval", accuracy, limits=(0, 1)),
+        _Panel("AP on the evaluation images, from 0 to 100", "eval", accuracy, limits=(0, 100)),
         _Panel("learning rate", "train", tuple(n for n in train if n == "lr"), smooth=False),
         _Panel("recall of proposals, at IoU in percent", "train", take("recall"), "diag/", limits=(0, 1)),
         cosines(", classes, by level", by_level("cosine_class")),
@@ -117,7 +117,7 @@ def _draw(axes: Axes, panel: _Panel, records: Sequence[dict[str, Any]]) -> None:
         points = [(r["epoch"], r[name]) for r in records if _is_number(r.get("epoch")) and _is_number(r.get(name))]
         x, y = np.array(points, dtype=float).reshape(-1, 2).T
         if panel.kind == "eval":
-            y = np.where(y < 0, np.nan, y)  # COCO's -1: undefined
+            y = np.where(y < 0, np.nan, 100 * y)  # COCO's -1, in records of older versions: undefined
         if panel.log:
             y = np.where(y > 0, y, np.nan)
         style = _style(panel, i)
@@ -134,7 +134,8 @@ def _draw(axes: Axes, panel: _Panel, records: Sequence[dict[str, Any]]) -> None:
     elif panel.limits is not None:
         # Wider where values lie above; half or a quarter of it where all are low, so that poor beginnings can be read.
         low, high = panel.limits
-        while low == 0 and 1e-3 < largest < 0.45 * high:
+        visible = 1e-3 * high
+        while low == 0 and visible < largest < 0.45 * high:
             high /= 2
         axes.set_ylim(low, max(high, 1.05 * largest))
     axes.grid(visible=True, alpha=0.25)

@@ -4,6 +4,8 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from mimicdet.errors import one_line
+
 Style = Literal["text", "markdown"]
 
 _NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -12,12 +14,14 @@ _NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, style: Style = "text") -> str:
     """Returns lines of aligned columns: the first to the left, the others, which hold numbers, to the right.
 
+    A cell is one line of at most 80 characters, whatever stands in it (see ``mimicdet.errors.one_line``).
     ``style`` is ``text`` for terminals, or ``markdown``; both are aligned where characters are equally wide.
     """
     for row in rows:
         if len(row) != len(header):
             raise ValueError(f"a row has {len(row)} cells, the header {len(header)}: {list(row)}")
-    return (_markdown if style == "markdown" else _text)([header, *rows])
+    cells = [[one_line(cell.replace("\n", " ")) for cell in row] for row in (header, *rows)]
+    return (_markdown if style == "markdown" else _text)(cells)
 
 
 def _text(rows: Sequence[Sequence[str]]) -> str:
@@ -26,7 +30,7 @@ def _text(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _markdown(rows: Sequence[Sequence[str]]) -> str:
-    rows = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
+    rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
     (head, *body), widths = _aligned(rows, least=3)  # room for the rule's dashes
     rule = [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])]
     return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *body))

@@ -30,6 +30,7 @@ from mimicdet.teachers.dense import DenseTeacher
 from mimicdet.teachers.roi import OwnFasterRcnn, RoiHead, RoiTeacher, TorchvisionFasterRcnn
 from mimicdet.teachers.t_head import THead
 from mimicdet.teachers.teacher import match_class_names
+from mimicdet.weights.checkpoint_file import fault_in
 from mimicdet.weights.folder import DESCRIPTION_FILE, read_description
 from mimicdet.weights.pretrained import SUFFIXES, read_faster_rcnn
 
@@ -58,10 +59,10 @@ def build_task(
     Args:
         class_names: of the data set; external teachers' classes are matched to them.
         pretrained: load ``settings.model.weights`` into the backbones; False leaves them random (weights come later).
-        detector: train this one, which was built already, instead of building it. Its backbone must return features
-            from the T-head's finest level on, where the T-head pools from it.
+        detector: train this one, which was built already, instead of building it.
 
     Raises:
+        ValueError: ``detector`` has a backbone that does not return the T-head's finest level.
         UserError: backbone weights that cannot be fetched; a teacher's file that holds none, or a teacher whose
             classes, levels or head do not go together with the student's.
     """
@@ -104,6 +105,8 @@ def _mimic_task(settings: MimicDetSettings, detector: MimicDet, pretrained: bool
     if teacher.backbone == "separate":
         own_trunk = build_trunk(model, teacher.levels, finest_level=finest, pretrained=pretrained)
     elif finest < model.levels[0]:
+        if finest not in detector.trunk.backbone.channels:
+            raise ValueError(f"the detector's backbone returns no level {finest}: build it with finest_level={finest}")
         width, channels = detector.trunk.backbone.channels[finest], model.pyramid_channels
         finer_level = FinerLevel(in_channels=width, channels=channels, level=finest, norm=model.pyramid_norm)
     return MimicTask(detector=detector, t_head=t_head, finer_level=finer_level, own_trunk=own_trunk, settings=settings)
@@ -134,15 +137,15 @@ def read_mimic_run(run: Path) -> MimicRun:
     categories = list(read_description(folder).categories)
     task = build_task(settings, class_names=[category.name for category in categories], pretrained=False)
     assert isinstance(task, MimicTask)
+    fault = fault_in(file)
     try:
-        saved = torch.load(file, map_location="cpu", weights_only=True)
+        saved = {} if fault else torch.load(file, map_location="cpu", weights_only=True)
         average = saved["average"]
         averaged = {key.removeprefix("module."): value for key, value in (average or {}).items() if "module." in key}
         task.load_state_dict(averaged or saved["task"])
     except Exception as error:  # whatever a file that is something else provokes
-        raise UserError(
-            f"{file} is not the checkpoint of {run} ({type(error).__name__}); resume that run once"
-        ) from error
+        why = fault or type(error).__name__
+        raise UserError(f"{file} is not the checkpoint of {run} ({why}); resume that run once") from error
     return MimicRun(task, settings, categories)
 
 

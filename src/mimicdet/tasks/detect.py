@@ -1,5 +1,7 @@
 """Trains each detector alone (``task: detect``): MimicDet, RetinaNet, FCOS, ATSS, GFL and Faster R-CNN."""
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -83,8 +85,8 @@ class FasterRcnnTask(Task):
 
     detector: FasterRcnn
 
-    def forward(self, batch: Batch, whole: WholeStep | None = None) -> dict[str, Tensor]:
-        """Returns ``loss`` and its parts; 0-d tensors. Crowd regions teach nothing, and are background."""
+    def step(self, batch: Batch, whole: WholeStep | None = None) -> TaskStep:
+        """Returns the losses; crowd regions teach nothing, and are background. No teacher's lesson reads this task."""
         real = (batch.labels >= 0) & ~batch.crowd
         objects = zip(batch.boxes, batch.labels, real, strict=True)
         targets = [{"boxes": boxes[own], "labels": labels[own]} for boxes, labels, own in objects]
@@ -93,8 +95,13 @@ class FasterRcnnTask(Task):
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(int(batch.seeds[0]))
             losses = self.detector.losses(batch.images, batch.sizes, targets)
-        return {"loss": torch.stack(list(losses.values())).sum()} | {k: v.detach() for k, v in losses.items()}
+        parts = {name: loss.detach() for name, loss in losses.items()}
+        return TaskStep({"loss": torch.stack(list(losses.values())).sum()} | parts, _no_student, _no_student)
 
     def count_positives(self, batch: Batch) -> Tensor:
         """Returns 0: torchvision divides by counts of its own."""
         return torch.zeros((), device=batch.images.device)
+
+
+def _no_student() -> NoReturn:
+    raise TypeError("Faster R-CNN is no student: settings give task 'distill' to dense detectors alone")

@@ -102,7 +102,7 @@ def prepare(detector: MimicDet, batch: Batch, assign: AssignSettings) -> Prepare
 
 @torch.no_grad()
 def count_anchor_positives(detector: MimicDet, batch: Batch, assign: AssignSettings) -> Tensor:
-    """Counts the positives of a batch's refinement module, which hang on its objects alone: 0-d float."""
+    """Counts the positives of a batch's refinement module, which depend on its objects alone: 0-d float."""
     places = detector.places_of(batch.images)
     return (_match_anchors(places, places.valid(batch.sizes), batch, assign) != matching.NO_OBJECT).sum().float()
 

@@ -74,7 +74,7 @@ def divisors(shares: Sequence[Tensor | None], positives: Tensor, whole: WholeSte
     """Returns what loss sums of one batch are divided by, so that a step's gradient is that of one large batch: (N,).
 
     Positive anchors are known before a step begins, and are very unequal from batch to batch: they are counted over the
-    whole step. The other counts hang on what the network says of this batch, or are the same for every image.
+    whole step. The others depend on what the network says of this batch, or are the same for every image.
 
     Args:
         shares: 0-d counts of this batch, each loss's; None: its positive anchors.

@@ -5,33 +5,34 @@ detections; ``model.safetensors`` holds the weights, without a T-head. Nothing i
 """
 
 import errno
-import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import safetensors.torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from mimicdet.data.dataset import Category
 from mimicdet.errors import UserError
 from mimicdet.files import make_folder, replace_file, write_json
+from mimicdet.weights.description import FORMAT_VERSION, Classes, Part, read_part
+from mimicdet.weights.pretrained import require_finite
 
-FORMAT_VERSION = 1
 WEIGHTS_FILE, DESCRIPTION_FILE = "model.safetensors", "model.json"
 
 
-@dataclass(frozen=True)
-class ModelDescription:
+class ModelDescription(Part):
     """Holds ``model.json``, checked for form; whoever builds the model checks the sections' own settings."""
 
     family: str
-    model: Mapping[str, Any]
-    inference: Mapping[str, Any]
-    categories: tuple[Category, ...]
-    extra: Mapping[str, Any]
+    model: dict[str, Any]
+    inference: dict[str, Any]
+    categories: Classes
+    extra: dict[str, Any] = Field(default_factory=dict)
 
 
 def save_model(
@@ -78,42 +79,46 @@ def read_description(folder: str | Path) -> ModelDescription:
         inner = next((d for d in ("model", "model-last") if (folder / d / DESCRIPTION_FILE).is_file()), None)
         hint = f"; this looks like a run folder, its model is {folder / inner}" if inner else ""
         raise UserError(f"{folder} is not a model folder: it needs {DESCRIPTION_FILE} and {WEIGHTS_FILE}{hint}")
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-        version = int(raw["format_version"])
-        if version > FORMAT_VERSION:
-            raise UserError(f"{file} has format version {version}, newer than {FORMAT_VERSION}; update mimicdet")
-        return ModelDescription(
-            family=str(raw["family"]),
-            model=dict(raw["model"]),
-            inference=dict(raw["inference"]),
-            categories=tuple(Category(id=int(c["id"]), name=str(c["name"])) for c in raw["categories"]),
-            extra=dict(raw.get("extra", {})),
-        )
-    except OSError as error:
-        raise UserError(f"{file} cannot be read ({error.strerror}); correct its permissions") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{file} is broken ({type(error).__name__}: {error}); save the model again") from error
+    return read_part(file, ModelDescription, way_out="save the model again")
 
 
-def load_weights(folder: str | Path, model: nn.Module) -> None:
-    """Loads the weights into a model built from the folder's description; UserError when broken or of other entries."""
+def require_fit(folder: str | Path, model: nn.Module) -> None:
+    """Raises UserError unless the folder's weights have the entries and shapes of ``model``; reads no weights.
+
+    A model on the meta device will do, so that a description of absurd sizes is found out before it takes memory.
+    """
     file = Path(folder) / WEIGHTS_FILE
-    if file.is_file() and not os.access(file, os.R_OK):  # else told as if it were not there
-        raise UserError(f"{file} cannot be read ({os.strerror(errno.EACCES)}); correct its permissions")
-    try:
-        state = safetensors.torch.load_file(file)
-    except Exception as error:
-        raise UserError(f"{file} is broken ({type(error).__name__}: {error}); save the model again") from error
-    expected = _without_aliases(model)
-    shapes, found = ({(key, value.shape) for key, value in entries.items()} for entries in (expected, state))
-    wrong = sorted({key for key, _ in shapes ^ found})
-    if wrong:
+    with _explained(file), safetensors.safe_open(file, "pt") as opened:
+        found = {(key, tuple(opened.get_slice(key).get_shape())) for key in opened.keys()}  # noqa: SIM118  no mapping
+    shapes = {(key, tuple(value.shape)) for key, value in _without_aliases(model).items()}
+    if wrong := sorted({key for key, _ in shapes ^ found}):
         raise UserError(
             f"{file} does not fit its {DESCRIPTION_FILE}: {len(wrong)} entries differ, the first is {wrong[0]!r}; "
             f"restore the folder as it was saved"
         )
+
+
+def load_weights(folder: str | Path, model: nn.Module) -> None:
+    """Loads the weights into a model built from the folder's description.
+
+    Raises UserError when they are broken, of other entries, or no finite numbers.
+    """
+    require_fit(folder, model)
+    file = Path(folder) / WEIGHTS_FILE
+    with _explained(file):
+        state = safetensors.torch.load_file(file)
+    require_finite(state, file)
     model.load_state_dict(state, strict=False)
+
+
+@contextmanager
+def _explained(file: Path) -> Iterator[None]:
+    if file.is_file() and not os.access(file, os.R_OK):  # else told as if it were not there
+        raise UserError(f"{file} cannot be read ({os.strerror(errno.EACCES)}); correct its permissions")
+    try:
+        yield
+    except Exception as error:
+        raise UserError(f"{file} is broken ({type(error).__name__}: {error}); save the model again") from error
 
 
 def _without_aliases(model: nn.Module) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ Torchvision's files: ``retinanet_resnet50_fpn_coco-eeacb38b.pth``, ``retinanet_r
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,22 @@ def read_state(file: Path) -> dict[str, Tensor]:
             state = state[wrapper]
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{file} holds no weights by name; save them alone: torch.save(model.state_dict(), file)")
+    for key, value in state.items():
+        # A small file may describe tensors of terabytes, which repeat a few values or have none
+        plain = value.layout == torch.strided and not value.is_meta and not value.is_quantized
+        if not plain or value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise UserError(f"{file}: the entry {key!r} is no plain tensor; save contiguous weights")
     return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def require_finite(state: Mapping[str, Tensor], file: Path | str) -> None:
+    """Raises UserError, naming the first such entry, where weights read from ``file`` are infinite or no numbers."""
+    for key, value in state.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise UserError(
+                f"{file}: the entry {key!r} holds values that are infinite or no numbers, with which nothing is found; "
+                "restore it from a copy, or train again"
+            )
 
 
 def imagenet_weights(name: str) -> dict[str, Tensor]:
@@ -106,6 +122,7 @@ def copy_weights(state: dict[str, Tensor], network: nn.Module, *, source: str, b
                 f"give the weights of that network or name another model.backbone"
             )
         chosen[key] = value
+    require_finite(chosen, f"model.weights: {source}")
     network.load_state_dict(chosen, strict=False)
 
 
@@ -193,6 +210,7 @@ def read_faster_rcnn(file: Path) -> tuple[nn.Module, list[str]] | None:
     if unexpected or [key for key in missing if not key.endswith("num_batches_tracked")]:
         first = (unexpected or missing)[0]
         raise UserError(f"{file} is no Faster R-CNN on ResNet-50 as torchvision makes it: {first} does not fit")
+    require_finite(model.state_dict(), file)
     if _RCNN_WITHOUT_EPS in file.name:
         for module in model.modules():
             if isinstance(module, torch.nn.BatchNorm2d):

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from mimicdet.data.check import check_dataset
+from mimicdet.data.faults import FaultKind
 from mimicdet.data.splits import available_splits, load_dataset
 from tests.fakes.small_sets import coco_document, error_of, write_coco, write_image
 
@@ -179,6 +181,7 @@ def test_text_that_is_not_utf8(tmp_path: Path) -> None:
         (changed("annotations", bbox=[1, 2, None, 4]), "annotation 0", "four numbers"),
         (changed("annotations", bbox=[1, 2, True, 4]), "annotation 0", "four numbers"),
         (changed("annotations", id=None, bbox=None), "annotations[0]", "four numbers"),
+        (changed("annotations", bbox=None, keypoints=[1, 2, 2]), "annotation 0", "its keypoints cannot stand in"),
         (changed("annotations", iscrowd=2), "annotation 0", "iscrowd is 2"),
     ],
 )
@@ -221,3 +224,118 @@ def test_truncated_images_pass_the_header_and_missing_folders_do_not(tmp_path: P
     assert error_of(load_dataset, tmp_path).startswith(f"{image}: ")
     shutil.rmtree(image.parent)
     assert "there is no such file in" in error_of(load_dataset, tmp_path)
+
+
+@pytest.mark.parametrize("number", [2**63, -(2**63) - 1, 2.7, True, "7", 1e300, 2.0**53 + 2, [1]])
+@pytest.mark.parametrize(
+    ("key", "field", "says"),
+    [
+        ("images", "id", "needs a whole number `id`"),
+        ("categories", "id", "needs a whole number `id`"),
+        ("annotations", "id", "needs a whole number `id`"),
+        ("annotations", "image_id", "needs whole numbers `image_id` and `category_id`"),
+        ("annotations", "category_id", "needs whole numbers `image_id` and `category_id`"),
+    ],
+)
+def test_ids_that_are_no_whole_numbers_of_64_bits(tmp_path: Path, number: Any, key: str, field: str, says: str) -> None:
+    file = write(tmp_path, changed(key, **{field: number}))
+    message = error_of(load_dataset, tmp_path)
+    assert message.startswith(f"{file}: ")
+    assert says in message
+
+
+@pytest.mark.parametrize("number", [2**63 - 1, -(2**63), 2**53 + 1, 0, 7.0])
+def test_ids_of_64_bits_are_kept(tmp_path: Path, number: float) -> None:
+    document = changed("images", id=number)
+    for annotation in document["annotations"]:
+        annotation.update(image_id=number, category_id=number)
+    document["categories"][1]["id"] = number
+    write(tmp_path, document)
+    truth = load_dataset(tmp_path).to_coco()
+    ids = (truth["images"][0]["id"], truth["annotations"][1]["image_id"], truth["annotations"][1]["category_id"])
+    assert ids == (number, number, number)
+    assert all(type(number) is int for number in ids)
+
+
+def test_a_field_given_twice(tmp_path: Path) -> None:
+    file = write_coco(tmp_path)
+    file.write_text(file.read_text().replace('"bbox": [1,', '"bbox": [0, 0, 5, 5], "bbox": [1,'))
+    assert "two fields 'bbox'" in error_of(load_dataset, tmp_path)
+
+
+def with_heading(name: str, above: str | None, number: int = 0) -> dict[str, Any]:
+    """The usual document as Roboflow writes it: a category that all others have above them."""
+    document = coco_document()
+    under = [{**category, "supercategory": name} for category in document["categories"]]
+    return document | {"categories": [{"id": number, "name": name, "supercategory": above}, *under]}
+
+
+@pytest.mark.parametrize(
+    ("name", "above"),
+    [("animals", "none"), ("animals", ""), ("animals", None), ("animals", "animals"), ("cat", "none"), ("cat", None)],
+)
+@pytest.mark.parametrize("number", [0, 99])
+def test_a_heading_of_the_others_is_no_class(tmp_path: Path, name: str, above: str | None, number: int) -> None:
+    file = write(tmp_path, with_heading(name, above, number))
+    report = check_dataset(tmp_path)
+    assert (report.errors, report.warnings) == ({}, {"heading": 1})
+    assert report.datasets["train"].class_names == ("cat", "dog")
+    (fault,) = report.logs["train"].examples[FaultKind.HEADING]
+    assert (fault.file, fault.item) == (file, f"category {name!r} (id {number})")
+
+
+def test_a_heading_with_objects_in_any_split_is_a_class(tmp_path: Path) -> None:
+    document = with_heading("animals", "none")
+    write_coco(tmp_path, "train", document)
+    document["annotations"][0]["category_id"] = 0
+    write_coco(tmp_path, "val", document)
+    for split in ("train", "val"):
+        assert load_dataset(tmp_path, split).class_names == ("animals", "cat", "dog")
+    assert check_dataset(tmp_path).errors == {}
+
+
+@pytest.mark.parametrize(("above", "names"), [("none", ("cat", "dog")), ("things", ("animals", "cat", "dog"))])
+def test_without_annotations_only_roboflows_heading_is_left_out(
+    tmp_path: Path, above: str, names: tuple[str, ...]
+) -> None:
+    write(tmp_path, with_heading("animals", above) | {"annotations": []})
+    assert load_dataset(tmp_path).class_names == names
+
+
+def test_a_class_under_its_own_name_or_another_class_stays(tmp_path: Path) -> None:
+    document = coco_document([(1, 2, 3, 4)], names=("person", "rider", "bike"))
+    for category, above in zip(document["categories"], ("person", "person", "vehicle"), strict=True):
+        category["supercategory"] = above
+    write(tmp_path, document)  # all objects are of the first
+    assert load_dataset(tmp_path).class_names == ("person", "rider", "bike")
+
+
+def test_images_without_annotations_are_a_split_to_predict(tmp_path: Path) -> None:
+    document = coco_document(boxes=[])
+    del document["annotations"]
+    write_image(tmp_path / "test2017" / "a.png")
+    file = tmp_path / "annotations" / "image_info_test-dev2017.json"
+    file.parent.mkdir()
+    file.write_text(json.dumps(document))
+    for path in (tmp_path, file):
+        dataset = load_dataset(path, "test", annotated=False)
+        assert [(image.id, image.file) for image in dataset.images] == [(7, tmp_path / "test2017" / "a.png")]
+        assert not len(dataset.images[0].labels)
+        assert "has no list 'annotations'" in error_of(load_dataset, path, "test-dev")
+    (file.parent / "instances_val2017.json").write_text(json.dumps(coco_document()))
+    assert available_splits(tmp_path) == ("val",), "it is no split to check beside those with annotations"
+
+
+def test_a_file_under_two_names_is_one_file(tmp_path: Path) -> None:
+    document = coco_document()
+    document["images"].append({"id": 8, "file_name": "./a.png"})
+    write(tmp_path, document)
+    assert check_dataset(tmp_path).warnings == {"shared_image": 1}
+
+
+def test_another_json_file_beside_roboflows_hides_no_split(tmp_path: Path) -> None:
+    for split in ("train", "valid"):
+        write_image(tmp_path / split / "a.png")
+        (tmp_path / split / "_annotations.coco.json").write_text(json.dumps(coco_document()))
+    (tmp_path / "train" / "notes.json").write_text("{}")
+    assert available_splits(tmp_path) == ("train", "valid")

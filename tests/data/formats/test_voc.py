@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -179,6 +180,7 @@ def test_broken_and_hostile_xml(tmp_path: Path, xml: str, says: str) -> None:
         voc_xml([("cat", (1, 2, 11, 14)), ("", (1, 2, 3, 4))]),
         voc_xml().replace("<ymax>14</ymax></bndbox></object></annotation>", "</bndbox></object></annotation>"),
         voc_xml([("cat", (1, 2, 11, 14))] * 2, extra="<difficult>maybe</difficult>"),
+        voc_xml([("cat", (1, 2, 11, 14))] * 2, extra="<difficult> </difficult>"),
     ],
 )
 def test_faulty_objects_are_named(tmp_path: Path, xml: str) -> None:
@@ -202,3 +204,128 @@ def test_a_list_without_images(tmp_path: Path) -> None:
     lists.mkdir(parents=True)
     (lists / "train.txt").write_text("")
     assert "split train has no images" in error_of(load_dataset, tmp_path)
+
+
+def _pair(root: Path, stem: str, filename: str, corner: int) -> None:
+    """An image in JPEGImages and its XML, whose box begins at the corner."""
+    write_image(root / "JPEGImages" / f"{stem}.png")
+    file = root / "Annotations" / f"{stem}.xml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(voc_xml([("cat", (corner, 2, 11, 14))], filename=filename))
+
+
+def _boxes(root: Path) -> dict[str, float]:
+    """The left side of each image's first box, by the image's path."""
+    images = load_dataset(root).images
+    return {image.file.relative_to(root).as_posix(): image.boxes[0, 0] for image in images}
+
+
+def test_pairs_that_were_renamed_keep_their_boxes(tmp_path: Path) -> None:
+    _pair(tmp_path, "1", "2.png", 1)
+    _pair(tmp_path, "2", "1.png", 2)
+    _pair(tmp_path, "3", "3", 3)
+    _pair(tmp_path, "4.b", "x\\4.b.jpg", 4)
+    assert _boxes(tmp_path) == {f"JPEGImages/{stem}.png": int(stem[0]) for stem in ("1", "2", "3", "4.b")}
+    assert check_dataset(tmp_path).warnings == {"stale_name": 2}
+
+
+def test_a_file_without_an_image_of_its_name_is_told_to_be_anothers(tmp_path: Path) -> None:
+    _pair(tmp_path, "1", "1.png", 1)
+    (tmp_path / "Annotations" / "1.xml").rename(tmp_path / "Annotations" / "old.xml")
+    assert _boxes(tmp_path) == {"JPEGImages/1.png": 1}
+    assert check_dataset(tmp_path).warnings == {"stale_name": 1}
+
+
+def test_images_that_share_a_file(tmp_path: Path) -> None:
+    _pair(tmp_path, "1", "1.png", 1)
+    write_image(tmp_path / "JPEGImages" / "1.jpg")
+    assert _boxes(tmp_path) == {"JPEGImages/1.png": 1}
+    assert check_dataset(tmp_path).warnings == {"no_annotation": 1}
+    _pair(tmp_path, "1", "1", 1)
+    message = error_of(load_dataset, tmp_path)
+    assert message.startswith(f"{tmp_path / 'Annotations' / '1.xml'}: 1.jpg and 1.png share it; keep one")
+
+
+def test_folders_below_and_behind_links(tmp_path: Path) -> None:
+    store, root = tmp_path / "store", tmp_path / "set"
+    _pair(root, "a", "a.png", 1)
+    _pair(root, "deep/a", "a.png", 2)
+    _pair(store, "a", "a.png", 3)
+    write_image(store / "JPEGImages" / "alone.png")
+    write_image(root / "JPEGImages" / "b.png")
+    (root / "Annotations" / "deep" / "b.xml").write_text(voc_xml([("cat", (4, 2, 11, 14))], filename="b.png"))
+    (root / "Annotations" / "more").symlink_to(store / "Annotations")
+    (root / "JPEGImages" / "more").symlink_to(store / "JPEGImages")
+    (root / "Annotations" / "loop").symlink_to(root)
+    (root / "JPEGImages" / "loop").symlink_to("loop")
+    assert _boxes(root) == {
+        "JPEGImages/a.png": 1,
+        "JPEGImages/deep/a.png": 2,
+        "JPEGImages/b.png": 4,
+        "JPEGImages/more/a.png": 3,
+    }
+    assert check_dataset(root).warnings == {"no_annotation": 1, "left_out": 1}  # alone.png; the link that leads nowhere
+
+
+def test_files_in_folders_below_only(tmp_path: Path) -> None:
+    _pair(tmp_path, "deep/a", "a.png", 1)
+    assert _boxes(tmp_path) == {"JPEGImages/deep/a.png": 1}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("<xmin>1</xmin>", "<xmin>1</xmin><xmin>2</xmin>", "object 1 (cat): has 2 times <xmin>"),
+        ("<bndbox>", "<bndbox></bndbox><bndbox>", "object 1 (cat): has 2 times <bndbox>"),
+        ("<name>cat</name>", "<name>cat</name><name>dog</name>", "object 1 (cat): has 2 times <name>"),
+        ("<name>cat</name>", "<name>cat</name>" + "<difficult>0</difficult>" * 2, "has 2 times <difficult>"),
+        ("<size>", "<size></size><size>", "has 2 times <size>"),
+        ("<width>40</width>", "<width>40</width><width>41</width>", "has 2 times <width>"),
+        ("<filename>", "<filename>b.png</filename><filename>", "has 2 times <filename>"),
+        ("<xmin>1</xmin>", "<xmin>1<b/>0</xmin>", "<xmin> holds other elements"),
+        ("<xmin>1</xmin>", "<xmin>1_0</xmin>", "needs a <name>, a <bndbox>"),
+        ("<xmin>1</xmin>", "<xmin>१</xmin>", "needs a <name>, a <bndbox>"),
+        ("<xmin>1</xmin>", "<xmin>１０</xmin>", "needs a <name>, a <bndbox>"),
+        ("<width>40</width>", "<width>4_0</width>", "width '4_0' and height '30' must be"),
+        ("<width>40</width>", "<width>４０</width>", "must be positive whole numbers"),
+        ("<width>40</width>", "<width>40.5</width>", "must be positive whole numbers"),
+        ("<width>40</width>", "<width>-40</width>", "must be positive whole numbers"),
+        ("<width>40</width>", "<width>nan</width>", "must be positive whole numbers"),
+        ("<width>40</width>", f"<width>{'9' * 5_000}</width>", "must be positive whole numbers"),
+        (
+            "</object></annotation>",
+            "</object><objects><object/></objects></annotation>",
+            "1 objects are not right inside",
+        ),
+        ("</object></annotation>", "</object><Object></Object></annotation>", "1 objects are not right inside"),
+    ],
+)
+def test_doubled_fields_odd_numbers_and_hidden_objects_are_refused(
+    tmp_path: Path, old: str, new: str, says: str
+) -> None:
+    xml = voc_xml()
+    assert old in xml
+    file = write_voc(tmp_path, xml.replace(old, new, 1))
+    message = error_of(load_dataset, tmp_path)
+    assert message.startswith(f"{file}: ")
+    assert says in message
+
+
+def test_one_of_the_corners_alone_is_taken_from_the_image(tmp_path: Path) -> None:
+    write_voc(tmp_path, voc_xml().replace("<width>40</width>", "").replace("<xmin>1</xmin>", "<xmin> 1.0e0\n</xmin>"))
+    assert load_dataset(tmp_path).images[0].boxes[0].tolist() == [1, 2, 11, 14]
+
+
+@pytest.mark.parametrize("entry", ["../Annotations/a", "{root}/Annotations/a", "a" * 5_000])
+def test_lists_that_leave_the_folder(tmp_path: Path, entry: str) -> None:
+    _pair(tmp_path, "a", "a.png", 1)
+    lists = tmp_path / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text(f"a\n{entry.format(root=tmp_path)}\n")
+    assert error_of(load_dataset, tmp_path).startswith(f"{lists / 'train.txt'}: line 2: there is no ")
+
+
+def test_a_pipe_is_no_annotation_file(tmp_path: Path) -> None:
+    write_voc(tmp_path).unlink()
+    os.mkfifo(tmp_path / "train" / "a.xml")
+    assert "is no file of text" in error_of(load_dataset, tmp_path)

@@ -302,7 +302,7 @@ def test_a_study_at_a_size(finished: Path, tmp_path: Path, capsys: pytest.Captur
     out = tmp_path / "out"
     shutil.copytree(finished / "out", out)
     assert main(["study", str(file), "--out", str(out), "--samples", "5", "--size", "toy", "--table"]) == 0
-    assert f"`mimicdet study {file} --size toy --data cells`" in (out / "table.md").read_text()
+    assert f"of cells: 4 images. The study is {file}, size toy; trained on" in (out / "table.md").read_text()
 
 
 def test_torchrun_is_refused(

@@ -115,6 +115,10 @@ def test_a_damaged_file_is_named(outcomes: list[Outcome], tmp_path: Path) -> Non
         with pytest.raises(UserError, match=r"evidence\.npz is damaged"):
             read_evidence(tmp_path)
     with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("runs.json", "[" * 100_000)
+    with pytest.raises(UserError, match=r"evidence\.npz is damaged \(.*recursion"):
+        read_evidence(tmp_path)
+    with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("runs.json", "[]")
     with pytest.raises(UserError, match=r"evidence\.npz is damaged \(.*objects"):
         read_evidence(tmp_path)

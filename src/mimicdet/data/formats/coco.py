@@ -7,25 +7,31 @@ Layouts found in a folder DIR (a path to one JSON file works as well):
 - DIR/train/_annotations.coco.json beside its images (Roboflow);
 - DIR with a single JSON file of any name: one split, called train unless the file's name speaks of another.
 
+- annotations/image_info_test-dev2017.json, where there is nothing else: a split without annotations.
+
 Read from a record: `id`, `file_name`, `width`, `height`; `image_id`, `category_id`, `bbox`, `iscrowd`, `area`
-(width times height where missing). Segmentations, of any kind, are not looked at. Ids may have gaps; classes are
-ordered by id.
+(width times height where missing). Segmentations, of any kind, are not looked at. Ids are whole numbers of 64 bits and
+may have gaps; classes are ordered by id. A category that others name as `supercategory`, of which no split has an
+object, is a heading (Roboflow's id 0) and no class.
 """
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from mimicdet.data.dataset import Category, DetectionDataset
 from mimicdet.data.decode import find_image
 from mimicdet.data.faults import FaultKind, FaultLog
-from mimicdet.data.raw import RawImage, RawSplit, Source, clean_name, read_text
+from mimicdet.data.raw import RawImage, RawSplit, Source, SplitSources, clean_name, first_repeated, read_text
 from mimicdet.data.split_names import name_splits, split_word
 from mimicdet.errors import UserError
 
 IMAGES = "{split}"
+_INFO, _ROBOFLOW = "image_info_", "_annotations.coco.json"
 _NUMBERS = frozenset((int, float))  # by exact type: JSON's true is a bool, and no number
 
 
@@ -35,10 +41,12 @@ def find(path: Path) -> dict[str, Source] | None:
         return _sources(path.parent, _single(path)) if path.suffix.lower() == ".json" else None
     top, inner = _json_files(path), _json_files(path / "annotations")
     for files in (top, inner):
-        if named := name_splits((file.stem, file) for file in files):
+        annotated = [file for file in files if not file.stem.startswith(_INFO)] or files
+        if named := name_splits((file.stem.removeprefix(_INFO), file) for file in annotated):
             return _sources(path, named)
     folders = sorted(folder for folder in path.iterdir() if folder.is_dir() and split_word(folder.name))
     beside = [(folder.name, _json_files(folder)) for folder in folders]
+    beside = [(name, [file for file in files if file.name == _ROBOFLOW] or files) for name, files in beside]
     if named := name_splits((name, files[0]) for name, files in beside if len(files) == 1):
         return _sources(path, named)
     for files in (top, inner):
@@ -48,7 +56,7 @@ def find(path: Path) -> dict[str, Source] | None:
 
 
 def _single(file: Path) -> dict[str, Path]:
-    word = split_word(file.stem)
+    word = split_word(file.stem.removeprefix(_INFO))
     return {word[0] if word else "train": file}
 
 
@@ -60,27 +68,33 @@ def _image_folders(file: Path, split: str) -> tuple[Path, ...]:
     """Returns the folders in which the images of a JSON file may lie, most specific first."""
     home = file.parent
     homes = (home, home.parent) if home.name.lower() == "annotations" else (home,)
-    names = dict.fromkeys((file.stem.removeprefix("instances_"), file.stem, split))
+    stem = file.stem.removeprefix("instances_").removeprefix(_INFO)
+    names = dict.fromkeys((stem, file.stem, split, stem.replace("-dev", "")))
     places = [place for name in names for place in (f"{name}/images", name, f"images/{name}")] + ["images", "."]
     folders = dict.fromkeys(base / place for base in homes for place in places)
     return tuple(folder for folder in folders if folder.is_dir())
 
 
-def read(source: Source, log: FaultLog) -> RawSplit:
-    """Reads the split's records. Faulty ones go into ``log``; UserError when the file as a whole cannot be read."""
-    document = _load(source.annotations)
-    raw = RawSplit(source, _categories(source.annotations, document["categories"]))
+def read(sources: SplitSources, split: str, log: FaultLog, *, annotated: bool = True) -> RawSplit:
+    """Reads the split's records. Faulty ones go into ``log``; UserError when the file as a whole cannot be read.
+
+    Where it need not be ``annotated``, a file without the list `annotations` has no objects.
+    """
+    source = sources.splits[split]
+    document = _load(source.annotations, annotated)
+    entries = _without_headings(document, sources, split, log)
+    raw = RawSplit(source, _categories(source.annotations, entries))
     _read_annotations(raw, document["annotations"], _read_images(raw, document["images"], log), log)
     return raw
 
 
-def _load(file: Path) -> dict[str, Any]:
+def _load(file: Path, annotated: bool = True) -> dict[str, Any]:
     try:
-        document = json.loads(read_text(file))
+        document = json.loads(read_text(file), object_pairs_hook=_unique)
     except json.JSONDecodeError as error:
         problem = f"is not valid JSON ({error.msg}, line {error.lineno} column {error.colno})"
         raise UserError(f"{file}: {problem}; write it again, or restore a complete copy") from None
-    except ValueError as error:  # a whole number with thousands of digits
+    except ValueError as error:  # a field given twice, or a whole number with thousands of digits
         raise UserError(f"{file}: is not usable JSON ({error}); correct it") from None
     except RecursionError:
         raise UserError(f"{file}: is nested too deeply to be COCO JSON; check that it is the right file") from None
@@ -88,10 +102,53 @@ def _load(file: Path) -> dict[str, Any]:
         problem = "holds a list, not COCO ground truth (images, annotations, categories)"
         way_out = "detection results cannot stand in for annotations, give the annotation file"
         raise UserError(f"{file}: {problem}; {way_out}")
+    if isinstance(document, dict) and not annotated:
+        document.setdefault("annotations", [])
     for key in ("images", "annotations", "categories"):
         if not isinstance(document, dict) or not isinstance(document.get(key), list):
             raise UserError(f"{file}: has no list {key!r}, which COCO annotations need; add it, or give the right file")
     return document
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        twice = first_repeated([name for name, _ in pairs])
+        raise ValueError(f"one object has two fields {twice!r}, of which only one could be read")
+    return fields
+
+
+def _without_headings(document: dict[str, Any], sources: SplitSources, split: str, log: FaultLog) -> list[Any]:
+    """Returns the entries of the categories but headings of others, which no split uses and which are counted."""
+    if not document["categories"]:
+        return []
+    entries, file = document["categories"], sources.splits[split].annotations
+    pairs = [(e.get("name"), e.get("supercategory")) if isinstance(e, dict) else (None, None) for e in entries]
+    named, above = (Counter(text for text in texts if isinstance(text, str)) for texts in zip(*pairs, strict=True))
+    tops = []
+    for entry, (name, over) in zip(entries, pairs, strict=True):
+        itself = name == over
+        if isinstance(name, str) and above[name] > itself and not (isinstance(over, str) and named[over] > itself):
+            tops.append((entry, above[name] - itself))
+    if not tops:
+        return entries
+    used = _used(document)
+    for source in (source for name, source in sources.splits.items() if name != split):
+        with suppress(UserError):  # reported when that split is read
+            used |= _used(_load(source.annotations, annotated=False))
+    headings = []
+    for entry, below in tops:
+        # Without annotations, only Roboflow's way to write it tells a heading from a class
+        roboflow = entry.get("supercategory") in (None, "", "none") and below == len(entries) - 1
+        if _integer(entry.get("id")) not in used and (used or roboflow):
+            headings.append(entry)
+            problem = "is the supercategory of others and has no objects in any split, so it is no class"
+            log.add(FaultKind.HEADING, file, f"category {entry['name']!r} (id {entry.get('id')!r})", problem)
+    return [entry for entry in entries if not any(entry is heading for heading in headings)]
+
+
+def _used(document: dict[str, Any]) -> set[int | None]:
+    return {_integer(entry.get("category_id")) for entry in document["annotations"] if isinstance(entry, dict)}
 
 
 def _categories(file: Path, entries: list[Any]) -> tuple[Category, ...]:
@@ -102,7 +159,8 @@ def _categories(file: Path, entries: list[Any]) -> tuple[Category, ...]:
         item = f"categories[{position}]"
         number = _integer(entry.get("id")) if isinstance(entry, dict) else None
         if number is None or not isinstance(entry.get("name"), str):
-            raise UserError(f"{file}: {item}: needs a whole number `id` and a text `name`; add them")
+            problem = f"needs a whole number `id` and a text `name`, and has {_id_of(entry)}"
+            raise UserError(f"{file}: {item}: {problem}; correct them")
         name = clean_name(entry["name"], file, item)
         if number in names:
             raise UserError(f"{file}: {item}: id {number} is also that of {names[number]!r}; give each its own id")
@@ -116,11 +174,12 @@ def _read_images(raw: RawSplit, entries: list[Any], log: FaultLog) -> dict[int, 
     """Appends the images; returns for each image id its row, None for one whose file is missing or faulty."""
     file, folders = raw.source.annotations, raw.source.images
     rows: dict[int, int | None] = {}
-    names: dict[str, int] = {}
+    owners: dict[Path, int] = {}
     for position, entry in enumerate(entries):
         number = _integer(entry.get("id")) if isinstance(entry, dict) else None
         if number is None:
-            log.add(FaultKind.BROKEN_RECORD, file, f"images[{position}]", "needs a whole number `id`; add one")
+            problem = f"needs a whole number `id` of 64 bits at most, and has {_id_of(entry)}; correct it"
+            log.add(FaultKind.BROKEN_RECORD, file, f"images[{position}]", problem)
             continue
         item = f"image {number}"
         if number in rows:
@@ -143,10 +202,10 @@ def _read_images(raw: RawSplit, entries: list[Any], log: FaultLog) -> dict[int, 
             problem += "put it there, correct `file_name`, or remove the image"
             log.add(FaultKind.MISSING_IMAGE, file, item, problem)
             continue
-        if name in names:
-            problem = f"image {names[name]} is the same file; give all its objects to one of them"
+        if found in owners:
+            problem = f"image {owners[found]} is the same file; give all its objects to one of them"
             log.add(FaultKind.SHARED_IMAGE, file, item, problem)
-        names[name] = number
+        owners[found] = number
         rows[number] = len(raw.images)
         raw.images.append(RawImage(number, found, recorded, file, item))
     return rows
@@ -160,8 +219,12 @@ def _read_annotations(raw: RawSplit, entries: list[Any], rows: dict[int, int | N
         if not isinstance(entry, dict):
             log.add(FaultKind.BROKEN_RECORD, file, item, "is not an object with fields; correct it")
             continue
-        number = entry.get("id")
-        if isinstance(number, int | str):
+        number = _integer(entry.get("id"))
+        if number is None and entry.get("id") is not None:
+            problem = f"needs a whole number `id` of 64 bits at most or none, and has {_id_of(entry)}; correct it"
+            log.add(FaultKind.BROKEN_RECORD, file, item, problem)
+            continue
+        if number is not None:
             item = f"annotation {number}"
             if number in seen:
                 problem = "this id is used twice; give each annotation its own, or remove the double"
@@ -171,7 +234,7 @@ def _read_annotations(raw: RawSplit, entries: list[Any], rows: dict[int, int | N
         image_id, category_id = _integer(entry.get("image_id")), _integer(entry.get("category_id"))
         box, crowd = _corners(entry.get("bbox")), entry.get("iscrowd")
         if image_id is None or category_id is None:
-            problem = "needs whole numbers `image_id` and `category_id`; correct them"
+            problem = "needs whole numbers `image_id` and `category_id` of 64 bits at most; correct them"
             log.add(FaultKind.BROKEN_RECORD, file, item, problem)
         elif image_id not in rows:
             problem = f"image_id {image_id} is not among `images`; correct it, or remove the annotation"
@@ -182,6 +245,8 @@ def _read_annotations(raw: RawSplit, entries: list[Any], rows: dict[int, int | N
             log.add(FaultKind.UNKNOWN_CATEGORY, file, item, f"{problem}; correct it, or add the category")
         elif box is None:
             problem = "needs a `bbox` of four numbers [x, y, width, height]; correct it, or remove the annotation"
+            if others := [name for name in ("segmentation", "keypoints") if entry.get(name)]:
+                problem += f" (its {' and '.join(others)} cannot stand in for a box)"
             log.add(FaultKind.BROKEN_RECORD, file, item, problem)
         elif crowd not in (None, 0, 1):
             log.add(FaultKind.BROKEN_RECORD, file, item, f"iscrowd is {crowd!r}; it must be 0 or 1")
@@ -215,10 +280,16 @@ def _area(value: Any) -> float:
 
 
 def _integer(value: Any) -> int | None:
-    """Returns a whole number, also one written as 3.0; None for anything else."""
-    if type(value) is int:  # not a bool
-        return value
-    return int(value) if isinstance(value, float) and value.is_integer() else None
+    """Returns a whole number of 64 bits, also one written as 3.0; None for anything else."""
+    if isinstance(value, float) and value.is_integer() and abs(value) <= 2**53:  # above, it stands for several numbers
+        value = int(value)
+    return value if type(value) is int and -(2**63) <= value < 2**63 else None  # not a bool
+
+
+def _id_of(entry: Any) -> str:
+    """Returns a record's faulty id for a message."""
+    given = entry.get("id") if isinstance(entry, dict) else None
+    return "none" if given is None else repr(given)[:40]
 
 
 def _json_files(folder: Path) -> list[Path]:

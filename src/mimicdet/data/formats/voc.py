@@ -9,8 +9,12 @@ Layouts found in a folder DIR:
 
 Rules:
 
-- The image is the one that <filename> names, else the one with the XML file's own stem.
+- The image is the one with the XML file's own stem; where there are several (a.jpg, a.png), the one of them that
+  <filename> names, and where there is none, the image that <filename> names. Where the two differ, it is said.
+- In folders below Annotations and the images' folders, also behind symbolic links, a file belongs to the image in the
+  folder of the same name, or else in the images' folder itself.
 - <size> is checked against the image; missing or 0 x 0, it is taken from the image.
+- What an object or image can have only one of, such as <xmin>, may not stand there twice.
 - Coordinates are edges in pixels counted from 0, as labelImg and most tools write them. With ``one_based``, they
   are inclusive pixel indices counted from 1, as in the original PASCAL VOC: xmin and ymin lose 1.
 - Objects marked <difficult> become crowd: never a target, and detections of them count as neither right nor
@@ -31,14 +35,25 @@ from xml.etree import ElementTree
 import defusedxml.ElementTree
 
 from mimicdet.data.dataset import Category, DetectionDataset, ImageRecord, did_you_mean
-from mimicdet.data.decode import IMAGE_SUFFIXES, find_image
+from mimicdet.data.decode import find_image, images_among
 from mimicdet.data.faults import FaultKind, FaultLog
-from mimicdet.data.raw import RawImage, RawSplit, Source, SplitSources, clean_name, first_repeated, read_text
+from mimicdet.data.folders import walk_files
+from mimicdet.data.raw import (
+    RawImage,
+    RawSplit,
+    Source,
+    SplitSources,
+    clean_name,
+    first_repeated,
+    read_number,
+    read_text,
+)
 from mimicdet.data.split_names import name_splits, split_word
 from mimicdet.errors import UserError
 
 IMAGES = "JPEGImages"
 CLASS_FILES = ("classes.txt", "labels.txt")
+_IMAGE_FOLDERS = ("jpegimages", "images")
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -60,12 +75,16 @@ def find(path: Path) -> dict[str, Source] | None:
 
 
 def _annotation_folder(path: Path) -> Path | None:
-    return next((path / n for n in ("Annotations", "annotations") if _has_xml(path / n)), None)
+    return next((path / n for n in ("Annotations", "annotations") if _has_any_xml(path / n)), None)
 
 
 def _image_folders(path: Path, annotations: Path) -> tuple[Path, ...]:
     folders = dict.fromkeys((path / "JPEGImages", path / "Images", path / "images", annotations, path))
     return tuple(folder for folder in folders if folder.is_dir())
+
+
+def _has_any_xml(folder: Path) -> bool:
+    return folder.is_dir() and (_has_xml(folder) or any(file.suffix.lower() == ".xml" for file in walk_files(folder)))
 
 
 def _has_xml(folder: Path) -> bool:
@@ -77,18 +96,24 @@ def read(sources: SplitSources, split: str, log: FaultLog, *, one_based: bool) -
     source = sources.splits[split]
     categories, origin = _categories(sources)
     raw = RawSplit(source, categories)
-    by_stem = _images_by_stem(source.images)
+    by_key, others = _images_by_key(source)
     owners: dict[Path, Path] = {}
-    stems = set()
+    unread: set[str] = set()
     for file in _xml_files(source, log):
-        stems.add(file.stem)
+        key = _key(file, source.annotations)
         try:
             root = _parse(file)
         except UserError as error:
+            unread.add(key)
             log.add_error(FaultKind.BROKEN_FILE, error)
             continue
-        name = (root.findtext("filename") or "").strip()
-        image = (find_image(name, source.images) if name else None) or by_stem.get(file.stem)
+        try:
+            name, size, objects = _field(root, "filename").strip(), _recorded_size(root), _objects(root)
+            image = _image_of(file, name, by_key, source, log)
+        except ValueError as error:
+            unread.add(key)
+            log.add(FaultKind.BROKEN_RECORD, file, "", f"{error}; correct it")
+            continue
         if image is None:
             problem = f"its image ({name or file.stem}) is in none of {', '.join(map(str, source.images))}"
             way_out = "put it there, correct <filename>, or remove the file"
@@ -99,21 +124,58 @@ def read(sources: SplitSources, split: str, log: FaultLog, *, one_based: bool) -
             log.add(FaultKind.DUPLICATE_IMAGE, file, "", f"{problem}; correct <filename>, or remove one of them")
             continue
         owners[image] = file
-        raw.images.append(RawImage(len(raw.images) + 1, image, _recorded_size(root), file, ""))
-        for number, element in enumerate(root.findall("object"), start=1):
+        raw.images.append(RawImage(len(raw.images) + 1, image, size, file, ""))
+        for number, element in enumerate(objects, start=1):
             _read_object(raw, element, f"object {number} ({_object_name(element)})", origin, one_based, log)
     if source.listing is None:
-        for stem, image in by_stem.items():
-            if stem not in stems and image not in owners:
-                log.add(FaultKind.NO_ANNOTATION, image, "", f"there is no {stem}.xml, so the image is left out")
+        for key, image in ((key, image) for key, images in by_key.items() for image in images):
+            if key not in unread and image not in owners:
+                problem = f"there is no {Path(key).name}.xml for it, so the image is left out"
+                log.add(FaultKind.NO_ANNOTATION, image, "", problem)
+        for file in others:
+            log.add(FaultKind.LEFT_OUT, file, "", "is no image by its name; rename it if it is one")
     return raw
+
+
+def _image_of(file: Path, name: str, by_key: dict[str, list[Path]], source: Source, log: FaultLog) -> Path | None:
+    """Returns the image of an XML file whose <filename> is ``name``, by the rules at the top, None without any.
+
+    Where name and file differ, it is logged. ValueError: several images have the stem, and none of them is named.
+    """
+    own = by_key.get(_key(file, source.annotations)) or by_key.get(file.stem) or []
+    base = name.replace("\\", "/").rpartition("/")[2]
+    named = [image for image in own if image.name == base]
+    beside = [image for image in own if image.parent == own[0].parent]
+    if len(named) != 1 and len(beside) > 1:
+        raise ValueError(f"{' and '.join(image.name for image in beside)} share it; keep one, or name it in <filename>")
+    image = named[0] if len(named) == 1 else own[0] if own else find_image(name, source.images) if name else None
+    if image is not None and base and image.stem not in (base, os.path.splitext(base)[0]):
+        problem = f"its <filename> is {name!r}, but it is read for {image}, which has its own name"
+        log.add(FaultKind.STALE_NAME, file, "", problem)
+    elif image is not None and not own:
+        log.add(FaultKind.STALE_NAME, file, "", f"is read for {image}, which <filename> names; none has its own name")
+    return image
+
+
+def _objects(root: Any) -> list[Any]:
+    """Returns the objects; ValueError where some are deeper or spelt otherwise, and would be lost."""
+    objects = root.findall("object")
+    every = sum(str(element.tag).rpartition("}")[2].lower() == "object" for element in root.iter())
+    if every > len(objects):
+        raise ValueError(f"{every - len(objects)} objects are not right inside <annotation> as <object>")
+    return list(objects)
 
 
 def _read_object(raw: RawSplit, element: Any, item: str, origin: str, one_based: bool, log: FaultLog) -> None:
     """Appends an object of the last image, if it is whole; ``origin`` is where the classes come from."""
     file, name = raw.images[-1].annotations, _object_name(element)
-    corners = [_number(element, f"bndbox/{tag}") for tag in _CORNERS]
-    difficult = (element.findtext("difficult") or "0").strip()
+    try:
+        corners = [read_number(_field(element, f"bndbox/{tag}").strip()) for tag in _CORNERS]
+        difficult = (_field(element, "difficult") or "0").strip()
+        _field(element, "name")
+    except ValueError as error:
+        log.add(FaultKind.BROKEN_RECORD, file, item, f"{error}; correct it")
+        return
     if not name or None in corners or difficult not in ("0", "1"):
         problem = "needs a <name>, a <bndbox> of numbers xmin, ymin, xmax, ymax, and <difficult> 0, 1 or none"
         log.add(FaultKind.BROKEN_RECORD, file, item, f"{problem}; correct it")
@@ -161,7 +223,7 @@ def _categories(sources: SplitSources) -> tuple[tuple[Category, ...], str]:
 def _xml_files(source: Source, log: FaultLog) -> Iterator[Path]:
     """Yields the split's XML files that exist, in the order of its list, else sorted."""
     if source.listing is None:
-        yield from sorted(source.annotations.glob("*.xml"))
+        yield from (file for file in walk_files(source.annotations) if file.suffix.lower() == ".xml")
         return
     seen: set[str] = set()
     for number, line in enumerate(read_text(source.listing).splitlines(), start=1):
@@ -169,7 +231,8 @@ def _xml_files(source: Source, log: FaultLog) -> Iterator[Path]:
             continue
         # Lists of one class end in -1, 0 or 1; some tools list the image's file name.
         spellings = (entry, os.path.splitext(entry)[0], entry.split()[0])
-        stem = next((s for s in spellings if (source.annotations / f"{s}.xml").is_file()), None)
+        inside = [s for s in spellings if not os.path.isabs(s) and os.pardir not in Path(s).parts]
+        stem = next((s for s in inside if os.path.isfile(source.annotations / f"{s}.xml")), None)
         if stem is None:
             problem = f"there is no {source.annotations / (entry + '.xml')}; add it, or remove the line"
             log.add(FaultKind.MISSING_ANNOTATION, source.listing, f"line {number}", problem)
@@ -182,6 +245,8 @@ def _xml_files(source: Source, log: FaultLog) -> Iterator[Path]:
 
 
 def _parse(file: Path) -> Any:
+    if not os.path.isfile(file):  # a pipe without a writer would be waited for
+        raise UserError(f"{file}: is no file of text, or a link that leads nowhere; restore or remove it")
     try:
         root = defusedxml.ElementTree.parse(file).getroot()
         if root is not None and root.tag == "annotation":
@@ -199,8 +264,12 @@ def _parse(file: Path) -> Any:
 
 
 def _recorded_size(root: Any) -> tuple[int, int] | None:
-    sides = [_number(root, f"size/{side}") for side in ("height", "width")]
-    height, width = (int(side) if side and side > 0 and side == side // 1 else 0 for side in sides)
+    """Returns the recorded height and width, None where one is missing or 0; ValueError for what is no size."""
+    texts = [_field(root, f"size/{side}").strip() for side in ("height", "width")]
+    sides = [read_number(text or "0") for text in texts]
+    if any(side is None or not 0 <= side < 1e9 or side != side // 1 for side in sides):
+        raise ValueError(f"width {texts[1][:40]!r} and height {texts[0][:40]!r} must be positive whole numbers")
+    height, width = (int(side) for side in sides if side is not None)
     return (height, width) if height and width else None
 
 
@@ -208,22 +277,38 @@ def _object_name(element: Any) -> str:
     return " ".join((element.findtext("name") or "").split())
 
 
-def _number(element: Any, path: str) -> float | None:
-    try:
-        return float(element.findtext(path) or "")
-    except ValueError:
-        return None
+def _field(element: Any, path: str) -> str:
+    """Returns the text at a path, "" where there is none; ValueError where it stands twice, or holds other elements."""
+    for tag in path.split("/"):
+        found = element.findall(tag)
+        if len(found) > 1:
+            raise ValueError(f"has {len(found)} times <{tag}>, which can stand there once")
+        if not found:
+            return ""
+        element = found[0]
+    if len(element):
+        raise ValueError(f"<{tag}> holds other elements, not a value alone")
+    return element.text or ""
 
 
-def _images_by_stem(folders: tuple[Path, ...]) -> dict[str, Path]:
-    """Finds images right in the folders, by stem; the first folder wins."""
-    found: dict[str, Path] = {}
-    for folder in folders:
-        for name in sorted(os.listdir(folder)):
-            stem, suffix = os.path.splitext(name)
-            if suffix.lower() in IMAGE_SUFFIXES:
-                found.setdefault(stem, folder / name)
-    return found
+def _key(file: Path, folder: Path) -> str:
+    """Returns a file's path in a folder without its suffix, by which images and annotations find each other."""
+    return os.path.splitext(file.relative_to(folder).as_posix())[0]
+
+
+def _images_by_key(source: Source) -> tuple[dict[str, list[Path]], list[Path]]:
+    """Finds the images by key, those of the first folder first, and files that may be images but are not called so."""
+    found: dict[str, list[Path]] = {}
+    left_out: dict[Path, None] = {}
+    for folder in source.images:
+        deep = folder == source.annotations or folder.name.lower() in _IMAGE_FOLDERS
+        files = walk_files(folder) if deep else sorted(file for file in folder.iterdir() if not file.is_dir())
+        images, others = images_among(files)
+        left_out |= dict.fromkeys(others if deep else ())
+        for image in images:
+            same = found.setdefault(_key(image, folder), [])
+            same += [image] if image not in same else []
+    return found, list(left_out)
 
 
 def write(out: Path, datasets: Mapping[str, DetectionDataset]) -> None:

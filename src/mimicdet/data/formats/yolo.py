@@ -7,7 +7,8 @@ the YAML file's folder (Roboflow's `../train/images` too).
 
 The labels of images/train/a.jpg are labels/train/a.txt, of train/images/a.jpg train/labels/a.txt: the last folder
 named `images` becomes `labels`. Failing that, they are beside the image. An image without a label file has no
-objects. A line of more numbers, `class x1 y1 x2 y2 x3 y3 ...`, is a polygon; its bounding box is used.
+objects. A line of more numbers, `class x1 y1 x2 y2 x3 y3 ...`, is a polygon; its bounding box is used. Where the YAML
+file has `kpt_shape: [N, 2]` or `[N, 3]`, it is a box `class cx cy w h` and N keypoints, which are not used.
 """
 
 import math
@@ -19,13 +20,16 @@ from typing import Any
 import yaml
 
 from mimicdet.data.dataset import Category, DetectionDataset, ImageRecord
-from mimicdet.data.decode import list_images
-from mimicdet.data.faults import FaultKind, FaultLog
-from mimicdet.data.raw import RawImage, RawSplit, Source, clean_name, first_repeated, read_text
+from mimicdet.data.decode import images_among
+from mimicdet.data.faults import Fault, FaultKind, FaultLog
+from mimicdet.data.folders import walk_files
+from mimicdet.data.raw import RawImage, RawSplit, Source, clean_name, first_repeated, read_number, read_text
 from mimicdet.data.split_names import name_splits
 from mimicdet.errors import UserError
+from mimicdet.yaml_loader import BrokenYamlError, load_yaml
 
 IMAGES = "images/{split}"
+_NEAR = 0.01  # of the image's side: keypoints are drawn a little outside their boxes
 
 
 def find(path: Path) -> dict[str, Source] | None:
@@ -44,15 +48,10 @@ def find(path: Path) -> dict[str, Source] | None:
 
 def _load(file: Path) -> dict[Any, Any]:
     try:
-        document = yaml.safe_load(read_text(file))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1} column {mark.column + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "it cannot be parsed"
-        raise UserError(f"{file}: is not valid YAML ({problem}{where}); correct it") from None
-    except RecursionError:
-        problem = "is nested too deeply to describe a data set; check that it is the right file"
-        raise UserError(f"{file}: {problem}") from None
+        document = load_yaml(read_text(file), data_set=True)
+    except BrokenYamlError as error:
+        where = f", line {error.line} column {error.column}" if error.line else ""
+        raise UserError(f"{file}: is not valid YAML ({error}{where}); correct it") from None
     return document if isinstance(document, dict) else {}
 
 
@@ -65,8 +64,10 @@ def _sources(file: Path, document: dict[Any, Any]) -> dict[str, Source]:
     if "names" not in document or not splits:
         raise UserError(f"{file}: does not describe a YOLO data set; it needs `names` and at least `train` or `val`")
     home, path = file.parent, document.get("path")
+    if not isinstance(path, str | int | None):
+        raise UserError(f"{file}: `path` must be a folder; correct or remove it")
     root = Path(os.path.normpath(home / str(path))) if path is not None else home
-    root = root if root.is_dir() else home
+    root = root if os.path.isdir(root) else home
     sources = {}
     for split, value in splits.items():
         entries = value if isinstance(value, list) else [value]
@@ -81,44 +82,98 @@ def _resolve(entry: str, bases: tuple[Path, ...]) -> Path:
     """Returns an entry's path; where it exists nowhere, the path it should have had."""
     spellings = (entry, entry.removeprefix("../"))  # Roboflow's ../train/images lies beside its data.yaml
     paths = [Path(os.path.normpath(base / spelling)) for spelling in spellings for base in bases]
-    return next((path for path in paths if path.exists()), paths[0])
+    inside = [path for path in paths if any(path.absolute().is_relative_to(base.absolute()) for base in bases)]
+    return next(
+        (path for path in (*inside, *paths) if os.path.exists(path)), paths[0]
+    )  # not another data set's beside it
 
 
 def read(source: Source, log: FaultLog) -> RawSplit:
     """Reads the split's records. Faulty ones go into ``log``; UserError when names or the splits' folders are wrong."""
-    raw = RawSplit(source, _categories(source.annotations), fractions=True)
-    labelled, seen = 0, set[Path]()
-    folders: dict[Path, set[str]] = {}  # label folders apart from the images', and the label files expected in them
+    document = _load(source.annotations)
+    raw = RawSplit(source, _categories(source.annotations, document), fractions=True)
+    points, polygons = _keypoints(source.annotations, document), list[tuple[Path, str, list[float]]]()
+    seen, owners = set[Path](), dict[Path, Path]()
+    entries = {
+        entry: _label_file(entry / "image", source.root).parent for entry in source.images if os.path.isdir(entry)
+    }
+    folders = {labels for entry, labels in entries.items() if labels != entry}  # of labels apart from images
     for image, listing, item in _image_files(source, log):
         if image in seen:
             log.add(FaultKind.DUPLICATE_IMAGE, listing, item, f"{image} is listed twice; list each image once")
             continue
         seen.add(image)
         usual = _label_file(image, source.root)
-        if not listing.is_file() and usual.parent != image.parent:
-            folders.setdefault(usual.parent, set()).add(usual.name)
-        labels = usual if usual.is_file() else image.with_suffix(".txt")
+        if os.path.isdir(listing):
+            folders |= {usual.parent} - {image.parent}
+        labels = usual if os.path.isfile(usual) else image.with_suffix(".txt")
+        labelled = os.path.isfile(labels)
+        if labelled and labels in owners:
+            problem = f"it holds the labels of both {owners[labels]} and {image}"
+            log.add(FaultKind.SHARED_LABELS, labels, "", f"{problem}; remove one of the images, or rename it")
+            continue
         raw.images.append(RawImage(len(raw.images) + 1, image, None, labels, ""))
-        if labels.is_file():
-            labelled += 1
-            _read_labels(raw, labels, log)
+        if labelled:
+            owners[labels] = image
+            _read_labels(raw, labels, points, polygons, log)
         else:
             problem = f"there is no {usual}, so the image counts as one without objects"
             log.add(FaultKind.NO_LABEL_FILE, image, "", problem)
-    if raw.images and not labelled:
+    _doubt_polygons(source.annotations, polygons, log)
+    if raw.images and not owners:
         problem = (
             f"no image has a label file ({_label_file(raw.images[0].file, source.root)} and so on); put them there"
         )
         log.add(FaultKind.MISSING_ANNOTATION, source.annotations, f"split {source.split}", problem)
-    for folder, expected in folders.items():
-        present = {file.name for file in folder.glob("*.txt")} if folder.is_dir() else set()
-        for name in sorted(present - expected - {"classes.txt"}):
-            log.add(FaultKind.MISSING_IMAGE, folder / name, "", "there is no image of this name; restore or remove it")
+    for file in _orphans(folders, {_label_file(image, source.root) for image in seen}):
+        log.add(FaultKind.MISSING_IMAGE, file, "", "there is no image of this name; restore or remove it")
     return raw
 
 
-def _categories(file: Path) -> tuple[Category, ...]:
-    document = _load(file)
+def _orphans(folders: set[Path], expected: set[Path]) -> list[Path]:
+    """Returns the label files in folders and below that no image has."""
+    present = {file for folder in folders if os.path.isdir(folder) for file in walk_files(folder)}
+    extra = [f for f in present - expected if f.suffix == ".txt" and f.name != "classes.txt"]
+    real = {os.path.realpath(file) for file in expected} if extra else set()  # links may give a folder several names
+    return sorted(file for file in extra if os.path.realpath(file) not in real)
+
+
+def _keypoints(file: Path, document: dict[Any, Any]) -> int | None:
+    """Returns how many numbers of a line are those of its keypoints, None where the lines have none."""
+    if (shape := document.get("kpt_shape")) is None:
+        return None
+    whole = isinstance(shape, list) and all(type(side) is int for side in shape)
+    if not whole or len(shape) != 2 or not 1 <= shape[0] <= 10_000 or shape[1] not in (2, 3):
+        raise UserError(f"{file}: `kpt_shape` must be [NUMBER OF POINTS, 2 or 3], such as [17, 3]; correct it")
+    return int(shape[0] * shape[1])
+
+
+def _doubt_polygons(file: Path, polygons: list[tuple[Path, str, list[float]]], log: FaultLog) -> None:
+    """Logs polygons that are more likely boxes with keypoints: all as long, and the first four numbers such a box."""
+    lengths = {len(values) for _, _, values in polygons}
+    like = [(labels, item) for labels, item, values in polygons if _like_keypoints(values)]
+    if len(lengths) == 1 and len(like) >= 0.9 * len(polygons):
+        problem = f"may be a box with keypoints; then say so by `kpt_shape` in {file}, and only the box is read"
+        faults = (Fault(FaultKind.MAYBE_KEYPOINTS, labels, item, problem) for labels, item in like)
+        log.add_many(FaultKind.MAYBE_KEYPOINTS, len(like), faults)
+
+
+def _like_keypoints(values: list[float]) -> bool:
+    """Says whether numbers may be a box cx cy w h in the image and points in it or at 0 0, with visibility or not."""
+    x1, y1, x2, y2 = _corners(values[:4])
+    if min(x1, y1) < -_NEAR or max(x2, y2) > 1 + _NEAR or values[2] <= 0 or values[3] <= 0:
+        return False
+
+    def inside(xs: list[float], ys: list[float]) -> bool:
+        near = (x1 - _NEAR <= x <= x2 + _NEAR and y1 - _NEAR <= y <= y2 + _NEAR for x, y in zip(xs, ys, strict=True))
+        return all(fits or (x, y) == (0, 0) for fits, x, y in zip(near, xs, ys, strict=True))
+
+    rest = values[4:]
+    visible = len(rest) % 3 == 0 and set(rest[2::3]) <= {0, 1, 2}
+    return inside(rest[0::2], rest[1::2]) or (visible and inside(rest[0::3], rest[1::3]))
+
+
+def _categories(file: Path, document: dict[Any, Any]) -> tuple[Category, ...]:
     names = document["names"]
     if isinstance(names, dict):
         if sorted(names, key=str) != sorted(range(len(names)), key=str):
@@ -129,27 +184,30 @@ def _categories(file: Path) -> tuple[Category, ...]:
     cleaned: list[str] = []
     for number, name in enumerate(names):
         if not isinstance(name, str) and (not isinstance(name, int | float) or isinstance(name, bool)):
-            raise UserError(f"{file}: `names` entry {number} is {name!r}, not text; put the name in quotes")
+            raise UserError(f"{file}: `names` entry {number} is {name!r:.60}, not text; put the name in quotes")
         cleaned.append(clean_name(str(name), file, f"`names` entry {number}"))
     if (twice := first_repeated(cleaned)) is not None:
         raise UserError(f"{file}: there are two classes named {twice!r}; merge or rename them")
-    if (count := document.get("nc")) is not None and count != len(cleaned):
-        raise UserError(f"{file}: `nc` is {count!r}, but `names` lists {len(cleaned)} classes; correct one of them")
+    if (count := document.get("nc")) is not None and (type(count) is not int or count != len(cleaned)):
+        raise UserError(f"{file}: `nc` is {count!r:.60}, but `names` lists {len(cleaned)} classes; correct one of them")
     return tuple(Category(number, name) for number, name in enumerate(cleaned))
 
 
 def _image_files(source: Source, log: FaultLog) -> Iterator[tuple[Path, Path, str]]:
     """Yields the split's images, each with the folder or list it comes from and the item there."""
     for entry in source.images:
-        if entry.is_dir():
-            yield from ((image, entry, "") for image in list_images(entry))
-        elif entry.is_file() and entry.suffix.lower() == ".txt":
+        if os.path.isdir(entry):
+            images, others = images_among(walk_files(entry))
+            for file in others:
+                log.add(FaultKind.LEFT_OUT, file, "", "is no image by its name; rename it if it is one")
+            yield from ((image, entry, "") for image in images)
+        elif os.path.isfile(entry) and entry.suffix.lower() == ".txt":
             for number, line in enumerate(read_text(entry).splitlines(), start=1):
                 if not (name := line.strip()):
                     continue
                 paths = [Path(os.path.normpath(base / name)) for base in (entry.parent, source.root)]
-                image = next((path for path in paths if path.is_file()), paths[0])
-                if image.is_file():
+                image = next((path for path in paths if os.path.isfile(path)), paths[0])
+                if os.path.isfile(image):
                     yield image, entry, f"line {number}"
                 else:
                     problem = f"there is no image {image}; restore it, or remove the line"
@@ -168,31 +226,45 @@ def _label_file(image: Path, root: Path) -> Path:
     return Path(*parts).with_suffix(".txt")
 
 
-def _read_labels(raw: RawSplit, file: Path, log: FaultLog) -> None:
+def _read_labels(
+    raw: RawSplit, file: Path, points: int | None, polygons: list[tuple[Path, str, list[float]]], log: FaultLog
+) -> None:
+    """Reads the last image's labels; lines are boxes, or have so many ``points`` numbers more, or are ``polygons``."""
     try:
         lines = read_text(file).splitlines()
     except UserError as error:
         log.add_error(FaultKind.BROKEN_FILE, error)
         return
-    for number, line in enumerate(lines, start=1):
+    for position, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        item = f"line {number}"
-        try:
-            first, *values = map(float, line.split())
-        except ValueError:
+        item = f"line {position}"
+        read = [value for word in line.split() if (value := read_number(word)) is not None]
+        if len(read) < len(line.split()):
             log.add(FaultKind.BROKEN_RECORD, file, item, f"{line.strip()[:60]!r} is not a line of numbers; correct it")
             continue
-        if len(values) < 4 or (len(values) > 4 and (len(values) < 6 or len(values) % 2)):
-            problem = f"has {len(values) + 1} numbers; a box has 5 (class cx cy w h) and a polygon an odd number from 7"
+        first, values = read[0], read[1:]
+        if points is not None and len(values) not in (4, 4 + points):
+            problem = (
+                f"has {len(read)} numbers; a box has 5 (class cx cy w h), with keypoints by `kpt_shape` {5 + points}"
+            )
+            log.add(FaultKind.BROKEN_RECORD, file, item, f"{problem}; correct it, or {raw.source.annotations}")
+        elif len(values) < 4 or (points is None and len(values) > 4 and (len(values) < 6 or len(values) % 2)):
+            problem = f"has {len(read)} numbers; a box has 5 (class cx cy w h) and a polygon an odd number from 7"
             way_out = "a sixth number is a prediction's score, remove it" if len(values) == 5 else "correct it"
             log.add(FaultKind.BROKEN_RECORD, file, item, f"{problem}; {way_out}")
-        elif not (first.is_integer() and 0 <= first < (k := len(raw.categories))):
-            problem = f"class {first:g} is not one of 0..{k - 1}, which {raw.source.annotations} names"
+        elif not (first.is_integer() and 0 <= first < len(raw.categories)):
+            problem = (
+                f"class {first:g} is not one of 0..{len(raw.categories) - 1}, which {raw.source.annotations} names"
+            )
             log.add(FaultKind.UNKNOWN_CATEGORY, file, item, f"{problem}; correct it, or add its name there")
         else:
-            if len(values) > 4:
+            if len(values) > 4 and points is not None:
+                log.add(FaultKind.KEYPOINTS, file, item, "has keypoints, of which nothing is used")
+                values = values[:4]
+            elif len(values) > 4:
                 log.add(FaultKind.POLYGON, file, item, "is a polygon, of which the bounding box is used")
+                polygons.append((file, item, values))
             raw.add(len(raw.images) - 1, _corners(values), int(first), item)
 
 

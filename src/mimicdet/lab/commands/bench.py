@@ -38,6 +38,8 @@ class Bench:
     device: Annotated[str | None, Argument("NAME")] = None
     """The model runs here, such as cpu or cuda:1; the first GPU by default, where there is one. Exported
     files run on the CPU."""
+    trust: bool = False
+    """A .pt2 file is read although it may hold code that runs then; whoever made it is trusted."""
     json: Annotated[Path | None, Argument("FILE")] = None
     """This file gets the times."""
 
@@ -58,7 +60,7 @@ class Bench:
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         where = "cpu" if any(path.is_file() for path in self.models) else self.device  # a file is an exported model
-        detectors = {str(path): Detector.from_pretrained(path, where) for path in self.models}
+        detectors = {str(path): Detector.from_pretrained(path, where, trust=self.trust) for path in self.models}
         first = detectors[str(self.models[0])]
         longest = first.inference.longer_side
         shorter = min(first.inference.shorter_side, longest)

@@ -7,7 +7,7 @@ from pydantic.dataclasses import dataclass
 
 from mimicdet.commands.options import DataOptions
 from mimicdet.commands.parser import DOCUMENTED, Argument
-from mimicdet.errors import UserError
+from mimicdet.errors import UserError, message
 
 EXAMPLES = """\
 mimicdet explain alignment runs/cells/model --data cells --out seen             pictures and a table of where it looks
@@ -66,7 +66,7 @@ class Explain(DataOptions):
             from mimicdet.tasks.build import read_mimic_run
 
             text = explain_gap(read_mimic_run(self.model), dataset, self.out, device=self.device)
-            print(f"{text}\n\n{self.out}: gap.md and gap.csv")
+            print(f"{text}\n\n{message(self.out)}: gap.md and gap.csv")
             return 0
 
         from mimicdet.lab.explain.report import explain_alignment
@@ -76,5 +76,5 @@ class Explain(DataOptions):
         detectors = {str(model): Detector.from_pretrained(model, self.device) for model in models}
         pictures, objects = (4 if count is None else count for count in (self.pictures, self.objects))
         text = explain_alignment(detectors, dataset, self.out, pictures=self.images or pictures, objects=objects)
-        print(f"{text}\n\n{self.out}: alignment.md, alignment.csv and pictures")
+        print(f"{text}\n\n{message(self.out)}: alignment.md, alignment.csv and pictures")
         return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic.dataclasses import dataclass
 
 from mimicdet.commands.parser import DOCUMENTED, Argument
-from mimicdet.errors import UserError
+from mimicdet.errors import UserError, message
 from mimicdet.files import failures_of
 from mimicdet.lab.study.plan import Job, plan
 from mimicdet.lab.study.study_file import StudyFile, read_study
@@ -128,10 +127,13 @@ class Study:
         if len(one_based) > 1:
             raise UserError(f"{self.file}: data.voc_one_based must be the same for all runs, which share their data")
         reading: dict[str, Any] = {"max_faulty_boxes": most, "voc_one_based": one_based.pop()}
-        return (folder, *splits, *(load_dataset(folder, name, **reading) for name in splits))
+        train_set, val_set = (load_dataset(folder, name, **reading) for name in splits)
+        if not any((~record.crowd).any() for record in val_set.images):
+            raise UserError(f"{folder}: no image of '{study.val}' has an object, so that no AP is defined; add labels")
+        return folder, *splits, train_set, val_set
 
     def _report(self, study: StudyFile, outcomes: Sequence[Outcome], out: Path) -> None:
-        print(f"\n{self._write(study, outcomes, out)}\n\n{out / 'table.md'}, .csv and .png")
+        print(f"\n{self._write(study, outcomes, out)}\n\n{message(out / 'table.md')}, .csv and .png")
 
     def _write(self, study: StudyFile, outcomes: Sequence[Outcome], out: Path) -> str:
         from mimicdet.lab.study.comparison import differences_of, lines_of
@@ -141,11 +143,11 @@ class Study:
 
         check_agreement(outcomes, study.train, study.val)
         folder = self.data or Path(study.data or outcomes[0].data_name)
-        # What makes it, wherever its runs lie and however many were trained at a time
-        size = ["--size", study.size] if study.size else []
-        command = shlex.join(["mimicdet", "study", str(self.file), *size, "--data", folder.name])
-        about = f"{study.val} of {folder.name}: {outcomes[0].judged.images} images. `{command}`"
+        # Where data and runs lie is not told: it is another place for everybody
+        size = f", size {study.size}" if study.size else ""
+        measured_on = f"{study.val} of {folder.name}: {outcomes[0].judged.images} images"
+        about = f"{measured_on}. The study is {self.file}{size}; trained"
         differences = differences_of(outcomes, samples=self.samples)
         if outcomes[0].place != out:
             write_evidence(outcomes, out, {"differences.csv": differences_csv(differences)})
-        return write_report(study, lines_of(study, outcomes, differences), differences, about, out)
+        return write_report(study, lines_of(study, outcomes, differences), differences, message(about), out)

@@ -15,6 +15,7 @@ from torch import Tensor
 from mimicdet.config import InferenceSettings
 from mimicdet.data.batch import Batch
 from mimicdet.data.dataset import Category, DetectionDataset, match_classes
+from mimicdet.errors import one_line
 from mimicdet.files import make_folder, replace_file
 from mimicdet.inference.coco_metrics import Metrics, coco_metrics
 from mimicdet.inference.dataset import FunctionRunner, detect_dataset, evaluation_mode
@@ -22,7 +23,7 @@ from mimicdet.inference.decode import Detections, decode
 from mimicdet.inference.fold import move_to
 from mimicdet.lab.explain.report import csv_text
 from mimicdet.models.detector import Predictions
-from mimicdet.report.table import table
+from mimicdet.report.table import points, table
 from mimicdet.tasks.build import MimicRun
 from mimicdet.tasks.mimic import BothHeads
 
@@ -55,11 +56,12 @@ def explain_gap(run: MimicRun, dataset: DetectionDataset, out: Path, *, device: 
     make_folder(out)
     measured = measure_mixtures(run, dataset, device=where)
     header = [*Mixture._fields, *names]
-    rows = [[*mixture, *(f"{100 * m.to_json()[name]:.1f}" for name in names)] for mixture, m in measured.items()]
-    ours, theirs = (measured[Mixture(head, head, head)].to_json()["AP"] for head in (S_HEAD, T_HEAD))
+    rows = [[*mixture, *(points(m[name]) for name in names)] for mixture, m in measured.items()]
+    ours, theirs = (measured[Mixture(head, head, head)]["AP"] for head in (S_HEAD, T_HEAD))
     kept = f"The S-head keeps {ours / theirs:.0%} of the T-head's AP." if theirs > 0 else "The T-head finds nothing."
     about = (
-        f"{dataset.split} of {dataset.root.name}: {len(dataset)} images. Both heads at the same positions, the best by "
+        f"{dataset.split} of {one_line(dataset.root.name)}: {len(dataset)} images. "
+        f"Both heads at the same positions, the best by "
         "refinement score, with the same suppression; foreground: that there is an object, classes: which one if there "
         "is, adjusted: the boxes of the refinement module, which both move."
     )

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from mimicdet.data.dataset import DetectionDataset, ImageRecord
 from mimicdet.data.decode import read_image
-from mimicdet.errors import UserError
+from mimicdet.errors import UserError, one_line
 from mimicdet.files import failures_of, fitting_name, make_folder, replace_file
 from mimicdet.lab.explain.alignment import Sight, look_at_objects, require_alignment, summarise
 from mimicdet.predict.detector import Detector
@@ -42,7 +42,8 @@ def explain_alignment(
     files, failures = _draw(named, dataset, chosen, out, objects, limit)
     of_all = "Both are means over the objects that all models found." if len(named) > 1 else ""
     about = (
-        f"{dataset.split} of {dataset.root.name}: {len(dataset)} images. For each object the position whose adjusted "
+        f"{dataset.split} of {one_line(dataset.root.name)}: {len(dataset)} images. "
+        f"For each object the position whose adjusted "
         "box overlaps it best; found: by half at least. Inside: share of the points the alignment layer reads that "
         f"lie in the adjusted box. IoU: of the points' convex hull with that box. {of_all}"
     )
@@ -50,7 +51,7 @@ def explain_alignment(
     markdown += "".join(f"![{file}]({file})\n\n" for file in files)
     if files:
         markdown += "White: the object. Blue: the adjusted box. Points: yellow inside it, red outside.\n"
-    replace_file(out / "alignment.md", markdown.encode())
+    replace_file(out / "alignment.md", markdown.encode(errors="backslashreplace"))
     replace_file(out / "alignment.csv", csv_text(_rows_of_objects(dataset, seen)).encode())
     if failures:
         raise UserError(f"{'; '.join(failures)}; {out} has the tables and the other pictures")
@@ -122,10 +123,10 @@ def _draw(
 
 
 def csv_text(rows: Iterable[Sequence[object]]) -> str:
-    """Returns rows as CSV, the header first."""
+    """Returns rows as CSV, the header first; what UTF-8 cannot hold of a file's name is escaped."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
+    return text.getvalue().encode(errors="backslashreplace").decode()
 
 
 def _rows_of_objects(dataset: DetectionDataset, seen: Mapping[str, Seen]) -> Iterator[list[object]]:

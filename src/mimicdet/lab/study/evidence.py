@@ -25,6 +25,8 @@ from mimicdet.settings_file import shown
 
 EVIDENCE = "evidence.npz"
 _RUNS = "runs.json"
+_ZIP_FAULTS = (EOFError, NotImplementedError, BadZipFile, LZMAError)
+_UNREADABLE = (OSError, ValueError, TypeError, KeyError, RecursionError, *_ZIP_FAULTS)
 
 
 class _Part(BaseModel):
@@ -107,7 +109,7 @@ def read_evidence(folder: Path) -> list[Outcome]:
         first = error.errors(include_url=False)[0]
         name = ".".join(map(str, first["loc"]))
         why = f"it has no '{name}'" if first["type"] == "missing" else f"its '{name}' is {shown(first['input'])}"
-    except (OSError, ValueError, TypeError, KeyError, EOFError, NotImplementedError, BadZipFile, LZMAError) as error:
+    except _UNREADABLE as error:
         why = str(error)
     way_out = "remove it, or its folder if that has no checkpoints, and run its study again"
     raise UserError(f"{file} is damaged ({why}); {way_out}")

@@ -20,12 +20,14 @@ from mimicdet.data.decode import read_image
 from mimicdet.data.transform import resize_for_inference
 from mimicdet.engine.run_folder import RunFolder
 from mimicdet.engine.stop import TrainingStopped, stop_on_signals
+from mimicdet.errors import message
 from mimicdet.files import remove_leftovers, replace_file
 from mimicdet.lab.bench import alternate, batch_detector
 from mimicdet.lab.study.evidence import Outcome, Speed, write_evidence
 from mimicdet.lab.study.outcome import DETECTIONS, Data, finished, measure, take_over
 from mimicdet.lab.study.plan import Job
 from mimicdet.predict import Detector
+from mimicdet.report.table import points
 from mimicdet.settings_file import dump_settings
 
 
@@ -128,7 +130,7 @@ def _finish(job: Job, seats: _Seats, data: Data, reuse: bool) -> str | None:
     """Trains and measures a job; returns a sentence if that failed."""
 
     def say(text: str) -> None:  # a line in one piece, for several threads write
-        print(f"{job.name}: {text}\n", end="", flush=True)
+        print(message(f"{job.name}: {text}") + "\n", end="", flush=True)
 
     if finished(job, data) is not None:
         say("finished before")
@@ -149,7 +151,7 @@ def _finish(job: Job, seats: _Seats, data: Data, reuse: bool) -> str | None:
                 lines = log.read_text(errors="replace").strip().splitlines()
                 return f"{job.name}: {lines[-1] if lines else f'exit code {code}'} (see {log})"
         outcome = measure(job, data)
-        say(f"AP {100 * outcome.metrics['AP']:.1f} ({time.perf_counter() - began:.0f} s)")
+        say(f"AP {points(outcome.metrics['AP'])} ({time.perf_counter() - began:.0f} s)")
         return None
     finally:
         seats.free.put(seat)

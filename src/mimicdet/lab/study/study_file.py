@@ -231,7 +231,7 @@ def _explain(error: ValidationError, content: dict[str, Any], kind: type[BaseMod
         place = path[1] + 1 if isinstance(path[1], int) else f"'{path[1]}'"
         if len(path) == 2:
             form = "be 'name: NAME' with its other keys below it" if called == "run" else f"hold keys such as {_SET}"
-            return f"{called} {place} is {_short(values)}; it should {form}"
+            return f"{called} {place} is {shown(values)}; it should {form}"
         name = values.get("name")
         where = f" of {called} " + (f"'{name}'" if isinstance(name, str) and name else str(place))
         path, keys = path[2:], list(part.model_fields)
@@ -244,8 +244,4 @@ def _explain(error: ValidationError, content: dict[str, Any], kind: type[BaseMod
     if finding["type"] == "missing":
         return f"'{key}'{where} is missing; add '{key}: ...'"
     expected = _FORMS.get(key) if len(path) == 1 else None
-    return f"'{key}'{where} is {_short(values[key])}; {expected or expectation(finding, of_item=len(path) > 1)}"
-
-
-def _short(value: Any) -> str:
-    return text if len(text := shown(value)) <= 80 else f"{text[:80]}..."
+    return f"'{key}'{where} is {shown(values[key])}; {expected or expectation(finding, of_item=len(path) > 1)}"

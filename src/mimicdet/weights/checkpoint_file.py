@@ -1,0 +1,105 @@
+"""Seals and reads the files that hold the state of training: checkpoints/last.pt, and previous.pt, the one before.
+
+A checkpoint is never unpickled: torch's ``weights_only`` reader takes tensors, numbers, text and containers, nothing
+else. It ends with a checksum of all its bytes, for torch reads on over a flipped bit. Older ones have none; of those
+the checksums of a zip file's members are compared.
+"""
+
+import contextlib
+import hashlib
+import os
+import zipfile
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from mimicdet.errors import UserError
+
+FORMAT = "mimicdet checkpoint 2"
+LAST, PREVIOUS = "last.pt", "previous.pt"
+BROKEN = "last-broken.pt"
+"""A last one that was passed over is kept under this name, out of the way of what is whole."""
+
+_MARK = b"\nmimicdet sha256 "
+_SEAL_BYTES = len(_MARK) + 2 * hashlib.sha256().digest_size
+_BLOCK = 2**20
+
+
+def seal(file: BinaryIO) -> None:
+    """Appends the checksum to a checkpoint that has been written to ``file``, which can be read too.
+
+    Readers of zip files look for the end of one from behind, and pass over what follows.
+    """
+    size = file.seek(0, os.SEEK_END)
+    digest = _digest(file, size)
+    file.seek(0, os.SEEK_END)
+    file.write(_MARK + digest.encode())
+
+
+def newest_checkpoint(folder: Path) -> tuple[Path | None, str | None]:
+    """Returns the newest checkpoint that is whole, and a sentence about a broken one that was passed over.
+
+    Every byte is checked. A broken last one is renamed, lest the next save makes it the previous one in place of that
+    which is whole. The path is None where the run ended before it wrote a checkpoint; UserError where there are some
+    and all are broken.
+    """
+    broken: list[str] = []
+    for file in filter(Path.exists, (folder / LAST, folder / PREVIOUS)):
+        if (fault := fault_in(file)) is None:
+            if broken:
+                with contextlib.suppress(OSError):
+                    os.replace(folder / LAST, folder / BROKEN)
+            return file, f"{broken[0]}; going on from {file}, the one before" if broken else None
+        broken.append(f"{file} is broken ({fault})")
+    if broken:
+        raise UserError(f"{' and '.join(broken)}; start again with --overwrite, or put back a copy of a checkpoint")
+    return None, None
+
+
+def fault_in(file: Path) -> str | None:
+    """Returns what is wrong with a checkpoint, None where nothing is: every byte is as it was written."""
+    try:
+        with file.open("rb") as opened:
+            size = opened.seek(0, os.SEEK_END)
+            opened.seek(max(0, size - _SEAL_BYTES))
+            end = opened.read()
+            if end.startswith(_MARK):
+                changed = _digest(opened, size - _SEAL_BYTES) != end.removeprefix(_MARK).decode()
+                return "it has changed since it was written" if changed else None
+        with zipfile.ZipFile(file) as archive:
+            damaged = archive.testzip()
+        if damaged is None:
+            torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # whatever damaged files provoke in readers of zip files and in torch
+        return (str(error) or type(error).__name__).splitlines()[0]
+    return None if damaged is None else f"{damaged} is damaged"
+
+
+def _digest(file: BinaryIO, size: int) -> str:
+    """The checksum of the first ``size`` bytes."""
+    digest = hashlib.sha256()
+    file.seek(0)
+    while size > 0 and (block := file.read(min(size, _BLOCK))):
+        digest.update(block)
+        size -= len(block)
+    return digest.hexdigest()
+
+
+def load_checkpoint(file: Path) -> dict[str, Any]:
+    """Reads a checkpoint, to the CPU; UserError when it is none of ours or holds more than tensors and plain values."""
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(
+            f"{file} is not there for every process; a run folder must lie where all machines of the run can read it"
+        ) from None
+    except Exception as error:  # whatever a file that is something else provokes in the reader
+        raise UserError(
+            f"{file} cannot be read as a checkpoint ({type(error).__name__}); start again with --overwrite"
+        ) from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise UserError(
+            f"{file} is not a checkpoint of this version of mimicdet ({FORMAT!r}); start again with --overwrite"
+        )
+    return state

@@ -1,0 +1,88 @@
+"""Reads the descriptions beside weights, ``model.json`` and those of exported files, and believes none of them."""
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError
+
+from mimicdet.data.dataset import Category
+from mimicdet.errors import UserError
+
+FORMAT_VERSION = 1
+MOST_BYTES = 16 * 2**20
+"""No description is larger; one of the thousand classes of a large data set takes 60 kB."""
+
+
+class Part(BaseModel):
+    """A strict part of a description: a value of another type is an error, a key that is not known is passed over."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
+
+
+class _Versioned(Part):
+    format_version: Annotated[int, Field(ge=1)]
+
+
+class _Class(Part):
+    id: Annotated[int, Field(ge=-(2**63), lt=2**63)]
+    name: Annotated[str, Field(pattern=r"\S")]
+
+
+_CLASSES = TypeAdapter(Annotated[list[_Class], Field(min_length=1)])
+
+
+def _to_categories(raw: object) -> tuple[Category, ...]:
+    try:
+        classes = _CLASSES.validate_python(raw)
+    except ValidationError as error:
+        raise ValueError(first_fault(error)) from error
+    for what in ("id", "name"):
+        seen: set[object] = set()
+        for value in (getattr(one, what) for one in classes):
+            if value in seen:
+                raise ValueError(f"two classes have the {what} {value!r}")
+            seen.add(value)
+    return tuple(Category(id=one.id, name=one.name) for one in classes)
+
+
+Classes = Annotated[tuple[Category, ...], PlainValidator(_to_categories)]
+"""The categories of a description: one at least, with ids and names that differ."""
+
+P = TypeVar("P", bound=Part)
+
+
+def read_part(file: Path, kind: type[P], *, way_out: str) -> P:
+    """Reads a description of at most ``MOST_BYTES``.
+
+    Raises:
+        UserError: it cannot be read, is of a newer version, or is broken, for which ``way_out`` is the way out.
+    """
+    try:
+        if (size := file.stat().st_size) > MOST_BYTES:
+            raise UserError(f"{file} is broken ({size:,} bytes are more than any description has); {way_out}")
+        raw = json.loads(file.read_text(encoding="utf-8"), parse_constant=_number, parse_float=_number)
+        version = _Versioned.model_validate(raw).format_version
+        if version > FORMAT_VERSION:
+            raise UserError(f"{file} has format version {version}, newer than {FORMAT_VERSION}; update mimicdet")
+        return kind.model_validate(raw)
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror}); correct its permissions") from error
+    except (ValueError, RecursionError) as error:  # pydantic's error is a ValueError, and so are those of JSON
+        why = first_fault(error) if isinstance(error, ValidationError) else f"{type(error).__name__}: {error}"
+        raise UserError(f"{file} is broken ({why}); {way_out}") from error
+
+
+def first_fault(error: ValidationError) -> str:
+    """Returns the first fault that pydantic found, such as ``categories.0.id: Input should be a valid integer``."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    why = str(first["msg"]).removeprefix("Value error, ")
+    return f"{where}: {why}" if where else why
+
+
+def _number(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text} is no finite number")
+    return number
