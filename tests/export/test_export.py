@@ -330,7 +330,7 @@ def test_a_link_is_written_through_and_a_full_disk_leaves_what_was_there(
         file.write_bytes(content)
 
     monkeypatch.setattr("mimicdet.export.export.write_torch", write)
-    monkeypatch.setattr("mimicdet.export.export.load", lambda *_: None)
+    monkeypatch.setattr("mimicdet.export.export.load", lambda *_, **__: None)
     monkeypatch.setattr("mimicdet.export.export.compare", lambda *_: [])
     (tmp_path / "far").mkdir()
     (tmp_path / "x.pt2").symlink_to("far/y.pt2")
