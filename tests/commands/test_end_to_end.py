@@ -18,6 +18,7 @@ from PIL import Image
 from mimicdet.cli import main
 from mimicdet.data.dataset import DetectionDataset
 from mimicdet.data.splits import load_dataset
+from mimicdet.errors import UserError
 from mimicdet.inference.coco_metrics import METRIC_NAMES, coco_metrics
 from mimicdet.settings_file import dump_settings, load_settings
 from tests.fakes.toy import SIDE, toy_data, toy_settings
@@ -281,6 +282,36 @@ def test_predict_goes_on_after_a_bad_image_and_says_so(
     assert "left out, because their names do not end as an image's: 1 file (.heic)" in captured.out
     assert captured.err.count("\n") == 1
     assert {Path(row["file_name"]).name for row in json.loads(found.read_text())} <= {"0.png", "2.png"}
+
+
+def test_predict_goes_on_after_a_picture_that_cannot_be_written(
+    run: Path, cells: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "drawn" / "1.jpg").mkdir(parents=True)
+    words = ["predict", str(run / "model"), str(cells / "valid"), "--json"]
+    assert main([*words, str(tmp_path / "alone.json")]) == 0
+    capsys.readouterr()
+    assert main([*words, str(tmp_path / "found.json"), "--pictures", str(tmp_path / "drawn")]) == 2
+    captured = capsys.readouterr()
+    assert "detections in 3 images" in captured.out
+    assert "1 of 3 pictures could not be written, and all else was: " in captured.err
+    assert captured.err.count("\n") == 1
+    assert (tmp_path / "found.json").read_bytes() == (tmp_path / "alone.json").read_bytes()
+    assert sum(path.is_file() for path in (tmp_path / "drawn").iterdir()) == 2
+
+
+def test_numbers_that_cannot_be_written_are_still_told(
+    run: Path, cells: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(file: Path, _: object) -> None:
+        raise UserError(f"{file} cannot be written")
+
+    monkeypatch.setattr("mimicdet.commands.eval.write_json", full)
+    words = ["eval", str(run / "model"), "--data", str(cells), "--json", str(tmp_path / "numbers.json")]
+    assert main(words) == 2
+    captured = capsys.readouterr()
+    assert "AP50" in captured.out
+    assert captured.err == f"error: {tmp_path}/numbers.json cannot be written\n"
 
 
 def test_check_counts_faults_by_kind_and_ends_with_2(

@@ -203,3 +203,13 @@ def test_all_or_nothing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"1\.png"):
         cut_datasets({"train": given}, tmp_path / "new", tile=20)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
+
+
+def test_long_names_are_cut_for_their_tiles(tmp_path: Path) -> None:
+    given = dataset(tmp_path / "in", (40, 30))
+    record = given.images[0]
+    long = record.file.rename(record.file.with_name("z" * 251 + ".png"))
+    given = replace(given, images=(replace(record, file=long),))
+    assert cut_datasets({"train": given}, tmp_path / "out", tile=20).tiles == {"train": 6}
+    assert len(load_dataset(tmp_path / "out", "train")) == 6
+    assert {len(path.name) for path in (tmp_path / "out" / "train").iterdir()} == {255}

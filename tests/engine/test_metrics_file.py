@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
+import signal
 from pathlib import Path
 
 import pytest
@@ -57,3 +59,17 @@ def test_what_came_after_the_checkpoint_is_cut_off(tmp_path: Path) -> None:
 def test_full_disk() -> None:
     with pytest.raises(UserError, match=r"/dev/full cannot be written: the disk is full .*--resume"):
         MetricsFile(Path("/dev/full")).append({"step": 1})
+
+
+def test_what_the_disk_cannot_take_leaves_no_half_line(tmp_path: Path) -> None:
+    file = MetricsFile(tmp_path / "metrics.jsonl")
+    file.append({"step": 1})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30, before[0][1]))  # in the middle of what comes
+    try:
+        with pytest.raises(UserError, match=r"metrics\.jsonl cannot be written: the disk is full .*--resume"):
+            file.append({"step": 2, "loss": "x" * 100})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before[0])
+        signal.signal(signal.SIGXFSZ, before[1])
+    assert file.path.read_bytes() == b'{"step": 1}\n'

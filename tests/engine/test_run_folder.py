@@ -11,6 +11,7 @@ from mimicdet.config import MimicDetSettings
 from mimicdet.engine.run_folder import RunFolder
 from mimicdet.errors import UserError
 from mimicdet.settings_file import load_settings
+from tests.test_locks import hold_elsewhere
 
 
 def make_run(path: Path) -> RunFolder:
@@ -51,6 +52,7 @@ def test_overwrite_removes_what_a_run_wrote_and_nothing_else(tmp_path: Path) -> 
     folder = make_run(tmp_path / "run")
     (folder.path / "my notes.txt").write_text("mine")
     folder.open(resume=False, overwrite=True)
+    folder.close()
     assert sorted(path.name for path in folder.path.iterdir()) == ["checkpoints", "my notes.txt"]
     assert list(folder.checkpoints.iterdir()) == []
 
@@ -67,6 +69,7 @@ def test_overwrite_that_was_interrupted_can_be_repeated(tmp_path: Path, monkeypa
             folder.open(resume=False, overwrite=True)
     assert folder.holds_a_run
     folder.open(resume=False, overwrite=True)
+    folder.close()
     assert [path.name for path in folder.path.iterdir()] == ["checkpoints"]
 
 
@@ -103,3 +106,76 @@ def test_settings_are_read_back_as_they_were(tmp_path: Path) -> None:
     settings = load_settings()
     RunFolder(tmp_path).write_settings(settings)
     assert load_settings(config=RunFolder(tmp_path).settings_file) == settings
+
+
+def contents(path: Path) -> dict[Path, bytes]:
+    return {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+def test_a_run_folder_has_one_process(tmp_path: Path) -> None:
+    path = make_run(tmp_path / "run").path
+    flags = (False, False), (True, False), (False, True)
+    ways = [{"resume": resume, "overwrite": overwrite} for resume, overwrite in flags]
+    with hold_elsewhere(path / ".mimicdet.lock") as process:
+        try:
+            before = contents(path)
+            for how in ways:
+                for work in (RunFolder(path).require_fit, RunFolder(path).reserve, RunFolder(path).open):
+                    told = rf"run is in use by process {process.pid} on .+; wait until that has ended, or choose"
+                    with pytest.raises(UserError, match=told):
+                        work(**how)
+            assert contents(path) == before
+        finally:
+            process.kill()
+    assert (path / ".mimicdet.lock").exists()
+    for how in ways[1:]:  # a killed process is in nobody's way
+        folder = RunFolder(path)
+        folder.reserve(**how)
+        with pytest.raises(UserError, match=f"in use by process {os.getpid()} on "):
+            RunFolder(path).require_fit(**how)
+        folder.open(**how)
+        folder.write_settings(MimicDetSettings())
+        with pytest.raises(UserError, match=f"in use by process {os.getpid()} on "):
+            RunFolder(path).open(**how)
+        folder.close()
+        assert not (path / ".mimicdet.lock").exists()
+
+
+def test_of_two_that_begin_in_a_new_folder_one_is_refused(tmp_path: Path) -> None:
+    """Both have found it empty; the second has not when the first has it."""
+    first, second = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "run")
+    for folder in (first, second):
+        folder.reserve(resume=False, overwrite=False)
+    assert not first.path.exists(), "what cannot start leaves none"
+    first.open(resume=False, overwrite=False)
+    with pytest.raises(UserError, match="in use by process"):
+        second.open(resume=False, overwrite=False)
+    first.write_settings(MimicDetSettings())
+    first.close()
+    with pytest.raises(UserError, match="already holds a run"):
+        second.open(resume=False, overwrite=False)
+
+
+def test_what_a_killed_run_left_is_removed_when_it_goes_on(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    folder.close()
+    before = contents(folder.path)
+    for place in (folder.path, folder.checkpoints, folder.model, folder.last_model, folder.pictures):
+        (place / ".mimicdet-0123456789abcdef").touch()
+        (place / ".mimicdet-0123456789abcdef.new").write_bytes(b"half")
+    folder.open(resume=True, overwrite=False)
+    folder.close()
+    assert contents(folder.path) == before
+
+
+def test_a_run_killed_before_its_settings_can_be_started_again(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.checkpoints.mkdir(parents=True)
+    for name in (".mimicdet.lock", ".mimicdet-0123456789abcdef", ".mimicdet-0123456789abcdef.new"):
+        (folder.path / name).touch()
+    folder.open(resume=False, overwrite=False)
+    folder.close()
+    assert [path.name for path in folder.path.iterdir()] == ["checkpoints"]
+    (folder.checkpoints / "last.pt").touch()
+    with pytest.raises(UserError, match="not empty and holds no run"):
+        folder.open(resume=False, overwrite=False)

@@ -290,6 +290,25 @@ def test_a_full_disk_ends_in_one_sentence_and_can_be_resumed(tmp_path: Path, dat
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
+def test_pictures_that_cannot_be_written_cost_nothing_else(
+    tmp_path: Path, data: DetectionDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: Path, file: Path) -> None:
+        (tmp_path / "run/pictures").mkdir()
+        (tmp_path / "run/pictures" / f"01-{data.images[0].file.stem}.png").mkdir()
+        raise UserError(f"{file} cannot be written")
+
+    monkeypatch.setattr("mimicdet.engine.evaluate.draw_curves", full)
+    settings = toy_settings(epochs=1, pictures=2)
+    result = train(settings=settings, train_data=data, val_data=None, out=tmp_path / "run")
+    assert [text.partition(" cannot be written")[0] for text in result.unwritten] == [
+        str(tmp_path / "run/curves.png"),
+        str(tmp_path / "run/pictures" / f"01-{data.images[0].file.stem}.png"),
+    ]
+    assert sum(path.is_file() for path in (tmp_path / "run/pictures").iterdir()) == 1
+    assert (result.model / "model.safetensors").is_file()
+
+
 def test_a_broken_last_checkpoint(tmp_path: Path, data: DetectionDataset, capfd: pytest.CaptureFixture[str]) -> None:
     out, settings = tmp_path / "run", toy_settings(epochs=1)
     train(settings=settings, train_data=data, val_data=None, out=out)

@@ -27,6 +27,7 @@ from mimicdet.export.export import compare, export_detector
 from mimicdet.export.exported_file import load
 from mimicdet.export.network import RawNetwork
 from mimicdet.export.write import PACKAGES
+from mimicdet.files import is_leftover
 from tests.fakes.detector import make_dataset
 
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
@@ -316,8 +317,54 @@ def test_a_signal_leaves_nothing(model_folder: Path, tmp_path: Path, monkeypatch
         assert signal.getsignal(signal.SIGTERM) is die
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert folders[0].startswith(".export-")
+    assert is_leftover(folders[0])
     assert not any(tmp_path.iterdir())
+
+
+def test_a_link_is_written_through_and_a_full_disk_leaves_what_was_there(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = b"first"
+
+    def write(network: object, file: Path, divisor: int) -> None:
+        file.write_bytes(content)
+
+    monkeypatch.setattr("mimicdet.export.export.write_torch", write)
+    monkeypatch.setattr("mimicdet.export.export.load", lambda *_: None)
+    monkeypatch.setattr("mimicdet.export.export.compare", lambda *_: [])
+    (tmp_path / "far").mkdir()
+    (tmp_path / "x.pt2").symlink_to("far/y.pt2")
+    words = ["export", str(model_folder), "--format", "torch", "--out", str(tmp_path / "x.pt2")]
+    assert main(words) == 0
+    assert (tmp_path / "x.pt2").is_symlink()
+    assert (tmp_path / "far/y.pt2").read_bytes() == content
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+
+    fsync, times = os.fsync, 0
+
+    def full_at_the_last(descriptor: int) -> None:
+        nonlocal times
+        times += 1
+        if times == 3:  # the description among the temporary files, and beside the file, and the file
+            raise OSError(28, "No space left on device")
+        fsync(descriptor)
+
+    content = b"second"
+    monkeypatch.setattr(os, "fsync", full_at_the_last)
+    capsys.readouterr()
+    assert main([*words, "--outputs", "raw"]) == 2
+    assert "x.pt2 cannot be written (No space left on device)" in capsys.readouterr().err
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["far", "x.pt2", "x.pt2.json"]
+
+
+def test_a_name_without_room_for_the_description_is_refused_before_the_work(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("mimicdet.api.export_detector", lambda *_, **__: pytest.fail("it was exported"))
+    words = ["export", str(model_folder), "--format", "torch", "--out", str(tmp_path / ("z" * 251 + ".pt2"))]
+    assert main(words) == 2
+    assert "z.pt2.json cannot be written" in capsys.readouterr().err
 
 
 def test_missing_packages_are_named(

@@ -211,6 +211,43 @@ def test_images_are_never_written_over(detector: Detector, folder: Path):
         assert predict_files(detector, [folder], pictures=inside).images == 5
 
 
+def test_a_picture_that_cannot_be_written_costs_nothing_else(detector: Detector, folder: Path, tmp_path: Path):
+    predict_files(detector, [folder], json_file=tmp_path / "all.json")
+    for name in ("image1.jpg", "image3.jpg"):
+        (tmp_path / "drawn" / name).mkdir(parents=True)
+    summary = predict_files(detector, [folder], json_file=tmp_path / "found.json", pictures=tmp_path / "drawn")
+    assert (tmp_path / "found.json").read_bytes() == (tmp_path / "all.json").read_bytes()
+    assert (summary.images, summary.failures) == (5, ())
+    complaint = summary.complaint()
+    assert complaint is not None
+    assert complaint.startswith("2 of 5 pictures could not be written, and all else was: ")
+    assert "drawn/image1.jpg cannot be written" in complaint
+    assert "drawn/image3.jpg cannot be written" in complaint
+    assert sorted(p.name for p in (tmp_path / "drawn").iterdir() if p.is_file()) == [f"image{i}.jpg" for i in (0, 2, 4)]
+
+
+def test_an_image_too_large_for_a_jpeg_costs_its_picture(detector: Detector, folder: Path, tmp_path: Path):
+    Image.new("RGB", (65_600, 4)).save(folder / "image5.png")
+    summary = predict_files(detector, [folder], json_file=tmp_path / "found.json", pictures=tmp_path / "drawn")
+    assert [text.partition(" (")[0] for text in summary.unwritten] == [
+        f"{tmp_path}/drawn/image5.jpg cannot be written as JPEG"
+    ]
+    assert len(list((tmp_path / "drawn").iterdir())) == 5
+    assert len({row["image_id"] for row in json.loads((tmp_path / "found.json").read_text())}) == 5
+
+
+def test_long_names_are_cut_for_their_pictures(detector: Detector, folder: Path, tmp_path: Path):
+    source, stem = folder / "image0.png", "z" * 250
+    for name in (f"a/{stem}.png", f"b/{stem}.png", "c/" + "y" * 255):
+        (tmp_path / name).parent.mkdir()
+        Image.open(source).save(tmp_path / name, format="png")
+    sources = [tmp_path / "a", tmp_path / "b", tmp_path / "c" / ("y" * 255)]
+    summary = predict_files(detector, sources, pictures=tmp_path / "drawn")
+    assert summary.complaint() is None
+    names = sorted(p.name for p in (tmp_path / "drawn").iterdir())
+    assert names == ["y" * 251 + ".jpg", "z" * 249 + "-2.jpg", "z" * 250 + ".jpg"]
+
+
 def test_outputs_that_cannot_be_written(detector: Detector, folder: Path, tmp_path: Path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be made"):

@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from mimicdet.commands.options import DataOptions, InferenceOptions, with_options
 from mimicdet.commands.parser import DOCUMENTED, Argument
 from mimicdet.errors import UserError, message
-from mimicdet.files import require_own_file, write_json
+from mimicdet.files import failures_of, require_own_file, write_json
 
 EXAMPLES = """\
 mimicdet eval runs/cells/model --data cells                       COCO's 12 numbers and AP of each class
@@ -67,13 +68,14 @@ class Eval(DataOptions):
         metrics = evaluate(detector, dataset, **how, progress=sys.stderr.isatty())
         counted = self.limit or COCO_LIMITS[2]
         result = metrics.to_json()
-        if self.json is not None:
-            about = {"model": str(self.model), "data": str(self.data), "split": dataset.split, "limit": counted}
-            write_json(self.json, {**result, **about})
+        about = {"model": str(self.model), "data": str(self.data), "split": dataset.split, "limit": counted}
+        unwritten = failures_of(*([partial(write_json, self.json, {**result, **about})] if self.json else []))
         title = f"{self.model} on '{dataset.split}' of {self.data}: {metrics.images} images, {metrics.objects} objects"
         print(f"{message(title)}\n")
         print(f"{metrics_table({'all classes': result})}\n\n{class_table(result)}")
         most = max((int((~record.crowd).sum()) for record in dataset.images), default=0)
         if most > counted:
             print(f"\nnote: an image has {most} objects, and {counted} detections count: --limit sets another number")
+        if unwritten:
+            raise UserError("; ".join(unwritten))
         return 0

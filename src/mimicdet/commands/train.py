@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 from mimicdet.commands.options import DataOptions
 from mimicdet.commands.parser import COMMAND_LINE, DOCUMENTED, Argument, SettingsOptions
 from mimicdet.config import Settings
-from mimicdet.errors import MESSAGE, message, one_line
+from mimicdet.errors import MESSAGE, UserError, message, one_line
 from mimicdet.settings_file import load_settings
 
 if TYPE_CHECKING:
@@ -121,6 +121,8 @@ class Train:
                 print(f"AP - on '{one_line(val)}', which has no object to measure by: the last weights are kept")
             print(message(f"the trained model is {result.model}; see what it finds with:"))
             print(f"  {one_line(self._predict(result.model, val), MESSAGE)}")
+        if result.unwritten:
+            raise UserError("; ".join(result.unwritten))
         return 0
 
     def _predict(self, model: Path, val: str | None) -> str:

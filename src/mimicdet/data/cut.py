@@ -16,7 +16,7 @@ from mimicdet.data.decode import read_image
 from mimicdet.data.formats import coco
 from mimicdet.data.tiles import Window, tile_windows
 from mimicdet.errors import UserError, message, one_line
-from mimicdet.files import new_folder
+from mimicdet.files import fitting_name, new_folder
 
 VISIBLE = 0.5
 """An object counts in every tile that shows at least this share of it."""
@@ -160,7 +160,8 @@ def _write_split(
     for number, (record, places) in enumerate(zip(images, windows, strict=True)):
         pixels = read_image(record.file)
         for x1, y1, x2, y2 in places:
-            name = f"{number:05}-{record.file.stem}-x{x1}-y{y1}.png"  # the number: files of different folders
+            # The number: files of different folders
+            name = fitting_name(f"{number:05}-", record.file.stem, f"-x{x1}-y{y1}.png")
             Image.fromarray(pixels[y1:y2, x1:x2]).save(folder / split / name, compress_level=1)
             tiles.append(_cropped(record, (x1, y1, x2, y2), len(tiles) + 1, Path(name)))
     result = replace(dataset, root=folder, split=split, format="coco", images=tuple(tiles))

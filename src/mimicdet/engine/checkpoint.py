@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from mimicdet.config import Settings, settings_from
 from mimicdet.data.dataset import DetectionDataset
 from mimicdet.errors import UserError
-from mimicdet.files import why_not_written
+from mimicdet.files import set_aside, why_not_written
 from mimicdet.weights.checkpoint_file import FORMAT, LAST, PREVIOUS, seal
 
 _NO_MATTER = {
@@ -38,21 +38,20 @@ def save_checkpoint(folder: Path, state: Mapping[str, Any]) -> None:
     Raises:
         UserError: the disk is full or the folder not writable; the old checkpoints are as they were.
     """
-    part = folder / f".{LAST}.part"
     try:
-        with part.open("w+b") as file:
-            torch.save({"format": FORMAT, **state}, file)
-            seal(file)
-            file.flush()
-            os.fsync(file.fileno())
-        if (folder / LAST).exists():
-            os.replace(folder / LAST, folder / PREVIOUS)
-        os.replace(part, folder / LAST)
+        with set_aside(folder) as part:
+            with part.open("w+b") as file:
+                torch.save({"format": FORMAT, **state}, file)
+                seal(file)
+                file.flush()
+                os.fsync(file.fileno())
+            if (folder / LAST).exists():
+                os.replace(folder / LAST, folder / PREVIOUS)
+            os.replace(part, folder / LAST)
     except (OSError, RuntimeError) as error:  # torch's zip writer buries the first in the second
         cause = _os_error(error)
         if cause is None:
             raise
-        part.unlink(missing_ok=True)
         rest = "the previous checkpoint is intact" if (folder / LAST).exists() else "there is no earlier one"
         raise UserError(
             f"{folder / LAST} cannot be written: {why_not_written(cause)} ({rest}); "

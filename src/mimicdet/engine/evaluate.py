@@ -4,6 +4,7 @@ import dataclasses
 import io
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from mimicdet.engine.processes import on_main, share_buffers
 from mimicdet.engine.run_folder import Record
 from mimicdet.engine.start import Run
 from mimicdet.errors import UserError
-from mimicdet.files import replace_file
+from mimicdet.files import failures_of, fitting_name, make_folder, replace_file
 from mimicdet.inference.coco_metrics import METRIC_NAMES, Metrics
 from mimicdet.inference.dataset import FunctionRunner, Runner, detect_dataset, evaluate_runner, evaluation_mode
 from mimicdet.inference.decode import Detections
@@ -155,12 +156,15 @@ def _save(run: Run, detector: DetectionModel, record: Record | None, *, best: bo
     on_main(run.accelerator, save)
 
 
-def draw_run(run: Run) -> None:
+def draw_run(run: Run) -> list[str]:
     """Draws curves.png, and ``train.pictures`` images of the validation split into pictures/, with what ``model/``
     finds and with the objects themselves; of the training split where there is no other. Every process must call this.
+
+    Returns a sentence for each picture that could not be made or written, which costs the run nothing else.
     """
     folder, number = run.folder, run.settings.train.pictures
-    on_main(run.accelerator, lambda: draw_curves(folder.metrics_file, folder.curves))
+    curves = partial(draw_curves, folder.metrics_file, folder.curves)
+    failures = on_main(run.accelerator, lambda: failures_of(curves))
     if number:
         dataset = run.val_data or run.train_data
         spread = sorted({i * len(dataset) // number for i in range(number)})  # evenly over the data set
@@ -169,13 +173,15 @@ def draw_run(run: Run) -> None:
         threshold = max(SHOWN, loaded.inference.score_threshold)
         inference = loaded.inference.model_copy(update={"score_threshold": threshold})
         found = detect_dataset(FoldedModel(loaded.model), chosen, inference)
-        on_main(run.accelerator, lambda: _draw(run, chosen, found))
+        failures += on_main(run.accelerator, lambda: _draw(run, chosen, found))
+    return failures
 
 
-def _draw(run: Run, dataset: DetectionDataset, found: list[dict[str, Any]]) -> None:
+def _draw(run: Run, dataset: DetectionDataset, found: list[dict[str, Any]]) -> list[str]:
     label = {category.id: i for i, category in enumerate(dataset.categories)}
-    run.folder.pictures.mkdir(exist_ok=True)
-    for number, record in enumerate(dataset.images, start=1):
+
+    def draw(number: int, record: ImageRecord) -> None:
+        make_folder(run.folder.pictures)
         results = [result for result in found if result["image_id"] == record.id]
         boxes = np.array([result["bbox"] for result in results]).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]  # x y width height -> x1 y1 x2 y2
@@ -186,4 +192,6 @@ def _draw(run: Run, dataset: DetectionDataset, found: list[dict[str, Any]]) -> N
         picture = draw_boxes(image, boxes, labels, class_names=names, scores=scores, **truth)
         buffer = io.BytesIO()
         picture.save(buffer, format="png")
-        replace_file(run.folder.pictures / f"{number:02}-{record.file.stem}.png", buffer.getvalue())
+        replace_file(run.folder.pictures / fitting_name(f"{number:02}-", record.file.stem, ".png"), buffer.getvalue())
+
+    return failures_of(*(partial(draw, number, record) for number, record in enumerate(dataset.images, start=1)))

@@ -9,6 +9,7 @@
     model-last/              the last weights, where model/ has the best
     curves.png, pictures/    drawn when training ends
     trackers/                files of experiment trackers
+    .mimicdet.lock           there while a process has the folder, or was killed with it; it says which
 
 Every record in metrics.jsonl has ``kind`` ("train" or "eval"), ``step`` (optimiser steps taken) and ``epoch`` (a
 fraction within it). A "train" record has the means of the task's losses and diagnostics since the one before, ``lr``,
@@ -18,16 +19,19 @@ far), ``seconds_per_step``, ``data_wait`` (the share of them spent waiting for i
 null.
 """
 
+import contextlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mimicdet.config import Settings
 from mimicdet.errors import UserError
-from mimicdet.files import defined, replace_file, why_not_written
+from mimicdet.files import defined, is_leftover, remove_leftovers, replace_file, why_not_written
+from mimicdet.locks import Lock, holder, take_lock
 from mimicdet.settings_file import dump_settings
 
 Record = dict[str, Any]
@@ -48,6 +52,8 @@ class RunFolder:
         self.curves = path / "curves.png"
         self.pictures = path / "pictures"
         self.trackers = path / "trackers"
+        self.lock_file = path / ".mimicdet.lock"
+        self._lock: Lock | None = None
 
     @property
     def holds_a_run(self) -> bool:
@@ -59,16 +65,18 @@ class RunFolder:
             return file.readline() == _HEADER.encode() or any(path.exists() for path in written)
 
     def require_fit(self, *, resume: bool, overwrite: bool) -> None:
-        """Changes nothing; may be called long before ``open``, so that nobody waits for a refusal.
+        """Changes nothing of a run; may be called long before ``open``, so that nobody waits for a refusal.
 
         Raises:
             UserError: it holds a run and neither flag says what to do with it, or both do; there is no run to resume;
-                it holds something else than a run; it may not be written to.
+                it holds something else than a run; it may not be written to; another process has it.
         """
         if resume and overwrite:
             raise UserError("--resume continues a run and --overwrite replaces it: give one of them")
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"{self.path} is a file; --out needs a folder")
+        if self._lock is None and os.path.exists(self.lock_file):
+            self._take().release()
         if self.holds_a_run:
             if not resume and not overwrite:
                 raise UserError(
@@ -77,21 +85,64 @@ class RunFolder:
                 )
         elif resume:
             raise UserError(f"{self.path} holds no run to resume; start it without --resume")
-        elif self.path.is_dir() and any(self.path.iterdir()):
+        elif self.path.is_dir() and not all(map(self._is_trace, self.path.iterdir())):
             raise UserError(f"{self.path} is not empty and holds no run; choose another folder for this one")
         there = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
             raise UserError(f"{self.path} cannot be made, for {there} may not be written to; choose another folder")
 
+    def reserve(self, *, resume: bool, overwrite: bool) -> None:
+        """Keeps other processes out of the run that is in the folder, if there is one, until ``close``.
+
+        Only one process of a run may call it. UserError as ``require_fit``.
+        """
+        self.require_fit(resume=resume, overwrite=overwrite)
+        if self.holds_a_run and self._lock is None:
+            self._lock = self._take()
+
     def open(self, *, resume: bool, overwrite: bool) -> None:
-        """Makes the folder ready for a run, on one process only; UserError as ``require_fit``, or if it cannot be."""
+        """Makes the folder ready for a run, and keeps other processes out of it until ``close``.
+
+        Only one process of a run may call it. UserError as ``require_fit``, or if it cannot be made.
+        """
         self.require_fit(resume=resume, overwrite=overwrite)
         try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = self._lock or self._take()
+            self.require_fit(resume=resume, overwrite=overwrite)  # again, for now nobody else changes it
             if overwrite and self.holds_a_run:
                 self._remove_run()
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            for folder in (self.path, self.checkpoints, self.model, self.last_model, self.pictures):
+                remove_leftovers(folder)
+            self.checkpoints.mkdir(exist_ok=True)
         except OSError as error:
             raise UserError(f"{error.filename or self.path} cannot be written ({error.strerror})") from error
+
+    def close(self) -> None:
+        """Lets other processes have the folder."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def _take(self) -> Lock:
+        """Takes the folder's lock; tries it more than once, for another process may be looking whether it is taken."""
+        try:
+            for _ in range(3):
+                if (lock := take_lock(self.lock_file)) is not None:
+                    lock.sign()
+                    return lock
+                time.sleep(0.03)
+        except OSError as error:
+            raise UserError(f"{self.lock_file} cannot be written ({why_not_written(error)})") from error
+        raise UserError(
+            f"{self.path} is in use by {holder(self.lock_file)}; wait until that has ended, or choose another folder"
+        )
+
+    def _is_trace(self, path: Path) -> bool:
+        """Tells whether a process that was killed before it wrote the settings may have left something."""
+        if path == self.checkpoints:
+            return path.is_dir() and all(is_leftover(one.name) for one in path.iterdir())
+        return path == self.lock_file or is_leftover(path.name)
 
     def write_settings(self, settings: Settings) -> None:
         """Writes settings.yaml."""
@@ -114,11 +165,17 @@ class MetricsFile:
         self.path = path
 
     def append(self, record: Record) -> None:
-        """Raises UserError when the disk is full; then the line may be half there, which readers skip."""
+        """Raises UserError when the disk is full; then the file is as it was before.
+
+        A crash may leave half a line, which readers skip.
+        """
+        length = self.path.stat().st_size if self.path.exists() else 0
         try:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(defined(record)) + "\n")
         except OSError as error:
+            with contextlib.suppress(OSError):
+                os.truncate(self.path, length)
             raise UserError(
                 f"{self.path} cannot be written: {why_not_written(error)} (the last checkpoint is intact); "
                 "free some space and continue with --resume"

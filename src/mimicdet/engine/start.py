@@ -80,7 +80,7 @@ def start_run(
     _require_sensible(settings, train_data, val_data)
     sides: Any = {"shorter_side": max(settings.data.shorter_side), "longer_side": settings.data.longer_side}
     too_small = require_targets(train_data, **sides, zoom=settings.data.scale_jitter[1])
-    on_main(accelerator, lambda: folder.require_fit(resume=resume, overwrite=overwrite))
+    on_main(accelerator, lambda: folder.reserve(resume=resume, overwrite=overwrite))
     _require_lasting_teachers(settings, folder, overwrite=overwrite)
     # Read on the first process alone: it is in every checkpoint, and images may lie far away
     same = on_main(accelerator, lambda: identity.run_identity(train_data, val_data, accelerator.device))

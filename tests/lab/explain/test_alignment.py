@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +192,16 @@ def test_the_command(dataset: DetectionDataset, tmp_path: Path, capsys: pytest.C
     assert main([*words, "--out", str(tmp_path / "seen"), "--pictures", "-1"]) == 2
     (tmp_path / "file").write_text("")
     assert main([*words, "--out", str(tmp_path / "file")]) == 2
+    # A picture that cannot be written costs nothing but itself
+    shutil.move(tmp_path / "seen", tmp_path / "before")
+    (tmp_path / "seen" / files[0]).mkdir(parents=True)
+    capsys.readouterr()
+    assert main([*words, "--out", str(tmp_path / "seen")]) == 2
+    assert f"{files[0]} cannot be written" in (told := capsys.readouterr().err)
+    assert told.endswith("seen has the tables and the other pictures\n")
+    for file in ("alignment.csv", files[1]):
+        assert (tmp_path / "seen" / file).read_bytes() == (tmp_path / "before" / file).read_bytes()
+    assert files[0] not in (tmp_path / "seen/alignment.md").read_text()
 
 
 def test_models_are_compared_on_what_all_found(dataset: DetectionDataset) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from mimicdet.errors import UserError
 from mimicdet.inference.coco_metrics import coco_metrics
 from mimicdet.lab.study.comparison import Line, RunDifference, differences_of, lines_of, paired_interval, resampled_ap
 from mimicdet.lab.study.evidence import Outcome
@@ -136,6 +137,15 @@ def test_the_table_shows_them(lines: list[Line], write: Write, tmp_path: Path) -
         kept = {row["name"]: row for row in csv.DictReader(file)}
     assert [float(value) for value in kept["after"]["by_seed"].split()] == pytest.approx(difference.by_seed, rel=1e-3)
     assert kept["before"]["by_seed"] == kept["before"]["low"] == ""
+
+
+def test_a_picture_that_cannot_be_written_costs_nothing_else(lines: list[Line], write: Write, tmp_path: Path) -> None:
+    (tmp_path / "table.png").mkdir()
+    with pytest.raises(UserError, match=r"table\.png cannot be written .* has the tables$"):
+        write(lines)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == [
+        *("differences.csv", "table.csv", "table.md")
+    ]
 
 
 def test_the_share_of_the_t_heads_ap(lines: list[Line], write: Write) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from mimicdet.commands.parser import DOCUMENTED, Argument
 from mimicdet.errors import UserError, message
+from mimicdet.files import failures_of
 from mimicdet.lab.study.plan import Job, plan
 from mimicdet.lab.study.study_file import StudyFile, read_study
 
@@ -93,7 +95,7 @@ class Study:
             if study.speed and outcomes and (why := measure_speeds(outcomes, data.val_set)) is not None:
                 failures.append(why)
         if outcomes := finished_jobs(everything, out, data):
-            print(f"\n{self._write(study, outcomes, out)}\n\n{message(out / 'table.md')}, .csv and .png")
+            failures += failures_of(partial(self._report, study, outcomes, out))
         else:
             print("no run is finished yet")
         if failures:
@@ -129,6 +131,9 @@ class Study:
         if not any((~record.crowd).any() for record in val_set.images):
             raise UserError(f"{folder}: no image of '{study.val}' has an object, so that no AP is defined; add labels")
         return folder, *splits, train_set, val_set
+
+    def _report(self, study: StudyFile, outcomes: Sequence[Outcome], out: Path) -> None:
+        print(f"\n{self._write(study, outcomes, out)}\n\n{message(out / 'table.md')}, .csv and .png")
 
     def _write(self, study: StudyFile, outcomes: Sequence[Outcome], out: Path) -> str:
         from mimicdet.lab.study.comparison import differences_of, lines_of

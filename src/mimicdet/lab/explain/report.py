@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image, ImageDraw
 from mimicdet.data.dataset import DetectionDataset, ImageRecord
 from mimicdet.data.decode import read_image
 from mimicdet.errors import UserError, one_line
-from mimicdet.files import make_folder, replace_file
+from mimicdet.files import failures_of, fitting_name, make_folder, replace_file
 from mimicdet.lab.explain.alignment import Sight, look_at_objects, require_alignment, summarise
 from mimicdet.predict.detector import Detector
 from mimicdet.report.draw import contact_sheet
@@ -28,7 +29,7 @@ def explain_alignment(
 
     Of the first ``pictures`` images with objects that all detectors found, or of those with these files' names or
     stems, so many ``objects`` are drawn. UserError as ``look_at_objects``, and where no image has a name, or the folder
-    cannot be written.
+    cannot be written; where a picture cannot, after all the rest is.
     """
     chosen = dataset.images if isinstance(pictures, int) else _choose_images(dataset, pictures)
     limit = pictures if isinstance(pictures, int) else len(chosen)
@@ -38,7 +39,7 @@ def explain_alignment(
     seen = {name: [sights for _, sights in look_at_objects(one, dataset)] for name, one in detectors.items()}
     named = dict(zip(_short(list(seen)), seen.values(), strict=True))
     header, rows = _summary(named)
-    files = _draw(named, dataset, chosen, out, objects, limit)
+    files, failures = _draw(named, dataset, chosen, out, objects, limit)
     of_all = "Both are means over the objects that all models found." if len(named) > 1 else ""
     about = (
         f"{dataset.split} of {one_line(dataset.root.name)}: {len(dataset)} images. "
@@ -52,6 +53,8 @@ def explain_alignment(
         markdown += "White: the object. Blue: the adjusted box. Points: yellow inside it, red outside.\n"
     replace_file(out / "alignment.md", markdown.encode(errors="backslashreplace"))
     replace_file(out / "alignment.csv", csv_text(_rows_of_objects(dataset, seen)).encode())
+    if failures:
+        raise UserError(f"{'; '.join(failures)}; {out} has the tables and the other pictures")
     few = not isinstance(pictures, int) and len(files) < limit
     return table(header, rows) + ("\n\nNot all are drawn: only objects that all models found are" if few else "")
 
@@ -99,18 +102,24 @@ def _means(sights: Sequence[Sight]) -> list[str]:
 
 def _draw(
     seen: dict[str, Seen], dataset: DetectionDataset, wanted: Sequence[ImageRecord], out: Path, objects: int, limit: int
-) -> list[str]:
-    """Draws the first ``limit`` wanted images with objects that all models found, and returns the files' names."""
+) -> tuple[list[str], list[str]]:
+    """Draws the first ``limit`` wanted images with objects that all models found.
+
+    Returns the files' names, and a sentence for each that could not be written.
+    """
     written: list[str] = []
+    failures: list[str] = []
     for record, *sights in zip(dataset.images, *seen.values(), strict=True):
-        if len(written) == limit:
+        if len(written) + len(failures) == limit:
             break
         if record in wanted and (chosen := choose_objects(sights, objects)):
             content = io.BytesIO()
             draw_alignment(read_image(record.file), list(zip(seen, sights, strict=True)), chosen).save(content, "PNG")
-            written.append(f"{len(written) + 1:02}-{record.file.stem}.png")
-            replace_file(out / written[-1], content.getvalue())
-    return written
+            name = fitting_name(f"{len(written) + len(failures) + 1:02}-", record.file.stem, ".png")
+            failed = failures_of(partial(replace_file, out / name, content.getvalue()))
+            failures += failed
+            written += [] if failed else [name]
+    return written, failures
 
 
 def csv_text(rows: Iterable[Sequence[object]]) -> str:

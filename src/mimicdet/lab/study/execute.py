@@ -21,7 +21,7 @@ from mimicdet.data.transform import resize_for_inference
 from mimicdet.engine.run_folder import RunFolder
 from mimicdet.engine.stop import TrainingStopped, stop_on_signals
 from mimicdet.errors import message
-from mimicdet.files import replace_file
+from mimicdet.files import remove_leftovers, replace_file
 from mimicdet.lab.bench import alternate, batch_detector
 from mimicdet.lab.study.evidence import Outcome, Speed, write_evidence
 from mimicdet.lab.study.outcome import DETECTIONS, Data, finished, measure, take_over
@@ -95,6 +95,8 @@ def execute(jobs: Sequence[Job], data: Data, *, parallel: int, reuse: bool) -> l
         TrainingStopped: after SIGINT or SIGTERM, when the trainings under way have written their checkpoints.
     """
     for job in jobs:
+        for folder in (job.folder, job.folder.parent):
+            remove_leftovers(folder)
         finished(job, data)
     failures: list[str] = []
     waiting, seats = list(jobs), _Seats(parallel)

@@ -13,6 +13,7 @@ from mimicdet.data.dataset import DetectionDataset, fingerprint
 from mimicdet.engine.checkpoint import differing_settings
 from mimicdet.engine.run_folder import Record, RunFolder, read_metrics
 from mimicdet.errors import UserError
+from mimicdet.files import make_folder, set_aside
 from mimicdet.inference.coco_metrics import coco_metrics
 from mimicdet.lab.bench import machine
 from mimicdet.lab.study.evidence import EVIDENCE, MetricNumbers, Outcome, read_evidence, write_evidence
@@ -212,14 +213,14 @@ def take_over(job: Job, data: Data) -> Outcome | None:
     """
     if (outcome := finished_beside(job, data)) is None:
         return None
-    unfinished, source = job.folder.with_name(f".{job.folder.name}"), str(outcome.place)
-    unneeded = {RunFolder(outcome.place).checkpoints.name}
+    run, source = RunFolder(outcome.place), str(outcome.place)
+    unneeded = {run.checkpoints.name, run.lock_file.name}
     try:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        shutil.copytree(source, unfinished, ignore=lambda folder, _: unneeded if folder == source else set())
-        write_evidence([outcome.model_copy(update={"run": job.run, "speed": None})], unfinished)
-        unfinished.rename(job.folder)
+        make_folder(job.folder.parent)
+        with set_aside(job.folder.parent) as unfinished:
+            shutil.copytree(source, unfinished, ignore=lambda folder, _: unneeded if folder == source else set())
+            write_evidence([outcome.model_copy(update={"run": job.run, "speed": None})], unfinished)
+            unfinished.rename(job.folder)
     except (OSError, UserError) as error:  # also shutil.Error
-        shutil.rmtree(unfinished, ignore_errors=True)
         raise UserError(f"{source} cannot be copied to {job.folder} ({error})") from error
     return outcome

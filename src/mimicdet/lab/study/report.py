@@ -5,11 +5,13 @@ import itertools
 import statistics
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from mimicdet.files import replace_file
+from mimicdet.errors import UserError
+from mimicdet.files import failures_of, replace_file
 from mimicdet.lab.explain.report import csv_text
 from mimicdet.lab.study.comparison import Differences, Line, RunDifference
 from mimicdet.lab.study.study_file import StudyFile
@@ -34,7 +36,7 @@ def write_report(study: StudyFile, lines: Sequence[Line], differences: Differenc
 
     These are table.md, table.csv and table.png, differences.csv, diagnostics.csv (how each run's last epoch went, where
     any run has left that) and, of a study with speeds, speed.png. ``about`` stands above the table: what was measured
-    and the command that makes it.
+    and the command that makes it. UserError where a file cannot be written; a picture costs nothing but itself.
     """
     columns = _columns(lines)
     rows = [[cell(line) for cell in columns.values()] for line in lines]
@@ -49,9 +51,13 @@ def write_report(study: StudyFile, lines: Sequence[Line], differences: Differenc
         replace_file(out / "diagnostics.csv", diagnostics.encode())
     else:
         (out / "diagnostics.csv").unlink(missing_ok=True)
-    replace_file(out / "table.png", png(figure_of_ap(study.title, lines)))
-    if timed:
-        replace_file(out / "speed.png", png(figure_of_speed(study.title, lines)))
+
+    def draw(name: str, figure: Callable[[str, Sequence[Line]], Figure]) -> None:
+        replace_file(out / name, png(figure(study.title, lines)))
+
+    pictures = [("table.png", figure_of_ap), *([("speed.png", figure_of_speed)] if timed else [])]
+    if failures := failures_of(*(partial(draw, *picture) for picture in pictures)):
+        raise UserError(f"{'; '.join(failures)}; {out} has the tables")
     return table(list(columns), rows)
 
 
