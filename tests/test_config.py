@@ -139,6 +139,10 @@ def test_the_last_layer_that_names_a_family_decides() -> None:
             "model.head_groups 32 must divide model.pyramid_channels 20 (here)",
         ),
         (
+            {"model__family": "fcos", "model__pyramid_channels": 32},
+            "model.head_groups 32 must be less than model.pyramid_channels 32 (here)",
+        ),
+        (
             {"model__alignment": "conv", "model__offset_grad": 0.5},
             "model.offset_grad 0.5 is for the offsets of model.alignment 'guided'; leave it out (here)",
         ),

@@ -137,4 +137,4 @@ def test_a_list_of_voc_files_stays_inside_too(place: Set) -> None:
     lists.mkdir(parents=True)
     (lists / "train.txt").write_text("../../private/a\n")
     assert error_of(load_dataset, root).startswith(f"{lists / 'train.txt'}: ")
-    assert "lies outside the data set" in error_of(load_dataset, root)
+    assert "line 1: there is no " in error_of(load_dataset, root)  # a list names files of the folder, not paths

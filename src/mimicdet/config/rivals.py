@@ -39,6 +39,8 @@ class BranchSettings(TrunkSettings):
         groups, channels = self.head_groups, self.pyramid_channels
         if groups and channels % groups:
             raise ValueError(f"model.head_groups {groups} must divide model.pyramid_channels {channels}")
+        if groups and groups == channels:  # on a level of one cell a group would be a single value
+            raise ValueError(f"model.head_groups {groups} must be less than model.pyramid_channels {channels}")
         return self
 
 
