@@ -114,7 +114,7 @@ def test_the_head_that_ships_may_learn_faster() -> None:
 
 @pytest.mark.parametrize("family", list(SETTINGS_OF))
 def test_every_family_has_a_head(family: str) -> None:
-    model = {"family": family, "weights": "random", "backbone": "tf_efficientnet_lite0.in1k", "pyramid_channels": 32}
+    model = {"family": family, "weights": "random", "backbone": "tf_efficientnet_lite0.in1k", "pyramid_channels": 64}
     settings = settings_from({"task": "detect", "model": model, "optim": {"head_lr_factor": 3.0}})
     task = build_task(settings, class_names=["a", "b"], pretrained=False)
     fast = [g["params"] for g in parameter_groups(task, settings.optim) if g["lr_factor"] == 3]
