@@ -14,8 +14,8 @@ import mimicdet
 
 PACKAGE = Path(mimicdet.__file__).parent
 ORDER = (
-    *("errors", "locks", "streams", "files", "yaml_loader", "config", "settings_file", "ops", "data", "weights"),
-    *("models", "assign"),
+    *("errors", "arguments", "locks", "streams", "files", "yaml_loader", "config", "settings_file", "ops", "data"),
+    *("weights", "models", "assign"),
     *("losses", "families", "build", "inference", "teachers", "tasks", "report", "export", "predict", "engine", "api"),
     *("__init__", "commands", "cli", "__main__", "lab"),
 )

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from mimicdet.arguments import checked
 from mimicdet.build import LoadedModel, load_model
 from mimicdet.config import InferenceSettings, Settings
 from mimicdet.data.batch import pad_to_batch
@@ -30,6 +31,7 @@ from mimicdet.predict.detector import ImageLike, each_image, to_pixels
 CALIBRATION_IMAGES = 64
 
 
+@checked()
 def train(
     *,
     settings: Settings,
@@ -68,6 +70,7 @@ def train(
         TrainingStopped: a KeyboardInterrupt, after Ctrl-C or SIGTERM and a checkpoint.
     """
     if not isinstance(train_data, DetectionDataset):
+        train_data = Path(train_data)
         reading = settings.data.model_dump(include={"max_faulty_boxes", "voc_one_based"})
         name = validation_split(available_splits(train_data))
         if val_data is None and name is not None:
@@ -78,6 +81,7 @@ def train(
     )
 
 
+@checked()
 def evaluate(
     detector: Detector | str | Path,
     dataset: DetectionDataset | str | Path,
@@ -117,6 +121,8 @@ def evaluate(
     """
     if limit is not None and limit <= COCO_LIMITS[1]:
         raise UserError(f"limit must be more than {COCO_LIMITS[1]}, not {limit}")
+    if limit is not None and limit > 1_000_000:
+        raise UserError(f"limit must be a million at most, not {limit}")
     tiles = tiles_of(tile, overlap)
     if not isinstance(dataset, DetectionDataset):
         dataset = load_dataset(dataset, "val")
@@ -130,6 +136,7 @@ def evaluate(
     return evaluate_runner(detector.runner, dataset, inference, tiles=tiles, progress=progress, limits=limits)
 
 
+@checked(but=("photographs",))
 def export_model(
     model: LoadedModel | Detector | str | Path,
     file: str | Path,

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from pydantic import ValidationError
 
+from mimicdet.arguments import checked
 from mimicdet.config import SETTINGS_OF, InferenceSettings, MimicDetSettings, TrunkSettings
 from mimicdet.config.rivals import BranchSettings, DenseSettings
 from mimicdet.data.dataset import Category
@@ -17,6 +18,7 @@ from mimicdet.families import atss, fcos, retinanet
 from mimicdet.losses.one_stage import Learning
 from mimicdet.models.backbone import build_backbone
 from mimicdet.models.detector import DetectionModel, Trunk
+from mimicdet.models.device import move_to
 from mimicdet.models.faster_rcnn import faster_rcnn
 from mimicdet.models.mimicdet import MimicDet, Refinement
 from mimicdet.models.one_stage import OneStage
@@ -122,6 +124,7 @@ class LoadedModel:
     categories: tuple[Category, ...]
 
 
+@checked()
 def load_model(folder: str | Path, device: torch.device | str = "cpu") -> LoadedModel:
     """Reads a folder that :func:`mimicdet.weights.folder.save_model` wrote, or torchvision's weights.
 
@@ -167,7 +170,8 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu") -> Loaded
     _require_buildable(folder, settings, len(description.categories))
     model = build_model(settings, len(description.categories), pretrained=False)
     load_weights(folder, model)
-    model = model.to(device).to(memory_format=torch.channels_last).eval()
+    move_to(model, device)
+    model = model.to(memory_format=torch.channels_last).eval()
     return LoadedModel(model, settings, inference, description.categories)
 
 
@@ -197,5 +201,6 @@ def _from_torchvision(file: Path, device: torch.device | str) -> LoadedModel:
         first = str(error).splitlines()[1].strip()
         raise UserError(f"{file} is no {settings.family} on ResNet-50 as torchvision makes it: {first}") from error
     require_finite(model.state_dict(), file)
-    model = model.to(device).to(memory_format=torch.channels_last).eval()
+    move_to(model, device)
+    model = model.to(memory_format=torch.channels_last).eval()
     return LoadedModel(model, settings, inference, found.categories)

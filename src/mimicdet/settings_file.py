@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from mimicdet.arguments import checked
 from mimicdet.config import SETTINGS_OF, Settings, fields_of, settings_from
 from mimicdet.config.synonyms import ours, why_none
 from mimicdet.errors import UserError, nearest, one_line
@@ -194,6 +195,7 @@ _TASKS = {"mimic": "trains MimicDet's two heads", "distill": "teaches one-stage 
 """Some families have not these tasks, which do this."""
 
 
+@checked()
 def load_settings(
     preset: str | None = None,
     changes: Mapping[str, Any] | None = None,

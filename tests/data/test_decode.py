@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import struct
 import time
@@ -17,6 +18,7 @@ from matplotlib import cbook
 from PIL import ExifTags, Image, ImageFile, ImageOps
 
 from mimicdet.data import decode
+from mimicdet.data.budget import PixelBudget
 from mimicdet.data.decode import (
     MAX_PIXELS,
     REDUCTIONS,
@@ -29,8 +31,10 @@ from mimicdet.data.decode import (
     to_rgb,
 )
 from mimicdet.errors import UserError
+from tests.fakes import pixel_kinds
 from tests.fakes.small_sets import error_of, write_image
 
+UNREADABLE = ("too wide", "negative", "float")  # of the kinds of pixels; some formats hold them otherwise
 GRADIENT = np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3)
 
 
@@ -330,3 +334,51 @@ def test_an_interruption_stops_the_rest(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(KeyboardInterrupt):
         inspect_images([tmp_path] * 2000, decode=False, progress=False, label="")
     assert len(looked) < 2000
+
+
+def test_strips_are_the_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = {file: read_image(file) for file in pixel_kinds.files(tmp_path) if file.stem not in UNREADABLE}
+    monkeypatch.setattr(decode, "_STRIP", 5 * pixel_kinds.WIDTH)
+    for file, whole in kinds.items():
+        np.testing.assert_array_equal(read_image(file), whole, err_msg=file.name)
+
+
+def test_reading_stays_within_the_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [save(tmp_path, Image.new("RGB", (20, 20)), f"{i}.png") for i in range(12)]
+    monkeypatch.setattr(decode, "_budget", PixelBudget(900))
+    now, most, convert = [0], [0], decode._strip_to_rgb
+
+    def slow(image: Image.Image) -> Image.Image:
+        now[0] += 1
+        most[0] = max(most[0], now[0])
+        time.sleep(0.002)
+        now[0] -= 1
+        return convert(image)
+
+    monkeypatch.setattr(decode, "_strip_to_rgb", slow)
+    assert inspect_images(files, decode=True, progress=False, label="") == [(20, 20)] * 12
+    assert most == [2]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="makes a pipe")
+def test_pipes_are_no_images(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.png")
+    good = save(tmp_path, Image.new("RGB", (2, 2)), "y.png")
+    (tmp_path / "z.png").symlink_to(tmp_path / "x.png")
+    (tmp_path / "lost.png").symlink_to(tmp_path / "none")
+    assert list_images(tmp_path) == [tmp_path / "lost.png", good], "what is lost is still missed"
+    for read in (image_size, read_image):
+        for name in ("x.png", "z.png"):
+            assert "a pipe, a socket or a device" in error_of(read, tmp_path / name)
+        assert "a pipe, a socket or a device" in error_of(read, Path("/dev/null"))
+
+
+def test_images_between_pillows_warning_and_the_limit_are_read_in_silence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = save(tmp_path, Image.new("RGB", (40, 30)), "x.tif", compression="tiff_lzw")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    monkeypatch.setattr(decode, "_WARNED", 999)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_image(file).shape == (30, 40, 3)

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch.utils.data._utils.pin_memory import pin_memory as torch_pin_memory
 
+from mimicdet.data import decode
 from mimicdet.data.batch import Batch
 from mimicdet.data.dataset import Category, DetectionDataset, ImageRecord
 from mimicdet.data.decode import read_reduced
@@ -370,3 +371,24 @@ def test_workers_end_with_a_killed_training(dataset: DetectionDataset, tmp_path:
     finally:
         for pid in alive():
             os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="kills a process")
+def test_a_killed_worker_is_a_sentence(dataset: DetectionDataset) -> None:
+    loader = EvalLoader(dataset, shorter_side=50, longer_side=90, batch_size=1, workers=1)
+    batches = iter(loader)
+    next(batches)
+    items = batches.gi_frame.f_locals["items"]  # type: ignore[attr-defined]
+    os.kill(items._workers[0].pid, signal.SIGKILL)
+    began = time.monotonic()
+    with pytest.raises(UserError, match=r"has ended before its time.*lower data\.workers"):
+        list(batches)
+    assert time.monotonic() - began < 10
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_workers_share_the_budget(dataset: DetectionDataset) -> None:
+    made = EvalLoader(dataset, shorter_side=50, longer_side=90, batch_size=1, workers=4)._loader
+    assert made is not None
+    begin = made.worker_init_fn
+    assert begin.keywords["pixels"] == decode.MAX_PIXELS // 4

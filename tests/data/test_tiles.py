@@ -13,6 +13,7 @@ from torchvision.ops import nms
 
 from mimicdet.data import tiles
 from mimicdet.data.tiles import Window, merge_tile_detections, tile_windows
+from mimicdet.errors import UserError
 
 sizes = st.integers(1, 300)
 
@@ -166,3 +167,9 @@ def test_nothing_found():
     windows = tile_windows(100, 150, 100)
     boxes, scores, labels = merge_tile_detections([empty] * len(windows), windows, 100, 150, nms_iou=0.6)
     assert (boxes.shape, scores.shape, labels.shape) == ((0, 4), (0,), (0,))
+
+
+def test_absurdly_many_tiles_are_refused_at_once():
+    with pytest.raises(UserError, match=r"would be cut into .* tiles; give a larger --tile"):
+        tile_windows(10**9, 10**9, 1)
+    assert len(tile_windows(1000, 1000, 1)) == 1_000_000

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from mimicdet.data import decode
 from mimicdet.data.dataset import Category
+from mimicdet.data.decode import read_image
+from mimicdet.errors import UserError
 from mimicdet.export import run_onnx
 from mimicdet.export.exported_file import ExportDescription
 from tests.export.conftest import INFERENCE
+from tests.fakes import pixel_kinds
 
 
 @pytest.fixture
@@ -94,3 +101,37 @@ def test_photographs(
 ) -> None:
     monkeypatch.setattr("onnxruntime.InferenceSession", lambda *_, **__: None)
     assert message in complaint(f"model.onnx {photograph}", capsys)
+
+
+def test_images_are_read_or_refused_as_the_package_does(tmp_path: Path) -> None:
+    refused = 0
+    for file in [*pixel_kinds.files(tmp_path), *_odd_files(tmp_path)]:
+        try:
+            expected = read_image(file)
+        except UserError as error:
+            refused += 1
+            why = str(error).split(": ", 1)[1]
+            with pytest.raises(run_onnx.UnusableFileError) as found:
+                run_onnx._pixels(file)
+            if "32-bit" in why or "65535" in why:
+                assert why in str(found.value)
+        else:
+            np.testing.assert_array_equal(run_onnx._pixels(file), expected, err_msg=file.name)
+    assert refused >= 8
+    assert set(decode._FORMATS) == set(run_onnx.FORMATS)
+    assert run_onnx.MAX_PIXELS == decode.MAX_PIXELS
+
+
+def _odd_files(folder: Path) -> Iterator[Path]:
+    """Files that are no images, or none that may be read."""
+    texts = {"text.png": b"no image", "empty.png": b"", "program.jpg": b"%!PS-Adobe-3.0 EPSF-3.0\n%%EndComments\n"}
+    for name, text in texts.items():
+        (folder / name).write_bytes(text)
+        yield folder / name
+    os.mkfifo(folder / "pipe.png")
+    yield folder / "pipe.png"
+    large = folder / "large.png"
+    Image.new("1", (17_600, 10_000)).save(large)
+    yield large
+    Image.new("RGB", (30, 20)).save(folder / "image.tga")  # a format that is not read
+    yield folder / "image.tga"

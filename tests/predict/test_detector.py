@@ -18,7 +18,7 @@ from mimicdet.config import InferenceSettings, MimicDetSettings
 from mimicdet.data.dataset import Category, DetectionDataset
 from mimicdet.errors import UserError
 from mimicdet.models.detector import DetectionModel, Predictions
-from mimicdet.predict.detector import Detection
+from mimicdet.predict.detector import Detection, to_pixels
 from tests.fakes.detector import CATEGORIES, FakeDetector, make_dataset
 from tests.fakes.tiny import tiny_trunk
 
@@ -183,12 +183,25 @@ def test_settings_can_be_overridden_for_a_call(detector: Detector, dataset: Dete
         ({"max_detections": 0}, "max_detections"),
         ({"batch_size": 1.5}, "batch_size"),
         ({"tile": 0}, "tile must be a side in pixels"),
+        ({"tile": 10.5}, "tile must be a side in pixels from 1 up, not 10.5"),
+        ({"tile": "10"}, "tile must be a side in pixels"),
+        ({"tile": True}, "tile must be a side in pixels"),
+        ({"tile": 10, "overlap": "0.5"}, "overlap must be a share"),
+        ({"tile": 10, "overlap": float("nan")}, "overlap must be a share"),
+        ({"score_threshold": "0.5"}, "score_threshold"),
+        ({"shoulder": 1}, "unexpected keyword argument 'shoulder'"),
         ({"tile": 10, "overlap": 1.0}, "overlap must be a share"),
     ],
 )
 def test_options_out_of_range_are_refused_at_once(detector: Detector, options: dict[str, Any], message: str):
     with pytest.raises(UserError, match=message):
         detector.stream([], **options)
+
+
+def closed_image() -> Image.Image:
+    image = Image.new("RGB", (30, 20))
+    image.close()
+    return image
 
 
 @pytest.mark.parametrize(
@@ -207,7 +220,12 @@ def test_options_out_of_range_are_refused_at_once(detector: Detector, options: d
         (torch.zeros(4, 20, 30), r"\(3, height, width\)"),
         (torch.full((3, 20, 30), 2.0), "floats from 2 to 2"),
         (torch.zeros(3, 20, 30, dtype=torch.int64), "int64 values"),
+        (torch.zeros(3, 9, 9).to_sparse(), "no plain form"),
+        (torch.zeros(3, 9, 9, device="meta"), "no plain form"),
+        (np.empty((20, 30, 3), object), "object values"),
         (Image.new("F", (30, 20)), "32-bit floats"),
+        (Image.new("RGB", (0, 5)), "no pixels"),
+        (closed_image(), "Operation on closed image"),
         (Path("missing.jpg"), "missing.jpg"),
         (None, "of type NoneType"),
         (7, "of type int"),
@@ -369,3 +387,31 @@ def live_detector() -> Detector:
             module.weight.data.uniform_(0.5, 1)  # type: ignore[operator, union-attr]
     inference = InferenceSettings(shorter_side=64, longer_side=96, score_threshold=0.0)
     return Detector(model=model, categories=CATEGORIES[:2], settings=SMALL, inference=inference)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": None}, "model must be DetectionModel or ExportedModel, not None"),
+        ({"categories": [1, 2, 3]}, "objects of the class Category"),
+        ({"categories": CATEGORIES[:2]}, "3 classes needs as many categories, not 2"),
+        ({"settings": {}}, "settings must be TrunkSettings"),
+        ({"inference": None}, "inference must be InferenceSettings"),
+    ],
+)
+def test_what_makes_no_detector(dataset: DetectionDataset, change: dict[str, Any], message: str) -> None:
+    given: dict[str, Any] = {"model": FakeDetector(dataset), "categories": CATEGORIES}
+    given |= {"settings": MimicDetSettings.Model(), "inference": InferenceSettings()}
+    with pytest.raises(UserError, match=message):
+        Detector(**(given | change))
+
+
+def test_exchanged_settings_of_a_wrong_type(detector: Detector) -> None:
+    detector.inference = {"shorter_side": 5}  # type: ignore[assignment]
+    with pytest.raises(UserError, match="must be InferenceSettings, not dict"):
+        detector(np.zeros((5, 5, 3), np.uint8))
+
+
+def test_premultiplied_grey_is_read(detector: Detector) -> None:
+    image = Image.fromarray(np.full((20, 30, 2), 255, np.uint8)).convert("La")
+    assert (to_pixels(image) == 255).all()

@@ -13,6 +13,7 @@ from PIL import Image
 
 from mimicdet.config import InferenceSettings, MimicDetSettings
 from mimicdet.data.dataset import Category, DetectionDataset, match_classes
+from mimicdet.data.decode import read_image
 from mimicdet.data.tiles import Tiles
 from mimicdet.errors import UserError
 from mimicdet.inference.coco_metrics import coco_metrics
@@ -273,3 +274,61 @@ def test_a_file_under_several_ids_has_its_detections_once_under_each(
         assert own == copy
         assert own
     assert coco_metrics(twice.to_coco(), rows).detections == 2 * len(own)
+
+
+def test_own_pictures_are_left_out_wherever_they_lie(detector: Detector, folder: Path, tmp_path: Path):
+    first = predict_files(detector, [folder], pictures=folder / "drawn")
+    assert (first.images, first.own_pictures) == (5, 0)
+    Image.open(folder / "image0.png").save(folder / "drawn" / "mine.png")  # no picture of ours
+    again = predict_files(detector, [folder], pictures=folder / "drawn again")
+    assert (again.images, again.own_pictures) == (6, 5)
+    assert predict_files(detector, [f"{folder}/**/*.*"], json_file=tmp_path / "x.json").own_pictures == 11
+    (folder / "drawn" / "mine.png").unlink()
+    assert predict_files(detector, [folder / "drawn"], json_file=tmp_path / "x.json").images == 5, "they were meant"
+    assert find_images([folder / "drawn" / "image0.jpg"]) == [folder / "drawn" / "image0.jpg"]
+
+
+def test_names_that_no_font_has_are_listed(dataset: DetectionDataset, folder: Path, tmp_path: Path):
+    strange = tuple(Category(c.id, name) for c, name in zip(CATEGORIES, ("cat", "\ue000", "\ue001 new"), strict=True))
+    how: dict[str, Any] = {"settings": MimicDetSettings.Model(), "inference": InferenceSettings(shorter_side=75)}
+    predict_files(Detector(model=FakeDetector(dataset), categories=strange, **how), [folder], pictures=tmp_path / "out")
+    assert (tmp_path / "out" / "classes.txt").read_text() == "#2 \ue000\n#3 \ue001 new\n"
+
+
+def test_files_are_read_again_where_too_many_pixels_would_be_held(
+    detector: Detector, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    predict_files(detector, [folder], pictures=tmp_path / "held")
+    monkeypatch.setattr("mimicdet.predict.files._HELD", 7000)
+    monkeypatch.setattr("mimicdet.predict.files._PIXELS_AHEAD", 7000)
+    predict_files(detector, [folder], pictures=tmp_path / "read")
+    for file in (tmp_path / "held").iterdir():
+        assert file.read_bytes() == (tmp_path / "read" / file.name).read_bytes()
+
+
+def test_large_photographs_among_others(
+    detector: Detector, dataset: DetectionDataset, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    tifffile = pytest.importorskip("tifffile")
+    for i in (1, 3):  # in tiles of 200 pixels, each is one tile
+        file = folder / f"image{i}.png"
+        tifffile.imwrite(file.with_suffix(".tif"), np.asarray(Image.open(file)), compression="deflate", rowsperstrip=9)
+        file.unlink()
+    damaged = folder / "image3.tif"
+    expected = tmp_path / "whole.json"
+    predict_files(detector, [folder], tile=200, json_file=expected, pictures=tmp_path / "whole")
+    rows = json.loads(expected.read_text())
+    with monkeypatch.context() as patch:
+        patch.setattr("mimicdet.data.decode.MAX_PIXELS", 6000)
+        with pytest.raises(UserError, match="over the limit"):
+            read_image(damaged)
+    monkeypatch.setattr("mimicdet.data.photograph.MAX_PIXELS", 6000)
+    found = tmp_path / "parts.json"
+    predict_files(detector, [folder], tile=200, json_file=found, pictures=tmp_path / "parts")
+    assert json.loads(found.read_text()) == rows
+    assert len(list((tmp_path / "parts").iterdir())) == 5
+    damaged.write_bytes(damaged.read_bytes()[:-150])
+    summary = predict_files(detector, [folder], tile=200, json_file=found)
+    assert summary.images == 4
+    assert "image3.tif: the image is truncated" in str(summary.complaint())
+    assert json.loads(found.read_text()) == [row for row in rows if not row["file_name"].endswith("image3.tif")]

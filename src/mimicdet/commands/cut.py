@@ -37,7 +37,7 @@ class Cut(DataOptions):
         from mimicdet.data.cut import cut_datasets
         from mimicdet.data.splits import available_splits
 
-        datasets = {split: self.load(self.data, split) for split in available_splits(self.data)}
+        datasets = {split: self.load(self.data, split, large=True) for split in available_splits(self.data)}
         form: dict[str, Any] = {"tile": self.tile, "overlap": self.overlap, "hold_back": self.hold_back}
         print("\n".join(cut_datasets(datasets, self.out, **form, progress=sys.stderr.isatty()).lines()))
         return 0

@@ -54,7 +54,7 @@ class Eval(DataOptions):
         if self.limit is not None and self.limit <= 10:
             raise UserError(f"mimicdet eval: --limit must be more than 10, not {self.limit}")
         require_own_file(self.json, self.data, self.model)
-        dataset = self.load(self.data, self.split)
+        dataset = self.load(self.data, self.split, large=self.tile is not None)
         # torch and all: not before the data are found to be good
         from mimicdet.api import evaluate
         from mimicdet.inference.coco_metrics import COCO_LIMITS

@@ -32,11 +32,11 @@ class DataOptions:
     voc_one_based: Annotated[bool, Field(description=_ONE_BASED)] = False
     outside: Annotated[bool, Field(description=_OUTSIDE)] = False
 
-    def load(self, data: Path, split: str, *, annotated: bool = True) -> DetectionDataset:
+    def load(self, data: Path, split: str, *, annotated: bool = True, large: bool = False) -> DetectionDataset:
         """Returns a split of the data set, as ``load_dataset`` reads it; UserError as there."""
         from mimicdet.data.splits import load_dataset
 
-        return load_dataset(data, split, **self.reading, annotated=annotated)
+        return load_dataset(data, split, **self.reading, annotated=annotated, large=large)
 
     def check(self, data: Path, splits: Sequence[str] | None, *, images: bool) -> CheckReport:
         """Returns what ``check_dataset`` finds in the splits, all of them for None; ``images``: in every image too."""

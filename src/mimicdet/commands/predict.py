@@ -55,7 +55,8 @@ class Predict(DataOptions):
         if self.json is None and self.pictures is None:
             raise UserError("mimicdet predict: say where results go, --json FILE or --pictures FOLDER or both")
         require_own_file(self.json, *filter(None, (self.model, self.data)))
-        dataset = None if self.data is None else self.load(self.data, self.split, annotated=False)
+        reading: dict[str, Any] = {"annotated": False, "large": self.tile is not None}
+        dataset = None if self.data is None else self.load(self.data, self.split, **reading)
         from mimicdet.predict import Detector, files_left_out, predict_files  # torch: not before the data are good
 
         detector = Detector.from_pretrained(self.model, self.device, trust=self.trust)
@@ -66,6 +67,8 @@ class Predict(DataOptions):
         summary = predict_files(detector, self.sources, json_file=self.json, **drawn, **tiles, progress=shown)
         places = " and ".join(str(place) for place in (self.json, self.pictures) if place is not None)
         print(message(f"{summary.detections} detections in {summary.images} images: {places}"))
+        if summary.own_pictures:
+            print(f"left out, because mimicdet drew them: {summary.own_pictures} pictures")
         if left_out := files_left_out(self.sources):
             endings = ", ".join(map(one_line, sorted({file.suffix.lower() or file.name for file in left_out})[:10]))
             files = "1 file" if len(left_out) == 1 else f"{len(left_out)} files"

@@ -4,7 +4,17 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from mimicdet.config.section import Count, Fraction, Natural, NotNegative, Positive, Section, require_consecutive
+from mimicdet.config.section import (
+    Count,
+    Fraction,
+    Natural,
+    NotNegative,
+    Positive,
+    Section,
+    Side,
+    Workers,
+    require_consecutive,
+)
 
 FAMILY = Field(
     description="The family of detectors decides which other settings there are. `mimicdet` is the paper's; "
@@ -46,11 +56,11 @@ class TrunkSettings(Section):
 class DataSettings(Section):
     """Images are read and varied for training as these settings say."""
 
-    shorter_side: tuple[Count, ...] = (800,)
+    shorter_side: tuple[Side, ...] = (800,)
     """Images are resized to this shorter side, in pixels; one of several is drawn for each image (multi-scale)."""
     shorter_side_sampling: Literal["choice", "range"] = "choice"
     """The shorter side is one of `shorter_side`, or any whole number between its smallest and largest (`range`)."""
-    longer_side: Count = 1333
+    longer_side: Side = 1333
     """The longer side is at most this many pixels; the shorter one shrinks along."""
     scale_jitter: tuple[Positive, Positive] = (1.0, 1.0)
     """Images are zoomed by a random factor in this range, then cropped or padded back."""
@@ -69,7 +79,7 @@ class DataSettings(Section):
     """A larger share of faulty boxes than this stops training (see `mimicdet check`)."""
     voc_one_based: bool = False
     """VOC coordinates count pixels from 1 (the original PASCAL VOC) instead of 0 (labelImg and most tools)."""
-    workers: Natural = 2
+    workers: Workers = 2
     """This many processes read images; the result never depends on it."""
 
     @field_validator("scale_jitter")
@@ -151,7 +161,6 @@ class TrainSettings(Section):
     """Two runs with the same seed, data and settings are the same run."""
 
 
-Side = Annotated[int, Field(ge=1, le=65535)]  # of the largest JPEG file
 Most = Annotated[int, Field(ge=1, le=1_000_000)]
 
 

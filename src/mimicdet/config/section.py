@@ -9,6 +9,8 @@ Share = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+Side = Annotated[int, Field(ge=1, le=65535)]  # of the largest JPEG file
+Workers = Annotated[int, Field(ge=0, le=1024)]
 Natural = Annotated[int, Field(ge=0)]
 
 COARSEST = 12

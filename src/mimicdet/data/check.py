@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mimicdet.arguments import checked
 from mimicdet.data.dataset import Category, DetectionDataset, fingerprint
 from mimicdet.data.faults import FaultKind, FaultLog
 from mimicdet.data.plausible import odd_boxes
@@ -92,6 +93,7 @@ class CheckReport:
         return {kind.key: counts[kind] for kind in FaultKind if kind.stops == stops and counts[kind]}
 
 
+@checked()
 def check_dataset(
     path: str | Path,
     *,

@@ -23,6 +23,7 @@ from typing import Literal
 
 from tqdm import tqdm
 
+from mimicdet.arguments import checked
 from mimicdet.data.dataset import DetectionDataset
 from mimicdet.data.decode import IMAGE_SUFFIXES
 from mimicdet.data.formats import coco, voc, yolo
@@ -53,6 +54,7 @@ class Conversion:
         return lines
 
 
+@checked()
 def convert_dataset(
     path: str | Path,
     out: str | Path,

@@ -11,9 +11,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from mimicdet.arguments import checked
 from mimicdet.data.dataset import DetectionDataset, ImageRecord
-from mimicdet.data.decode import read_image
 from mimicdet.data.formats import coco
+from mimicdet.data.photograph import Photograph
 from mimicdet.data.tiles import Window, tile_windows
 from mimicdet.errors import UserError, message, one_line
 from mimicdet.files import fitting_name, new_folder
@@ -57,6 +58,7 @@ class CutDataset:
         return lines
 
 
+@checked()
 def cut_datasets(
     datasets: Mapping[str, DetectionDataset],
     out: str | Path,
@@ -158,12 +160,14 @@ def _write_split(
     tiles: list[ImageRecord] = []
     images = tqdm(dataset.images, desc=f"cut {one_line(split)}", unit="image", disable=not progress, leave=False)
     for number, (record, places) in enumerate(zip(images, windows, strict=True)):
-        pixels = read_image(record.file)
+        photograph = Photograph(record.file)
         for x1, y1, x2, y2 in places:
             # The number: files of different folders
             name = fitting_name(f"{number:05}-", record.file.stem, f"-x{x1}-y{y1}.png")
-            Image.fromarray(pixels[y1:y2, x1:x2]).save(folder / split / name, compress_level=1)
+            pixels = photograph.window((x1, y1, x2, y2))
+            Image.fromarray(pixels).save(folder / split / name, compress_level=1)
             tiles.append(_cropped(record, (x1, y1, x2, y2), len(tiles) + 1, Path(name)))
+        del photograph, pixels  # before the next is read
     result = replace(dataset, root=folder, split=split, format="coco", images=tuple(tiles))
     coco.write(folder, {split: result})
     return result

@@ -14,11 +14,13 @@ all speak of the image as a viewer shows it.
 """
 
 import os
+import stat
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -26,6 +28,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 from tqdm import tqdm
 
+from mimicdet.data.budget import PixelBudget
 from mimicdet.data.folders import walk_files
 from mimicdet.errors import UserError, one_line
 
@@ -51,10 +54,35 @@ _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000
 REDUCTIONS = (8, 4, 2, 1)
 """Divisors of its sides by which a JPEG file can be decoded."""
 
-_TURN = Image.Transpose
-_UPRIGHT = {2: _TURN.FLIP_LEFT_RIGHT, 3: _TURN.ROTATE_180, 4: _TURN.FLIP_TOP_BOTTOM, 5: _TURN.TRANSPOSE}
-_UPRIGHT |= {6: _TURN.ROTATE_270, 7: _TURN.TRANSVERSE, 8: _TURN.ROTATE_90}
-"""How to turn an image upright, by its orientation as EXIF numbers it."""
+_AS_STORED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    1: lambda upright: upright,
+    2: lambda upright: upright[:, ::-1],
+    3: lambda upright: upright[::-1, ::-1],
+    4: lambda upright: upright[::-1],
+    5: lambda upright: upright.swapaxes(0, 1),
+    6: np.rot90,
+    7: lambda upright: upright[::-1, ::-1].swapaxes(0, 1),
+    8: lambda upright: np.rot90(upright, -1),
+}
+"""How upright pixels (h, w, 3) are viewed in the order of the file, by its orientation as EXIF numbers it."""
+
+_STRIP = 4_000_000
+"""So many pixels are converted at once: the copies that it takes are small."""
+
+_budget = PixelBudget(MAX_PIXELS)
+
+# Pillow's blocks of 16 MiB stay with the thread that freed them; glibc gives those above 32 MiB back at once
+Image.core.set_block_size(64 * 2**20)
+
+
+def share_budget(limit: int, alone: AbstractContextManager) -> None:
+    """Gives this process, one of several that read images, its share of the budget; see ``PixelBudget``."""
+    global _budget
+    _budget = PixelBudget(limit, alone)
+
+
+_WARNED = 89_000_000
+"""Just below the number of pixels from which Pillow warns."""
 
 # warnings.catch_warnings() swaps a list that all threads share, so only one thread at a time may do it.
 _warnings_lock = threading.Lock()
@@ -66,8 +94,8 @@ class PixelRangeError(ValueError):
 
 def read_image(file: Path) -> np.ndarray:
     """Returns upright pixels (h, w, 3) uint8 RGB; UserError if missing, truncated, damaged, no image or too large."""
-    with _opened(file) as image:
-        return to_rgb(image)
+    with _opened(file) as image, _budget.taken(image.width * image.height):
+        return _emptied(image)
 
 
 def read_reduced(file: Path, reduction: int) -> tuple[np.ndarray, tuple[int, int], int]:
@@ -86,7 +114,16 @@ def read_reduced(file: Path, reduction: int) -> tuple[np.ndarray, tuple[int, int
         if reduction > 1:
             width, height = image.size
             image.draft(image.mode, (max(width // reduction, 1), max(height // reduction, 1)))
-        return to_rgb(image), size, reduction
+        with _budget.taken(image.width * image.height):
+            return _emptied(image), size, reduction
+
+
+def _emptied(image: Image.Image) -> np.ndarray:
+    """Returns an image's pixels as ``to_rgb`` does, and frees Pillow's copy of them before others are decoded."""
+    try:
+        return to_rgb(image)
+    finally:
+        image.close()
 
 
 def image_size(file: Path) -> tuple[int, int]:
@@ -95,23 +132,57 @@ def image_size(file: Path) -> tuple[int, int]:
         return _upright_size(image)
 
 
+def _decoded_size(file: Path) -> tuple[int, int]:
+    """Returns ``image_size`` of a file that ``read_image`` would read; keeps none of its pixels."""
+    with _opened(file) as image, _budget.taken(image.width * image.height):
+        size = _upright_size(image)
+        try:
+            deque(_strips(image), maxlen=0)
+        finally:
+            image.close()
+        return size
+
+
 def to_rgb(image: Image.Image) -> np.ndarray:
     """Returns upright pixels (h, w, 3) uint8 RGB, by the rules at the top; PixelRangeError if they have no range."""
-    turn = _UPRIGHT.get(orientation(image))  # before load(), which makes TIFFs upright and drops their tag
-    image.load()
-    if turn is not None:
-        image = image.transpose(turn)
+    turn = orientation(image)  # before load(), which makes TIFFs upright and drops their tag
+    upright = stored = None
+    for top, strip in _strips(image):
+        if upright is None:
+            width, height = image.size
+            upright = np.empty((width, height, 3) if turn >= 5 else (height, width, 3), np.uint8)
+            stored = _AS_STORED[turn](upright)  # (height, width, 3)
+        assert stored is not None
+        stored[top : top + strip.height] = np.asarray(strip)
+    assert upright is not None
+    return upright
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """Decodes an image; yields it as RGB in strips, each with its first row, as it is stored."""
+    with _large_allowed(image.width * image.height):
+        image.load()
+    width, height = image.size
+    if not width * height:
+        raise PixelRangeError("it has no pixels")
     if image.mode == "F":
         raise PixelRangeError("its pixels are 32-bit floats, which have no fixed range; save it with 8 or 16 bits")
+    rows = max(_STRIP // width, 1)
+    for top in range(0, height, rows):
+        yield top, _strip_to_rgb(image if rows >= height else image.crop((0, top, width, min(top + rows, height))))
+
+
+def _strip_to_rgb(image: Image.Image) -> Image.Image:
+    """Converts a part of an image, pixel by pixel."""
     if image.mode == "I" or image.mode.startswith("I;16"):
         values = np.asarray(image)
-        if values.dtype.itemsize > 2 and values.size and (values.min() < 0 or values.max() > 65535):
+        if values.dtype.itemsize > 2 and (values.min() < 0 or values.max() > 65535):
             raise PixelRangeError("its pixels are integers over 65535; save it with 8 or 16 bits")
         image = Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
     if image.has_transparency_data:
-        layer = image.convert("RGBA")
+        layer = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, (255, 255, 255, 255)), layer)
-    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def orientation(image: Image.Image) -> int:
@@ -123,7 +194,7 @@ def orientation(image: Image.Image) -> int:
         tag = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
     except Exception:  # a damaged EXIF block raises whatever its parser trips over; the pixels may be fine
         return 1
-    return tag if tag in _UPRIGHT else 1
+    return tag if tag in _AS_STORED else 1
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
@@ -131,12 +202,12 @@ def _upright_size(image: Image.Image) -> tuple[int, int]:
     return (width, height) if orientation(image) >= 5 else (height, width)
 
 
+_CUT = "detect in it with --tile, or cut it into tiles with `mimicdet cut`, which both read TIFF files in parts"
 _PROBLEMS: dict[type[Exception], str] = {
     FileNotFoundError: "there is no such image file; restore it or correct the path",
     IsADirectoryError: "is a folder, not an image file; correct the path",
     PermissionError: "the image may not be read; change the file's permissions",
-    Image.DecompressionBombError: "the image has more pixels than Pillow agrees to open (its guard against "
-    "decompression bombs); cut it into tiles",
+    Image.DecompressionBombError: f"the image has more pixels than {MAX_PIXELS:,}, which is the limit; {_CUT}",
     UnidentifiedImageError: "is not an image in a format that can be read (JPEG, PNG, TIFF, WebP, BMP, GIF, PPM, "
     "JPEG 2000, AVIF); convert it, or copy it again if it was damaged",
 }
@@ -149,20 +220,31 @@ def _formats() -> tuple[str, ...]:
 
 
 @contextmanager
+def _large_allowed(pixels: int = MAX_PIXELS) -> Iterator[None]:
+    """Silences Pillow's warning, which comes from half its limit on; up to ``MAX_PIXELS`` that is no fault here."""
+    if pixels <= _WARNED:
+        yield
+        return
+    with _warnings_lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
+
+
+@contextmanager
 def _opened(file: Path) -> Iterator[Image.Image]:
     """Opens a file with Pillow and checks its size; whatever goes wrong inside becomes a UserError."""
     try:
+        if is_special(file):
+            raise UserError(f"{file}: is a pipe, a socket or a device, not an image file; correct the path")
         with open(file, "rb") as stream:
             stream.peek(1)  # wait for a slow disk outside the lock
-            with _warnings_lock, warnings.catch_warnings():
-                # Pillow warns from half its limit on; up to MAX_PIXELS that is no fault here.
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with _large_allowed():
                 image = Image.open(stream, formats=_formats())
             with image:
                 width, height = image.size
                 if width * height > MAX_PIXELS:
                     problem = f"the image is {width} x {height} pixels, over the limit of {MAX_PIXELS:,} pixels"
-                    raise UserError(f"{file}: {problem}; cut it into tiles")
+                    raise UserError(f"{file}: {problem}; {_CUT}")
                 yield image
     except (UserError, MemoryError):
         raise
@@ -172,6 +254,15 @@ def _opened(file: Path) -> Iterator[Image.Image]:
         known = {**_PROBLEMS, PixelRangeError: str(error)}
         problem = next((text for kind, text in known.items() if isinstance(error, kind)), damaged)
         raise UserError(f"{file}: {problem}") from None
+
+
+def is_special(file: str | Path) -> bool:
+    """Says whether a file is a pipe, a socket or a device, which to read may take for ever."""
+    try:
+        mode = os.stat(file).st_mode
+    except (OSError, ValueError):  # whoever opens it says what is wrong
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def list_images(folder: Path) -> list[Path]:
@@ -185,7 +276,8 @@ def images_among(files: Iterable[Path]) -> tuple[list[Path], list[Path]]:
     others: list[Path] = []
     for file in files:
         if (suffix := file.suffix.lower()) in IMAGE_SUFFIXES:
-            images.append(file)
+            if not is_special(file):
+                images.append(file)
         elif suffix not in _NO_IMAGES:
             others.append(file)
     return images, others
@@ -209,19 +301,24 @@ def _joined(folder: Path, name: str) -> str:
 
 
 def inspect_images(
-    files: Sequence[Path], *, decode: bool, progress: bool, label: str
+    files: Sequence[Path],
+    *,
+    decode: bool,
+    progress: bool,
+    label: str,
+    size: Callable[[Path], tuple[int, int]] | None = None,
 ) -> list[tuple[int, int] | UserError]:
     """Returns height and width of each upright image, or the UserError that says why it cannot be read.
 
     A pool of threads reads them, with ``progress`` as a bar; to ``decode`` the pixels too finds truncated files.
+    ``size`` reads the headers; None is ``image_size``.
     """
 
     def inspect(file: Path) -> tuple[int, int] | UserError:
         try:
             if not decode:
-                return image_size(file)
-            height, width, _ = read_image(file).shape
-            return height, width
+                return (size or image_size)(file)
+            return _decoded_size(file)
         except UserError as error:
             return error
 

@@ -6,12 +6,15 @@ the number of workers, 0 included, changes no byte of it.
 
 import multiprocessing
 import os
+import re
 import signal
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import BaseContext
 from pathlib import Path
@@ -24,8 +27,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from mimicdet.data.batch import Batch, Sample, collate
 from mimicdet.data.dataset import DetectionDataset, ImageRecord
-from mimicdet.data.decode import REDUCTIONS, read_reduced
+from mimicdet.data.decode import MAX_PIXELS, REDUCTIONS, read_reduced, share_budget
 from mimicdet.data.order import image_seed, sampling_seed
+from mimicdet.data.photograph import Photograph
 from mimicdet.data.tiles import Tiles, Window
 from mimicdet.data.transform import TrainTransform, resize_for_inference
 from mimicdet.errors import UserError
@@ -63,12 +67,17 @@ def _read(record: ImageRecord, scale: float = 1.0) -> tuple[np.ndarray, int]:
     Returns the pixels, and by what its sides are divided; UserError if it is not of the size that its boxes belong to.
     """
     reduction = next((r for r in REDUCTIONS if r * scale <= 1), 1)
-    image, (height, width), reduction = read_reduced(record.file, reduction)
-    if (height, width) != record.size:
+    image, size, reduction = read_reduced(record.file, reduction)
+    _require_size(record, size)
+    return image, reduction
+
+
+def _require_size(record: ImageRecord, size: tuple[int, int]) -> None:
+    if size != record.size:
+        height, width = size
         problem = f"the image is {width} x {height} pixels but its record says {record.width} x {record.height}"
         way_out = "correct the record (`mimicdet check` lists them all), and change no files during a run"
         raise UserError(f"{record.file}: {problem}; {way_out}")
-    return image, reduction
 
 
 class TrainData(Dataset[Sample]):
@@ -103,7 +112,7 @@ class EvalData(Dataset[Sample]):
     def __init__(self, dataset: DetectionDataset, *, shorter_side: int, longer_side: int) -> None:
         self.records = _Records(dataset.images)
         self.sides = shorter_side, longer_side
-        self._last: tuple[int, np.ndarray] | None = None  # the tiles of an image come one after the other
+        self._last: tuple[int, Photograph] | None = None  # the tiles of an image come one after the other
 
     def __getitem__(self, key: tuple[int, Window | None]) -> Sample:
         index, window = key
@@ -112,9 +121,10 @@ class EvalData(Dataset[Sample]):
             pixels = _read(record)[0]
         else:
             if self._last is None or self._last[0] != index:
-                self._last = index, _read(record)[0]
-            x1, y1, x2, y2 = window
-            pixels = self._last[1][y1:y2, x1:x2]
+                self._last = None  # before the next is read
+                self._last = index, Photograph(record.file)
+                _require_size(record, self._last[1].size)
+            pixels = self._last[1].window(window)
         image, (height, width, _) = resize_for_inference(pixels, *self.sides), pixels.shape
         return Sample.without_targets(image, record.id, str(record.file), (height, width))
 
@@ -135,7 +145,7 @@ class TrainLoader:
     def epoch(self, epoch: int, batches: Sequence[Sequence[int]], *, start_batch: int = 0) -> Iterator[Batch]:
         """Yields batches of indices ``batches[start_batch:]``, one epoch at a time; UserError: an unreadable image."""
         self._keys[:] = [[(epoch, index) for index in batch] for batch in batches[start_batch:]]
-        return map(_open, self._loader)
+        return _opened(iter(self._loader))
 
 
 class EvalLoader:
@@ -176,7 +186,7 @@ class EvalLoader:
         return len(self._keys)
 
     def __iter__(self) -> Iterator[Batch]:
-        return self._read_ahead() if self._loader is None else map(_open, self._loader)
+        return self._read_ahead() if self._loader is None else _opened(iter(self._loader))
 
     def _read_ahead(self) -> Iterator[Batch]:
         """Without workers: the next batches are read in a thread while the detector works."""
@@ -242,6 +252,21 @@ class _BatchData(Dataset[Any]):
             torch.set_num_threads(threads)
 
 
+def _opened(items: Iterator[Any]) -> Iterator[Batch]:
+    try:
+        yield from map(_open, items)
+    except (RuntimeError, OSError, EOFError) as error:
+        # The data loader has no error of its own for it, and what a dead worker has sent cannot be fetched from it.
+        # An error in a living worker names the worker.
+        died = re.match(r"DataLoader worker \(pid|Pin memory thread exited", str(error)) or not isinstance(
+            error, RuntimeError
+        )
+        if not died or "in DataLoader worker process" in str(error):
+            raise
+        problem = "a process that reads images has ended before its time, killed perhaps for lack of memory"
+        raise UserError(f"{problem}; lower data.workers, and continue a training with --resume") from None
+
+
 def _open(item: _Parcel | Batch | UserError) -> Batch:
     if isinstance(item, UserError):
         try:
@@ -254,8 +279,11 @@ def _open(item: _Parcel | Batch | UserError) -> Batch:
 
 
 def _data_loader(data: _BatchData, keys: list[Any], workers: int, pin: bool, persistent: bool = False) -> DataLoader:
-    how: dict[str, Any] = {"num_workers": workers, "multiprocessing_context": _start_method() if workers else None}
-    how |= {"worker_init_fn": _depend_on_main_process_alone, "persistent_workers": persistent, "pin_memory": pin}
+    how: dict[str, Any] = {"num_workers": workers, "persistent_workers": persistent, "pin_memory": pin}
+    if workers:
+        context = _start_method()
+        begin = partial(_begin, pixels=MAX_PIXELS // workers, alone=context.Lock())
+        how |= {"multiprocessing_context": context, "worker_init_fn": begin}
     how |= {"sampler": keys, "batch_size": None}  # the keys are read anew by every epoch
     return DataLoader(data, generator=torch.Generator(), **how)  # else every epoch would draw from the global one
 
@@ -263,7 +291,12 @@ def _data_loader(data: _BatchData, keys: list[Any], workers: int, pin: bool, per
 _GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def _depend_on_main_process_alone(worker: int) -> None:
+def _begin(worker: int, *, pixels: int, alone: AbstractContextManager) -> None:
+    share_budget(pixels, alone)
+    _depend_on_main_process_alone()
+
+
+def _depend_on_main_process_alone() -> None:
     """Ends this worker when the training process is killed, and not before.
 
     Ctrl-C and torchrun send their signal to all processes of a group: training wants to finish its step and write

@@ -4,13 +4,16 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from mimicdet.arguments import checked
 from mimicdet.data.clean import clean
 from mimicdet.data.dataset import DetectionDataset, compare_categories
 from mimicdet.data.decode import inspect_images
 from mimicdet.data.faults import FaultKind, FaultLog
 from mimicdet.data.formats import coco, voc, yolo
 from mimicdet.data.inside import log_outside_files, log_outside_folders
+from mimicdet.data.photograph import photograph_size
 from mimicdet.data.raw import SplitSources
 from mimicdet.data.split_names import resolve_split
 from mimicdet.errors import UserError
@@ -38,11 +41,13 @@ def find_splits(path: str | Path) -> SplitSources:
     return SplitSources(path, *found.popitem())
 
 
+@checked()
 def available_splits(path: str | Path) -> tuple[str, ...]:
     """Returns the names of a data set's splits as its files have them: train first, then val or valid, then test."""
     return tuple(find_splits(path).splits)
 
 
+@checked()
 def load_dataset(
     path: str | Path,
     split: str = "train",
@@ -51,6 +56,7 @@ def load_dataset(
     voc_one_based: bool = False,
     outside: bool = False,
     annotated: bool = True,
+    large: bool = False,
 ) -> DetectionDataset:
     """Reads one split of a data set in COCO, YOLO or PASCAL VOC format, told apart by looking.
 
@@ -73,13 +79,14 @@ def load_dataset(
         voc_one_based: the VOC files count pixels from 1.
         outside: read files outside the data set's folder too, where annotations name such (see `mimicdet.data.inside`).
         annotated: False takes a COCO file that lists images without annotations, such as `image_info_test-dev2017`.
+        large: images of more than 175 million pixels are taken too, which can be cut and evaluated in tiles alone.
 
     Raises:
         UserError: the data cannot be read, or is unfit for training; it names the first such fault.
     """
     sources = find_splits(path)
     how = {"voc_one_based": voc_one_based, "outside": outside, "annotated": annotated}
-    how |= {"decode": False, "progress": False}
+    how |= {"decode": False, "progress": False, "large": large}
     parts = []
     for name in resolve_split(split, sources.splits, sources.root):
         dataset, log = read_split(sources, name, max_faulty_boxes=max_faulty_boxes, **how)
@@ -99,6 +106,7 @@ def read_split(
     decode: bool,
     progress: bool,
     annotated: bool = True,
+    large: bool = False,
 ) -> tuple[DetectionDataset | None, FaultLog]:
     """Reads one split, clean (None where the annotations cannot be read at all), and everything that is wrong with it.
 
@@ -127,7 +135,8 @@ def read_split(
         return None, log  # not even the images' headers are read
     if not raw.images and not log.count_errors():
         log.add(FaultKind.NO_IMAGES, source.annotations, "", f"split {split} has no images; add some")
-    found = inspect_images([image.file for image in raw.images], decode=decode, progress=progress, label=split)
+    how: Any = {"decode": decode, "progress": progress, "size": photograph_size if large else None}
+    found = inspect_images([image.file for image in raw.images], **how, label=split)
     return clean(raw, found, log, max_faulty_boxes=max_faulty_boxes), log
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import NamedTuple
 
 import torch
@@ -22,6 +23,8 @@ _COVERED = 0.7
 """A cut box goes when this share of it lies inside a larger one from another tile."""
 _SCORE_RATIO = 0.5
 """It goes only when the larger box has at least this multiple of its score."""
+_MOST_TILES = 1_000_000
+"""An image is cut into this many tiles at most."""
 _ROWS = 512
 """So many boxes are compared with all others at once, which bounds the memory."""
 
@@ -39,11 +42,11 @@ class Tiles(NamedTuple):
 
 def tiles_of(tile: int | None, overlap: float) -> Tiles | None:
     """Returns how a user's options cut images, None where ``tile`` is; UserError where they are out of range."""
-    if tile is not None and tile < 1:
-        raise UserError(f"tile must be a side in pixels from 1 up, not {tile}")
-    if not 0 <= overlap < 1:
-        raise UserError(f"overlap must be a share of the tile from 0 to below 1, not {overlap}")
-    return None if tile is None else Tiles(tile, overlap)
+    if tile is not None and (not isinstance(tile, Integral) or isinstance(tile, bool) or tile < 1):
+        raise UserError(f"tile must be a side in pixels from 1 up, not {tile!r}")
+    if not isinstance(overlap, Real) or not 0 <= overlap < 1:
+        raise UserError(f"overlap must be a share of the tile from 0 to below 1, not {overlap!r}")
+    return None if tile is None else Tiles(int(tile), float(overlap))
 
 
 def tile_windows(height: int, width: int, tile: int, overlap: float = 0.25) -> list[Window]:
@@ -55,6 +58,10 @@ def tile_windows(height: int, width: int, tile: int, overlap: float = 0.25) -> l
     if tile < 1 or not 0 <= overlap < 1:
         raise ValueError(f"tile must be at least 1 and overlap in 0..1, not {tile} and {overlap}")
     stride = max(1, math.floor(tile * (1 - overlap)))
+    number = math.prod(math.ceil(max(side - tile, 0) / stride) + 1 for side in (height, width))
+    if number > _MOST_TILES:
+        size = f"an image of {width} x {height} pixels"
+        raise UserError(f"{size} would be cut into {number:,} tiles; give a larger --tile or a smaller --overlap")
     rows, columns = _starts(height, tile, stride), _starts(width, tile, stride)
     return [(x, y, min(x + tile, width), min(y + tile, height)) for y in rows for x in columns]
 

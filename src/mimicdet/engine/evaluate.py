@@ -1,7 +1,6 @@
 """What a run evaluates: its teachers before it begins, its weights as they learn, and in pictures what it ends with."""
 
 import dataclasses
-import io
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -27,7 +26,8 @@ from mimicdet.inference.detect import detect
 from mimicdet.inference.fold import FoldedModel, fold_detector
 from mimicdet.models.detector import DIVISOR, DetectionModel
 from mimicdet.report.curves import draw_curves
-from mimicdet.report.draw import draw_boxes
+from mimicdet.report.draw import draw_boxes, encoded
+from mimicdet.report.fonts import numbered_names
 from mimicdet.report.table import points
 from mimicdet.teachers.teacher import UNKNOWN, Teacher
 from mimicdet.weights.folder import save_model
@@ -190,8 +190,13 @@ def _draw(run: Run, dataset: DetectionDataset, found: list[dict[str, Any]]) -> l
         truth: Any = {"truth_boxes": record.boxes[~record.crowd], "truth_labels": record.labels[~record.crowd]}
         image, names = read_image(record.file), dataset.class_names
         picture = draw_boxes(image, boxes, labels, class_names=names, scores=scores, **truth)
-        buffer = io.BytesIO()
-        picture.save(buffer, format="png")
-        replace_file(run.folder.pictures / fitting_name(f"{number:02}-", record.file.stem, ".png"), buffer.getvalue())
+        name = fitting_name(f"{number:02}-", record.file.stem, ".png")
+        replace_file(run.folder.pictures / name, encoded(picture, "PNG"))
 
-    return failures_of(*(partial(draw, number, record) for number, record in enumerate(dataset.images, start=1)))
+    def number_classes() -> None:
+        if numbered := numbered_names(dataset.class_names):
+            make_folder(run.folder.pictures)
+            replace_file(run.folder.pictures / "classes.txt", numbered.encode(errors="backslashreplace"))
+
+    drawings = (partial(draw, number, record) for number, record in enumerate(dataset.images, start=1))
+    return failures_of(*drawings, number_classes)

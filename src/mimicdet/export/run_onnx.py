@@ -13,13 +13,16 @@ From Python:
 from __future__ import annotations
 
 import json
+import os
+import stat
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 VIEWS = {
     "none": ((False, False),),
@@ -27,6 +30,14 @@ VIEWS = {
     "all": ((False, False), (True, False), (False, True), (True, True)),
 }
 """The views of the image by the setting ``flips``: is it mirrored left-right, and top-bottom?"""
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
+"""The formats that are read."""
+MAX_PIXELS = 175_000_000
+"""Images with more pixels are refused."""
+_TURN = Image.Transpose
+TURNS = {2: _TURN.FLIP_LEFT_RIGHT, 3: _TURN.ROTATE_180, 4: _TURN.FLIP_TOP_BOTTOM, 5: _TURN.TRANSPOSE}
+TURNS |= {6: _TURN.ROTATE_270, 7: _TURN.TRANSVERSE, 8: _TURN.ROTATE_90}
+"""How to turn an image upright, by its orientation as EXIF numbers it."""
 SETTINGS = ("flips", "longer_side", "max_detections", "nms_iou", "score_threshold", "shorter_side")
 """The settings of inference that the description must hold."""
 
@@ -143,12 +154,54 @@ def _pixels(image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
             raise ValueError(f"an array must be (h, w, 3) uint8, not {image.shape} {image.dtype}")
         return image
     if isinstance(image, Image.Image):
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        return _upright(image)
     try:
-        with Image.open(image) as opened:
-            return _pixels(opened)
+        mode = os.stat(image).st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise ValueError("it is a pipe, a socket or a device")
+        Image.init()
+        with open(image, "rb") as stream, warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(stream, formats=[name for name in FORMATS if name in Image.OPEN]) as opened:
+                if opened.width * opened.height > MAX_PIXELS:
+                    raise ValueError(f"it is {opened.width} x {opened.height} pixels, over {MAX_PIXELS:,}")
+                return _upright(opened)
     except Exception as error:  # whatever a damaged file provokes in Pillow
         raise UnusableFileError(f"{image} cannot be read ({_reason(error)}); name a photograph") from error
+
+
+def _upright(image: Image.Image) -> np.ndarray:
+    """Returns upright pixels (h, w, 3) uint8 RGB as `mimicdet predict` reads them.
+
+    16 bits are scaled over their full range, transparency lies on white, and of several frames the first is taken.
+    """
+    turn = _turn(image)  # before load(), which makes TIFFs upright and drops their tag
+    image.load()
+    if not image.width * image.height:
+        raise ValueError("it has no pixels")
+    if turn is not None:
+        image = image.transpose(turn)
+    if image.mode == "F":
+        raise ValueError("its pixels are 32-bit floats, which have no fixed range; save it with 8 or 16 bits")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        values = np.asarray(image)
+        if values.dtype.itemsize > 2 and (values.min() < 0 or values.max() > 65535):
+            raise ValueError("its pixels are integers over 65535; save it with 8 or 16 bits")
+        image = Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    if image.has_transparency_data:
+        layer = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, (255, 255, 255, 255)), layer)
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    if getattr(image, "tag_v2", None) is not None:
+        return None  # Pillow turns a TIFF itself
+    try:
+        # Not image.getexif(), which decompresses a PNG in search of it
+        return TURNS.get(Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1))
+    except Exception:  # whatever a damaged block provokes; the pixels may be fine
+        return None
 
 
 def _reason(error: Exception) -> str:

@@ -17,11 +17,11 @@ from torch.utils._pytree import tree_leaves
 
 from mimicdet.config import InferenceSettings
 from mimicdet.data.batch import Batch
-from mimicdet.errors import UserError
 from mimicdet.inference.decode import Detections
 from mimicdet.inference.detect import detect
 from mimicdet.models.backbone import FrozenNorm
 from mimicdet.models.detector import DetectionModel
+from mimicdet.models.device import move_to
 
 _NORMS = (nn.BatchNorm2d, BatchNormAct2d, FrozenNorm)
 _SIDE = 64  # pixels of the image that a network is watched with
@@ -64,20 +64,6 @@ class FoldedModel:
         if kept is None or kept[0] != state:
             kept = self._fast = state, fold_detector(self.model)
         return kept[1]
-
-
-def move_to(model: nn.Module, device: torch.device | str | None) -> torch.device:
-    """Moves a model to a device such as ``cpu`` or ``cuda:1``; None is the first CUDA GPU, else the CPU.
-
-    Raises UserError when there is no such device.
-    """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        model.to(device)
-    except (RuntimeError, AssertionError) as error:  # a misspelt name, no GPU, or torch built without CUDA
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise UserError(f"device {str(device)!r} cannot be used ({reason}); choose cpu, cuda or cuda:0") from error
-    return torch.device(device)
 
 
 def fold_detector(model: DetectionModel) -> DetectionModel:

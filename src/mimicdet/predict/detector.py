@@ -5,8 +5,8 @@ N detections of an image.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import count, islice
 from os import PathLike
 from pathlib import Path
 from typing import Any, Self, TypedDict
@@ -16,19 +16,22 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mimicdet.arguments import checked
 from mimicdet.build import load_model
 from mimicdet.config import InferenceSettings, MimicDetSettings, TrunkSettings
 from mimicdet.data.batch import pad_to_batch
 from mimicdet.data.dataset import Category
-from mimicdet.data.decode import PixelRangeError, read_image, to_rgb
-from mimicdet.data.tiles import Tiles, merge_tile_detections, tiles_of
+from mimicdet.data.decode import read_image, to_rgb
+from mimicdet.data.photograph import Photograph
+from mimicdet.data.tiles import Tiles, Window, merge_tile_detections, tiles_of
 from mimicdet.data.transform import resize_for_inference
 from mimicdet.errors import UserError
 from mimicdet.export.exported_file import SUFFIXES
 from mimicdet.inference.decode import Detections
 from mimicdet.inference.detect import to_original_pixels
-from mimicdet.inference.fold import FoldedModel, move_to
+from mimicdet.inference.fold import FoldedModel
 from mimicdet.models.detector import DetectionModel
+from mimicdet.models.device import move_to
 from mimicdet.predict.exported import ExportedModel
 from mimicdet.weights.folder import save_model
 
@@ -69,6 +72,7 @@ class Detector:
         inference: sizes, thresholds and limits; the attribute of this name may be exchanged at any time.
     """
 
+    @checked(but=("settings",))
     def __init__(
         self,
         *,
@@ -77,6 +81,12 @@ class Detector:
         settings: TrunkSettings,
         inference: InferenceSettings,
     ) -> None:
+        if isinstance(model, DetectionModel) and not isinstance(settings, TrunkSettings):
+            raise UserError(f"the detector's settings must be TrunkSettings, not {type(settings).__name__}")
+        if not all(isinstance(category, Category) for category in categories):
+            raise UserError("categories must be objects of the class Category, each with an id and a name")
+        if isinstance(model, DetectionModel) and model.num_classes != len(categories):
+            raise UserError(f"a model of {model.num_classes} classes needs as many categories, not {len(categories)}")
         self._model = model
         self.runner = model if isinstance(model, ExportedModel) else FoldedModel(model.eval())
         self.categories = tuple(categories)
@@ -84,6 +94,7 @@ class Detector:
         self.inference = inference
 
     @classmethod
+    @checked()
     def from_pretrained(
         cls, folder: str | Path, device: torch.device | str | None = None, *, trust: bool = False
     ) -> Self:
@@ -107,6 +118,7 @@ class Detector:
         move_to(read.model, device)
         return cls(model=read.model, categories=read.categories, settings=read.settings, inference=read.inference)
 
+    @checked()
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes the model folder that ``from_pretrained`` reads, with the inference settings as they are now.
 
@@ -119,6 +131,7 @@ class Detector:
         settings, inference = self.settings.model_dump(mode="json"), self.inference.model_dump(mode="json")
         save_model(folder, self.model, model_settings=settings, inference=inference, categories=self.categories)
 
+    @checked()
     def to(self, device: torch.device | str) -> Self:
         """Moves the model; returns the detector itself. Raises UserError when it cannot run there."""
         self.runner.to(device)
@@ -146,6 +159,7 @@ class Detector:
         """
         return list(self.stream(images, **options))
 
+    @checked(but=("images", "tile", "overlap", "score_threshold", "nms_iou", "max_detections", "batch_size"))
     def stream(
         self,
         images: ImageLike | Iterable[ImageLike],
@@ -180,6 +194,8 @@ class Detector:
 
     def _inference_with(self, **changes: float | None) -> InferenceSettings:
         given = {key: value for key, value in changes.items() if value is not None}
+        if not isinstance(self.inference, InferenceSettings):
+            raise UserError(f"the detector's inference must be InferenceSettings, not {type(self.inference).__name__}")
         try:
             return InferenceSettings.model_validate({**self.inference.model_dump(), **given})
         except ValueError as error:  # pydantic's lists all that is wrong over several lines
@@ -193,13 +209,14 @@ class Detector:
         layouts: deque[tuple[tuple[int, int], list[tuple[int, int, int, int]]]] = deque()  # of images on their way
 
         def crops() -> Iterator[np.ndarray]:
-            for number, image in enumerate(images):
-                pixels = to_pixels(image, name=f"image {number}")
-                height, width = pixels.shape[:2]
-                windows = [(0, 0, width, height)] if tiles is None else tiles.windows(height, width)
-                layouts.append(((height, width), windows))
-                for x1, y1, x2, y2 in windows:
-                    yield pixels[y1:y2, x1:x2]
+            numbers = count()  # enumerate() would keep an image while the next is read, as would the names below
+            for image in images:
+                size, window = _in_windows(image, tiles is not None, f"image {next(numbers)}")
+                windows = [(0, 0, size[1], size[0])] if tiles is None else tiles.windows(*size)
+                layouts.append((size, windows))
+                for place in windows:
+                    yield window(place)
+                del image, window
 
         found = self._detect(crops(), inference)
         for first in found:
@@ -212,8 +229,15 @@ class Detector:
     def _detect(self, crops: Iterator[np.ndarray], inference: InferenceSettings) -> Iterator[Detections]:
         """Detections of each crop (h, w, 3) in its own pixels, float64 on the CPU, in the order of the crops."""
         batch_size = inference.batch_size
-        while chunk := list(islice(crops, batch_size * (_SORTED_BATCHES if batch_size > 1 else 1))):
-            resized = [resize_for_inference(c, inference.shorter_side, inference.longer_side) for c in chunk]
+        sides, number = (inference.shorter_side, inference.longer_side), batch_size
+        number *= _SORTED_BATCHES if batch_size > 1 else 1
+
+        def resized_crop(crop: np.ndarray) -> tuple[tuple[int, int], Tensor]:
+            return crop.shape[:2], resize_for_inference(crop, *sides)
+
+        # Each is resized at once: the crops themselves could be too large to keep
+        while chunk := list(map(resized_crop, islice(crops, number))):
+            resized = [image for _, image in chunk]
             order = sorted(range(len(chunk)), key=lambda i: resized[i].shape)
             found: dict[int, Detections] = {}
             for start in range(0, len(chunk), batch_size):
@@ -221,7 +245,7 @@ class Detector:
                 batch = pad_to_batch([resized[i] for i in members], self.runner.divisor)
                 for i, detections in zip(members, self.runner.detect(batch, inference), strict=True):
                     size = (resized[i].shape[1], resized[i].shape[2])
-                    boxes = to_original_pixels(detections.boxes.cpu(), size, chunk[i].shape[:2])
+                    boxes = to_original_pixels(detections.boxes.cpu(), size, chunk[i][0])
                     found[i] = Detections(boxes, detections.scores.cpu(), detections.labels.cpu())
             yield from (found[i] for i in range(len(chunk)))
 
@@ -247,6 +271,19 @@ def each_image(images: ImageLike | Iterable[ImageLike]) -> Iterator[ImageLike]:
         raise UserError(_unknown(images))
 
 
+def _in_windows(
+    image: ImageLike | Photograph, tiled: bool, name: str
+) -> tuple[tuple[int, int], Callable[[Window], np.ndarray]]:
+    """Returns height and width of an image, and what reads the pixels of a window."""
+    if tiled and isinstance(image, str | PathLike):
+        image = Photograph(Path(image))
+    if isinstance(image, Photograph):
+        return image.size, image.window
+    pixels = to_pixels(image, name=name)
+    height, width = pixels.shape[:2]
+    return (height, width), lambda window: pixels[window[1] : window[3], window[0] : window[2]]
+
+
 def to_pixels(image: ImageLike, *, name: str = "the image") -> np.ndarray:
     """Turns one image into an upright (h, w, 3) uint8 RGB array.
 
@@ -264,19 +301,27 @@ def to_pixels(image: ImageLike, *, name: str = "the image") -> np.ndarray:
     if isinstance(image, Image.Image):
         try:
             return to_rgb(image)
-        except (PixelRangeError, OSError) as error:
-            raise UserError(f"{name}: {error}") from error
+        except MemoryError:
+            raise
+        except Exception as error:  # Pillow raises anything for images that are closed, damaged or of a rare mode
+            raise UserError(f"{name}: {error}; hand over another form of it, such as RGB") from error
     if isinstance(image, Tensor):
         if image.ndim != 3 or image.shape[0] not in (1, 3):
             raise UserError(
                 f"{name} is a tensor of shape {tuple(image.shape)}, which must be (3, height, width) or (1, height, "
                 "width); hand over an array with the channels last as a numpy array"
             )
-        tensor = image.detach().cpu()
-        tensor = tensor.float() if tensor.is_floating_point() else tensor  # bfloat16 is unknown to numpy
-        return _array_to_pixels(tensor.numpy().transpose(1, 2, 0), name)
+        try:
+            tensor = image.detach().cpu()
+            tensor = tensor.float() if tensor.is_floating_point() else tensor  # bfloat16 is unknown to numpy
+            array = tensor.numpy().transpose(1, 2, 0)
+        except (RuntimeError, TypeError) as error:  # sparse, quantised, without values, ...
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{name} is a tensor that has no plain form ({reason}); hand over a dense one") from error
+        return _array_to_pixels(array, name)
     if isinstance(image, np.ndarray):
-        array = image[..., None] if image.ndim == 2 else image
+        array = np.asarray(image)  # np.matrix has no third dimension
+        array = array[..., None] if array.ndim == 2 else array
         if array.ndim != 3 or array.shape[2] not in (1, 3, 4):
             raise UserError(
                 f"{name} is an array of shape {image.shape}, which must be (height, width), or (height, width, "

@@ -59,7 +59,7 @@ class ExportedModel:
 
     def to(self, device: torch.device | str) -> None:
         """Raises UserError for anything but the CPU, where an exported file runs here."""
-        if torch.device(device).type != "cpu":
+        if str(device) != "cpu":
             raise UserError(f"{self.file} is an exported model, which runs on the CPU here, not on {device}")
 
     @property

@@ -1,8 +1,8 @@
 """Predicts files, folders and data sets, to COCO results and pictures with boxes: behind the ``predict`` command."""
 
 import glob
-import io
 import json
+import math
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,15 +16,23 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from mimicdet.arguments import checked
 from mimicdet.data.dataset import Category, DetectionDataset, match_classes
-from mimicdet.data.decode import IMAGE_SUFFIXES, images_among, list_images, read_image
+from mimicdet.data.decode import IMAGE_SUFFIXES, image_size, images_among, list_images, read_image
 from mimicdet.data.folders import glob_files, walk_files
+from mimicdet.data.photograph import Photograph, is_large
 from mimicdet.errors import UserError
 from mimicdet.files import failures_of, fitting_name, make_folder, replace_file, require_writable
 from mimicdet.predict.detector import Detection, Detector
-from mimicdet.report.draw import draw_boxes
+from mimicdet.report.draw import draw_boxes, encoded, is_drawn
+from mimicdet.report.fonts import numbered_names
 
-_READ_AHEAD = 4
+_READ_AHEAD, _PIXELS_AHEAD = 4, 50_000_000
+"""So many files are read ahead, if they have no more pixels together."""
+_HELD = 50_000_000
+"""So many pixels are held until boxes are drawn on them; other files are read again."""
+_LARGE_PICTURE = 8192
+"""A large photograph is drawn with a longer side of this at most."""
 _NAMED_FAILURES = 5
 
 
@@ -36,6 +44,7 @@ class PredictSummary:
     detections: int
     failures: tuple[str, ...]  # a sentence for each image that could not be read; the others were predicted and written
     unwritten: tuple[str, ...] = ()  # a sentence for each picture that could not be; what was found is in the JSON file
+    own_pictures: int = 0  # in folders and behind globs, drawn by an earlier prediction and left out
 
     def complaint(self) -> str | None:
         """Puts the failures into one sentence that names the first few; None without any."""
@@ -50,6 +59,7 @@ def _told(failures: Sequence[str], what: str) -> str:
     return f"{len(failures)} {what}: {named}" if failures else ""
 
 
+@checked()
 def predict_files(
     detector: Detector,
     sources: Sequence[str | PathLike[str]],
@@ -72,7 +82,8 @@ def predict_files(
             number the files found from 1, category ids are the model's own, unless a data set is given. A file to
             which the data set gives several ids has its rows under each.
         pictures: folder that gets a JPEG of each image with the boxes drawn, named as the image; and with the
-            objects, dashed, where a data set is given.
+            objects, dashed, where a data set is given. Class names that no font here has are drawn as numbers, which
+            ``classes.txt`` beside the pictures explains.
         dataset: its image ids and category ids are used, so that the results can be evaluated against it.
         tile, overlap, score_threshold: see ``Detector.stream``.
         picture_threshold: detections with at least this score are drawn.
@@ -85,7 +96,8 @@ def predict_files(
         UserError: a source that is not there, an image that the data set does not have, a ``json_file`` or a folder
             that cannot be written or would overwrite an image, and what ``Detector.stream`` raises.
     """
-    files, ids = _numbered(sources, dataset, pictures)
+    found = _Found(pictures)
+    files, ids = _numbered(sources, dataset, found)
     if dataset is not None:
         dataset = match_classes(dataset, detector.categories)
     categories = detector.categories if dataset is None else dataset.categories
@@ -98,53 +110,102 @@ def predict_files(
     truth = {} if dataset is None else {record.id: record for record in dataset.images}
     failures: list[str] = []
     unwritten: list[str] = []
-    read: deque[tuple[Path, np.ndarray]] = deque()
+    read: deque[tuple[Path, np.ndarray | None]] = deque()  # images on their way, with pixels to draw on
+    large: list[tuple[Path, Photograph]] = []  # the next image, where it is predicted apart
+    reads = _read_ahead(files, tiled=tile is not None)
 
     def images() -> Iterator[np.ndarray]:
-        for file, pixels in _read_ahead(files):
+        for file, pixels in reads:
             if isinstance(pixels, UserError):
                 failures.append(str(pixels))
+            elif isinstance(pixels, Photograph):
+                large.append((file, pixels))
+                return
             else:
-                read.append((file, pixels))
+                held = sum(0 if other is None else other.size // 3 for _, other in read)
+                keep = pictures is not None and held + pixels.size // 3 <= _HELD
+                read.append((file, pixels if keep else None))
                 yield pixels
+            del pixels  # before the next is read
 
-    def draw(file: Path, pixels: np.ndarray, result: Detection, classes: np.ndarray) -> None:
+    def draw(file: Path, pixels: np.ndarray | Photograph | None, result: Detection, classes: np.ndarray) -> None:
         boxes, scores = result["boxes"].numpy(), result["scores"].numpy()
+        pixels = read_image(file) if pixels is None else pixels
+        pixels, step = pixels.overview(_LARGE_PICTURE) if isinstance(pixels, Photograph) else (pixels, 1)
         objects = [truth[image_id] for image_id in ids[file] if image_id in truth]
         shown = scores >= picture_threshold
         true: dict[str, Any] = {}
         if objects:
-            true["truth_boxes"] = np.concatenate([record.boxes[~record.crowd] for record in objects])
+            true["truth_boxes"] = np.concatenate([record.boxes[~record.crowd] for record in objects]) / step
             true["truth_labels"] = np.concatenate([record.labels[~record.crowd] for record in objects])
-        class_names = [category.name for category in categories]
         picture = draw_boxes(
-            pixels, boxes[shown], classes[shown], class_names=class_names, scores=scores[shown], **true
+            pixels,
+            boxes[shown] / step,
+            classes[shown],
+            class_names=[category.name for category in categories],
+            scores=scores[shown],
+            **true,
         )
-        buffer = io.BytesIO()
         try:
-            picture.save(buffer, format="jpeg", quality=92, subsampling=0)  # chroma subsampling blurs thin lines
+            content = encoded(picture, "JPEG")
         except (OSError, ValueError) as error:  # JPEG has no sides above 65,500 pixels
             raise UserError(f"{names[file]} cannot be written as JPEG ({error}); --json gets what was found") from error
-        replace_file(names[file], buffer.getvalue())
+        replace_file(names[file], content)
 
     index = {category.id: k for k, category in enumerate(detector.categories)}
     rows: list[dict[str, Any]] = []
     count = 0
-    results = detector.stream(images(), tile=tile, overlap=overlap, score_threshold=score_threshold)
+    options: dict[str, Any] = {"tile": tile, "overlap": overlap, "score_threshold": score_threshold}
+
+    def take(file: Path, pixels: np.ndarray | Photograph | None, result: Detection) -> None:
+        nonlocal count
+        classes = np.array([index[label] for label in result["labels"].tolist()], dtype=np.int64)  # (N,)
+        for image_id in ids[file]:
+            rows.extend(_coco_rows(result, classes, categories, image_id, file))
+        if pictures is not None:
+            unwritten.extend(failures_of(partial(draw, file, pixels, result, classes)))
+        count += 1
+        bar.update(count + len(failures) - bar.n)
+
     with tqdm(total=len(files), desc="predict", unit="image", leave=False, disable=not progress) as bar:
-        for result in results:
-            file, pixels = read.popleft()
-            classes = np.array([index[label] for label in result["labels"].tolist()], dtype=np.int64)  # (N,)
-            for image_id in ids[file]:
-                rows += _coco_rows(result, classes, categories, image_id, file)
-            if pictures is not None:
-                unwritten += failures_of(partial(draw, file, pixels, result, classes))
-            count += 1
-            bar.update(count + len(failures) - bar.n)
+        while True:
+            for result in detector.stream(images(), **options):
+                take(*read.popleft(), result)
+            if not large:
+                break
+            file, photograph = large.pop()
+            try:  # its pixels are read meanwhile, and may turn out to be damaged
+                apart: Any = [photograph]
+                take(file, photograph, *detector.stream(apart, **options))
+            except UserError as error:
+                failures.append(str(error))
         bar.update(count + len(failures) - bar.n)
     if json_file is not None:
         write_results(json_file, rows)
-    return PredictSummary(images=count, detections=len(rows), failures=tuple(failures), unwritten=tuple(unwritten))
+    if pictures is not None and (numbered := numbered_names([category.name for category in categories])):
+        content = numbered.encode(errors="backslashreplace")
+        unwritten += failures_of(partial(replace_file, pictures / "classes.txt", content))
+    how_many = {"images": count, "detections": len(rows), "own_pictures": len(found.own)}
+    return PredictSummary(**how_many, failures=tuple(failures), unwritten=tuple(unwritten))
+
+
+class _Found:
+    """Collects image files by their resolved paths, in order, and apart those that an earlier prediction drew."""
+
+    def __init__(self, leave_out: Path | None) -> None:
+        self.files: dict[Path, Path] = {}
+        self.own: set[Path] = set()
+        self._leave_out = None if leave_out is None else leave_out.resolve()
+
+    def without_results(self, files: list[Path]) -> list[Path]:
+        """Returns the files less earlier results. Where nothing else is left, they were meant."""
+        if self._leave_out is not None:
+            files = [p for p in files if not p.resolve().is_relative_to(self._leave_out)] or files
+        own = {file for file in files if is_drawn(file)}
+        if len(own) == len(files):
+            return files
+        self.own |= {file.resolve() for file in own}
+        return [file for file in files if file not in own]
 
 
 def find_images(sources: Sequence[str | PathLike[str]], *, leave_out: Path | None = None) -> list[Path]:
@@ -152,13 +213,19 @@ def find_images(sources: Sequence[str | PathLike[str]], *, leave_out: Path | Non
 
     Args:
         sources: files (whatever their suffix), folders (the images in them and in their subfolders, by suffix), and
-            globs such as ``photos/**/*.jpg``. What a folder or a glob gives is in natural order: 2 before 10.
+            globs such as ``photos/**/*.jpg``. What a folder or a glob gives is in natural order: 2 before 10. Pictures
+            that mimicdet drew are not taken from there, unless there is nothing else.
         leave_out: a folder whose images are not taken from folders and globs, such as one with earlier results.
 
     Raises:
         UserError: there is no such file, or no image in a folder or behind a glob.
     """
-    found: dict[Path, Path] = {}
+    found = _Found(leave_out)
+    _find(sources, found)
+    return list(found.files.values())
+
+
+def _find(sources: Sequence[str | PathLike[str]], found: _Found) -> None:
     for source in map(str, sources):
         path = Path(source)
         if path.is_file():
@@ -170,15 +237,12 @@ def find_images(sources: Sequence[str | PathLike[str]], *, leave_out: Path | Non
                 chosen = images_among(glob_files(source))[0]
             else:
                 raise UserError(f"{source}: there is no such file or folder; correct the path, or quote a glob")
-            if leave_out is not None:
-                # Where nothing else is left, its images were meant.
-                chosen = [p for p in chosen if not p.resolve().is_relative_to(leave_out.resolve())] or chosen
+            chosen = found.without_results(chosen)
             if not chosen:
                 where = "in this folder or its subfolders" if path.is_dir() else "behind this pattern"
                 raise UserError(f"{source}: there is no image {where} (looked for {', '.join(sorted(IMAGE_SUFFIXES))})")
         for file in sorted(chosen, key=_natural):
-            found.setdefault(file.resolve(), file)
-    return list(found.values())
+            found.files.setdefault(file.resolve(), file)
 
 
 def files_left_out(sources: Sequence[str | PathLike[str]]) -> list[Path]:
@@ -198,11 +262,13 @@ def write_results(file: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def _numbered(
-    sources: Sequence[str | PathLike[str]], dataset: DetectionDataset | None, pictures: Path | None
+    sources: Sequence[str | PathLike[str]], dataset: DetectionDataset | None, found: _Found
 ) -> tuple[list[Path], dict[Path, list[int]]]:
     """Returns the files to detect in, each once, and the ids of each: several where a data set gives it several."""
+    if sources or dataset is None:
+        _find(sources, found)
     if dataset is None:
-        files = find_images(sources, leave_out=pictures)
+        files = list(found.files.values())
         if not files:
             raise UserError("there is nothing to predict; name image files, folders or globs")
         return files, {file: [number] for number, file in enumerate(files, start=1)}
@@ -212,7 +278,7 @@ def _numbered(
     if not sources:
         return list(known), known
     ids: dict[Path, list[int]] = {}
-    for file in find_images(sources, leave_out=pictures):
+    for file in found.files.values():
         if file.resolve() not in known:
             raise UserError(
                 f"{file}: is not an image of split {dataset.split!r} of {dataset.root}; leave it out, or predict "
@@ -222,28 +288,43 @@ def _numbered(
     return list(ids), ids
 
 
-def _read_ahead(files: Sequence[Path]) -> Iterator[tuple[Path, np.ndarray | UserError]]:
-    """The pixels of each file, or what is wrong with it; a few files are decoded while the detector works."""
+_Read = np.ndarray | Photograph | UserError
 
-    def read(file: Path) -> np.ndarray | UserError:
+
+def _read_ahead(files: Sequence[Path], *, tiled: bool) -> Iterator[tuple[Path, _Read]]:
+    """The pixels of each file, or what is wrong with it; a few files are decoded while the detector works.
+
+    A large photograph comes as such where images are ``tiled``.
+    """
+
+    def read(file: Path) -> _Read:
         try:
-            return read_image(file)
+            return Photograph(file) if tiled and is_large(file) else read_image(file)
         except UserError as error:
             return error
 
-    waiting: deque[tuple[Path, Future[np.ndarray | UserError]]] = deque()
+    waiting: deque[tuple[Path, int, Future[_Read]]] = deque()
+
+    def first() -> tuple[Path, _Read]:  # nothing here keeps the pixels
+        file, _, future = waiting.popleft()
+        return file, future.result()
+
     with ThreadPoolExecutor(max_workers=_READ_AHEAD, thread_name_prefix="read") as pool:
         try:
             for file in files:
-                waiting.append((file, pool.submit(read, file)))
-                if len(waiting) > _READ_AHEAD:
-                    first, future = waiting.popleft()
-                    yield first, future.result()
+                try:
+                    pixels = math.prod(image_size(file))
+                except UserError:  # reading says what is wrong
+                    pixels = 0
+                while len(waiting) > _READ_AHEAD or (
+                    waiting and sum(n for _, n, _ in waiting) + pixels > _PIXELS_AHEAD
+                ):
+                    yield first()
+                waiting.append((file, pixels, pool.submit(read, file)))
             while waiting:
-                first, future = waiting.popleft()
-                yield first, future.result()
+                yield first()
         finally:  # also when the reader stops early
-            for _, future in waiting:
+            for _, _, future in waiting:
                 future.cancel()
 
 

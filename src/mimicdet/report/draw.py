@@ -4,17 +4,20 @@ N boxes, K classes. Colours, line widths and letters follow the size of the pict
 400-pixel tile and an aerial image with hundreds of objects are both legible.
 """
 
+import io
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import product
 from pathlib import Path
+from typing import Literal
 
-import matplotlib
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
+
+from mimicdet.report.fonts import font_for, legible_names, printable
 
 Color = tuple[int, int, int]
 Rectangle = tuple[float, float, float, float]  # x1 y1 x2 y2
@@ -26,6 +29,7 @@ _WHITE, _BLACK, _PAPER, _INK = (255, 255, 255), (0, 0, 0), (250, 250, 250), (30,
 
 _SMALLEST_PICTURE = 600
 """Pictures with a longer side under this many pixels are enlarged, for letters do not shrink with the image."""
+_MARK = "drawn by mimicdet"
 _CROWDED = 40
 """From this many boxes on, captions are the score alone and no wider than their box; the legend names the colours."""
 
@@ -68,7 +72,9 @@ def draw_boxes(
         legend: add a strip below that names the colours and counts the boxes.
 
     Captions that would cover one another are shortened to the score, then left out; with very many boxes all are.
+    A name that no font here has is drawn as ``#`` and its number from 1, see ``mimicdet.report.fonts``.
     """
+    class_names = legible_names(class_names)
     scale = max(1, math.ceil(_SMALLEST_PICTURE / max(image.shape[:2])))
     picture = Image.fromarray(np.ascontiguousarray(image))
     if scale > 1:
@@ -96,6 +102,27 @@ def draw_boxes(
     return picture
 
 
+def encoded(picture: Image.Image, form: Literal["JPEG", "PNG"]) -> bytes:
+    """Returns a picture as a file's bytes, which :func:`is_drawn` knows again."""
+    buffer = io.BytesIO()
+    if form == "JPEG":  # chroma subsampling blurs thin coloured lines
+        picture.save(buffer, format="jpeg", quality=92, subsampling=0, comment=_MARK)
+    else:
+        about = PngInfo()
+        about.add_text("Comment", _MARK)
+        picture.save(buffer, format="png", pnginfo=about)
+    return buffer.getvalue()
+
+
+def is_drawn(file: Path) -> bool:
+    """Says whether a file is a picture that :func:`encoded` made."""
+    try:
+        with open(file, "rb") as stream:
+            return _MARK.encode() in stream.read(256)
+    except (OSError, ValueError):  # whoever reads it says what is wrong
+        return False
+
+
 def contact_sheet(
     pictures: Sequence[Image.Image], *, titles: Sequence[str] = (), columns: int | None = None, cell: int = 640
 ) -> Image.Image:
@@ -112,7 +139,7 @@ def contact_sheet(
     if titles and len(titles) != len(pictures):
         raise ValueError(f"{len(pictures)} pictures need as many titles, not {len(titles)}")
     columns = min(columns or min(4, math.ceil(math.sqrt(len(pictures)))), len(pictures))
-    gap, font, line_height = 16, _font(20), 34
+    gap, line_height = 16, 34
     title_height = line_height * max((title.count("\n") + 1 for title in titles), default=0)
     fitted = [_fit(picture, cell) for picture in pictures]
     rows = [fitted[i : i + columns] for i in range(0, len(fitted), columns)]
@@ -124,7 +151,8 @@ def contact_sheet(
         for left, picture in zip(range(gap, sheet.width, cell + gap), row, strict=False):
             for i, title in enumerate(next(lines, ())):
                 place = left, top + line_height * (i + 0.5)
-                draw.text(place, _shortened(title, font, cell), font=font, fill=_INK, anchor="lm")
+                font = font_for(printable(title), 20)
+                draw.text(place, _shortened(printable(title), font, cell), font=font, fill=_INK, anchor="lm")
             sheet.paste(picture, (left, top + title_height))
         top += height + gap
     return sheet
@@ -178,12 +206,13 @@ def _draw_captions(picture: Image.Image, captions: Iterable[_Caption], letters: 
 
     None is wider than ``widest`` times its box: it would seem to belong to the neighbours.
     """
-    draw, font, pad = ImageDraw.Draw(picture), _font(letters), max(2, round(letters / 6))
-    height = sum(font.getmetrics())
+    draw, pad = ImageDraw.Draw(picture), max(2, round(letters / 6))
+    height = sum(_font(letters).getmetrics())
     taken = _Occupied(cell=4 * height)
     for caption in captions:
         x1, y1, x2, y2 = caption.box
         for text in caption.texts:
+            font = font_for(text, letters)
             width = font.getlength(text) + 2 * pad
             # Above the box, inside its top, below it; from its left edge, then to its right edge.
             spots = [(x, y) for y in (y1 - height, y1, y2) for x in (x1, x2 - width)]
@@ -230,7 +259,7 @@ def _with_legend(
 ) -> Image.Image:
     found, true = Counter(labels), Counter(truth_labels)
     letters = max(14, round(picture.width / 60))
-    font, gap = _font(letters), letters
+    gap = letters
     entries: list[tuple[Color | None, str]] = []
     for label in sorted(set(found) | set(true)):
         count = f"{found[label]} ({true[label]} true)" if true else f"{found[label]}"
@@ -240,7 +269,7 @@ def _with_legend(
     lines: list[list[tuple[Color | None, str, float]]] = [[]]
     x = float(gap)
     for color, text in entries or [(None, "nothing found")]:
-        swatch = 1.5 * letters if color else 0.0
+        swatch, font = 1.5 * letters if color else 0.0, font_for(text, letters)
         text = _shortened(text, font, picture.width - 2 * gap - swatch)
         width = swatch + font.getlength(text)
         if lines[-1] and x + width > picture.width - gap:
@@ -258,7 +287,7 @@ def _with_legend(
             if color:
                 draw.rectangle((x, middle - letters / 2, x + letters, middle + letters / 2), fill=color, outline=_INK)
                 x += 1.5 * letters
-            draw.text((x, middle), text, font=font, fill=_INK, anchor="lm")
+            draw.text((x, middle), text, font=font_for(text, letters), fill=_INK, anchor="lm")
     return result
 
 
@@ -281,7 +310,5 @@ def _shortened(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
     return text[:keep] + "…"
 
 
-@lru_cache(maxsize=32)
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    """Returns DejaVu Sans, which comes with matplotlib: class names may be Cyrillic or Greek."""
-    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
+    return font_for("", size)

@@ -20,9 +20,9 @@ from mimicdet.files import make_folder, replace_file
 from mimicdet.inference.coco_metrics import Metrics, coco_metrics
 from mimicdet.inference.dataset import FunctionRunner, detect_dataset, evaluation_mode
 from mimicdet.inference.decode import Detections, decode
-from mimicdet.inference.fold import move_to
 from mimicdet.lab.explain.report import csv_text
 from mimicdet.models.detector import Predictions
+from mimicdet.models.device import move_to
 from mimicdet.report.table import points, table
 from mimicdet.tasks.build import MimicRun
 from mimicdet.tasks.mimic import BothHeads
