@@ -47,13 +47,13 @@ class Straight:
     touches: int
 
 
-def straight_run(work: Work, inputs: Inputs, place: Path) -> Straight:
-    """Runs a work undisturbed."""
+def straight_run(work: Work, inputs: Inputs, place: Path, how: str = "kill") -> Straight:
+    """Runs a work undisturbed, and counts the moments at which ``how`` could strike."""
     folder, counted = place / "straight", place / "straight.count"
     folder.mkdir(parents=True)
     work.prepare(inputs, folder)
     began = time.perf_counter()
-    running = launch(work, inputs, folder, hook={"count_file": counted} if work.hooked else None)
+    running = launch(work, inputs, folder, hook={"count_file": counted, "how": how} if work.hooked else None)
     for one in running:
         code = one.ends(600)
         assert code == 0, f"{work.name} fails undisturbed: {one.told}"
