@@ -7,11 +7,13 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.faults import mutants_coco
+from tests.faults import mutants_coco, mutants_voc, mutants_yolo
 from tests.faults.judge import Mutant, Outcome, judge
 
 KINDS: dict[str, tuple[int, Callable[[random.Random, Path], Mutant]]] = {
     "COCO": (3000, mutants_coco.make),
+    "VOC": (2200, mutants_voc.make),
+    "YOLO": (2200, mutants_yolo.make),
 }
 """How many of each are tried in all, and what makes one."""
 
