@@ -51,7 +51,8 @@ class Outcome:
 def judge(mutant: Mutant) -> tuple[str, str]:
     """Returns a verdict and the fault; a fault's kind is what comes before its colon."""
     try:
-        value = mutant.run()
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            value = mutant.run()
         message = None
     except UserError as error:
         message = str(error)

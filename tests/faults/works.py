@@ -254,11 +254,12 @@ def _lay_finished_study(inputs: Inputs, folder: Path) -> None:
 TRAIN = Work("train", _train, same=_same_run, weight=2)
 PAIR = Work("train, 2 processes", _train, processes=2, same=_same_run, weight=3)
 PREDICT = Work("predict", _predict, same=same_bytes)
+EXPORT = Work("export to ONNX", _export("onnx", "model.onnx"), same=same_bytes, weight=8)
 STUDY = Work("study", _study, same=_same_table, hooked=False, weight=20)
 WORKS = (
     TRAIN,
     PAIR,
-    Work("export to ONNX", _export("onnx", "model.onnx"), same=same_bytes, weight=8),
+    EXPORT,
     Work("export to torch", _export("torch", "model.pt2"), weight=6),
     Work(
         "convert",
