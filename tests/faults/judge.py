@@ -57,7 +57,7 @@ def judge(mutant: Mutant) -> tuple[str, str]:
     except UserError as error:
         message = str(error)
     except BaseException as error:
-        return "failed", f"traceback: {_where(error)}"
+        return "failed", f"traceback of {_where(error)}"
     if message is not None:
         if fault := _sentence_fault(message, mutant.named):
             return "failed", fault
@@ -75,7 +75,7 @@ def judge(mutant: Mutant) -> tuple[str, str]:
 
 def _where(error: BaseException) -> str:
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if "mimicdet/" in frame.filename]
-    place = f"{Path(own[-1].filename).name}:{own[-1].name}" if own else "?"
+    place = f"{own[-1].name} of {Path(own[-1].filename).name}" if own else "?"
     return f"{type(error).__name__} in {place}: {str(error)[:120]!r}"
 
 
@@ -96,7 +96,7 @@ def _command_fault(words: tuple[str, ...], *, refused: bool) -> str | None:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = main(list(words))
     except BaseException as error:
-        return f"traceback of the command: {_where(error)}"
+        return f"traceback of the command, {_where(error)}"
     report = out.getvalue()
     for line in report.splitlines():
         if not line.isprintable():
