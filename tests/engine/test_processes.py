@@ -86,3 +86,33 @@ def test_no_warning_of_ours() -> None:
         warnings.simplefilter("error")
         with accelerated():
             pass
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ("Timed out waiting 15000ms for recv operation to complete", "did not answer within 7 s"),
+        ("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [10.77.0.2]:29511", "the connection broke"),
+    ],
+)
+def test_lost_processes_are_one_sentence(monkeypatch: pytest.MonkeyPatch, words: str, why: str) -> None:
+    """What gloo says when another process is silent or gone; alone, the same words mean something else."""
+
+    def fail() -> None:
+        with accelerated():
+            raise RuntimeError(words)
+
+    with pytest.raises(RuntimeError, match=r"[Tt]imed|Connection"):
+        fail()
+    monkeypatch.setattr("mimicdet.engine.processes.started_by_torchrun", lambda: True)
+    monkeypatch.setattr("mimicdet.engine.processes._on_cpu", lambda: False)
+    monkeypatch.setenv("MIMICDET_WAIT", "7")
+    with pytest.raises(UserError, match=rf"process 0 on \S+ has lost the other processes .*{why}.*--resume"):
+        fail()
+
+
+@pytest.mark.parametrize("given", ["", "0", "-5", "inf", "nan", "ten"])
+def test_the_time_to_wait_is_a_number(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    monkeypatch.setenv("MIMICDET_WAIT", given)
+    with pytest.raises(UserError, match=r"MIMICDET_WAIT is .*number of seconds"), accelerated():
+        pass

@@ -3,7 +3,9 @@
 One process, or as many as torchrun starts: each on its own GPU (NCCL), or all on the CPU (gloo).
 """
 
+import math
 import os
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -27,6 +29,9 @@ from mimicdet.errors import UserError
 
 Result = TypeVar("Result")
 
+WAIT_S = 1800.0
+"""A process waits for the others so long before it gives up; ``MIMICDET_WAIT`` changes it, in seconds."""
+
 
 @contextmanager
 def accelerated(
@@ -49,7 +54,8 @@ def accelerated(
             needs; frozen statistics are equal anyway.
 
     Raises:
-        UserError: fp16 without a GPU; a tracker whose package is not installed.
+        UserError: fp16 without a GPU; a tracker whose package is not installed; other processes that have ended or do
+            not answer.
     """
     available = [str(tracker) for tracker in get_available_trackers()]
     for name in trackers:
@@ -60,18 +66,21 @@ def accelerated(
         raise UserError("train.precision: fp16 needs a GPU; on the CPU use 'no' or 'bf16'")
     ours = not torch.distributed.is_initialized()
     backend = "gloo" if cpu and started_by_torchrun() else None
-    group = InitProcessGroupKwargs(backend=backend, timeout=timedelta(minutes=30))
+    wait = _wait_s()
+    group = InitProcessGroupKwargs(backend=backend, timeout=timedelta(seconds=wait))
     parallel = DistributedDataParallelKwargs(broadcast_buffers=broadcast_buffers, gradient_as_bucket_view=True)
-    accelerator = Accelerator(
-        cpu=cpu,
-        mixed_precision=precision,
-        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=accumulate),
-        log_with=list(trackers) or None,
-        project_dir=tracker_folder,
-        kwargs_handlers=[group, parallel],
-    )
+    with _lost_processes_explained(wait):
+        accelerator = Accelerator(
+            cpu=cpu,
+            mixed_precision=precision,
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=accumulate),
+            log_with=list(trackers) or None,
+            project_dir=tracker_folder,
+            kwargs_handlers=[group, parallel],
+        )
     try:
-        yield accelerator
+        with _lost_processes_explained(wait):
+            yield accelerator
     finally:
         for tracker in accelerator.trackers:
             tracker.finish()
@@ -81,6 +90,33 @@ def accelerated(
         # Accelerator that asks for others. Its own tests let go of them thus; there is no public way.
         AcceleratorState._reset_state(reset_partial_state=ours)
         GradientState._reset_state()
+
+
+def _wait_s() -> float:
+    given = os.environ.get("MIMICDET_WAIT", str(WAIT_S))
+    try:
+        if 0 < (seconds := float(given)) < math.inf:
+            return seconds
+    except ValueError:
+        pass
+    raise UserError(f"MIMICDET_WAIT is {given!r}; it should be a number of seconds above 0, such as 600")
+
+
+@contextmanager
+def _lost_processes_explained(wait: float) -> Iterator[None]:
+    """Turns what the backends raise when a process is gone or silent into a UserError; anything else passes."""
+    try:
+        yield
+    except RuntimeError as error:  # gloo raises these, NCCL and the store DistError, which is one
+        text = str(error).lower()
+        silent = any(word in text for word in ("timed out", "timeout"))
+        broken = any(word in text for word in ("connection closed", "connection reset", "broken pipe", "connect"))
+        if not started_by_torchrun() or not (isinstance(error, torch.distributed.DistError) or silent or broken):
+            raise
+        why = f"they did not answer within {wait:g} s" if silent else "the connection broke"
+        own = f"process {os.environ.get('RANK', '0')} on {socket.gethostname()}"
+        way_out = "see what ended them, then start all again with --resume"
+        raise UserError(f"{own} has lost the other processes of this run ({why}); {way_out}") from error
 
 
 def _on_cpu() -> bool:
