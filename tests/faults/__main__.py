@@ -16,7 +16,7 @@ from datetime import date
 from pathlib import Path
 
 from tests.faults import table
-from tests.faults.forked import ROOT
+from tests.faults.forked import PRELOADED, ROOT
 from tests.faults.table import Line
 from tests.faults.works import Inputs, make_inputs
 
@@ -88,6 +88,7 @@ def main() -> int:
     parser.add_argument("--write", type=Path, metavar="PAGE", help="puts the table into this page")
     options = parser.parse_args()
     os.chdir(ROOT)
+    PRELOADED.append("tests.faults.preload_export")
     began, lines = time.perf_counter(), []
     with tempfile.TemporaryDirectory(prefix="faults-") as place:
         for part in options.only:

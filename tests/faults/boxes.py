@@ -26,11 +26,11 @@ Box = tuple[str, str, tuple[float, ...], bool]
 """The name of the file, the name of the class, x1 y1 x2 y2, crowd."""
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """The literal reader says that the input must be refused."""
 
 
-class Unclear(Exception):
+class UnclearError(Exception):
     """The literal reader leaves open what becomes of the input, but no traceback."""
 
 
@@ -48,10 +48,10 @@ def kept(box: Sequence[float]) -> tuple[float, ...] | None:
 
 
 def number(text: str | None) -> float | None:
-    """Returns a number that is written as one; None for anything else; Unclear for NaN and infinity in words."""
+    """Returns a number that is written as one; None for anything else; UnclearError for NaN and infinity in words."""
     if text is None or not NUMBER.fullmatch(text):
         if text is not None and text.strip().lower().lstrip("+-") in ("nan", "inf", "infinity"):
-            raise Unclear
+            raise UnclearError
         return None
     return float(text)
 

@@ -21,13 +21,15 @@ from typing import Any
 STARTED = "started\n"
 """The first line of a process's log."""
 ROOT = Path(__file__).parents[2]
+PRELOADED = ["tests.faults.preload"]
+"""Modules that import what the processes need; who exports adds ``tests.faults.preload_export`` before the first."""
 
 
 def context() -> Any:
     """Returns the server's ``multiprocessing`` context; what it forks computes with one thread."""
     os.environ["OMP_NUM_THREADS"] = "1"
     chosen = multiprocessing.get_context("forkserver")
-    chosen.set_forkserver_preload(["tests.faults.preload"])
+    chosen.set_forkserver_preload(PRELOADED)
     return chosen
 
 

@@ -1,4 +1,4 @@
-"""A disk that is full at every write, and real disks too small by some; then there is space, and the same command again.
+"""A disk that is full at every write, and real ones that are too small; then there is space, and the command again.
 
 A command that meets a full disk says so in one sentence with exit code 2. What it leaves is as after a kill.
 """
@@ -43,7 +43,9 @@ def full_disks(
             slow = max(1.0, work.weight / 3)
             sizes = [rng.random() for _ in range(max(1, round(SIZES * share / slow)))]
             most = sum((straight.folder / name).stat().st_size for name in names(straight.folder))
-            trials = [_on_small_disk(work, inputs, home / f"of{n}", straight, int(most * s)) for n, s in enumerate(sizes)]
+            trials = [
+                _on_small_disk(work, inputs, home / f"of{n}", straight, int(most * s)) for n, s in enumerate(sizes)
+            ]
             yield _line(f"{work.name}: disk too small", trials, jobs)
         shutil.rmtree(home)
 
@@ -101,9 +103,7 @@ def small_disk(folder: Path, size: int) -> Iterator[None]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def _on_small_disk(
-    work: Work, inputs: Inputs, folder: Path, straight: Straight, size: int
-) -> Callable[[], str | None]:
+def _on_small_disk(work: Work, inputs: Inputs, folder: Path, straight: Straight, size: int) -> Callable[[], str | None]:
     def trial() -> str | None:
         folder.mkdir()
         with small_disk(folder, PLENTY):

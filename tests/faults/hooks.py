@@ -82,7 +82,9 @@ def watch(folder: Path, *, at: int = 0, how: str = "kill", count_file: Path | No
         path = os.readlink(f"/proc/self/fd/{file}") if isinstance(file, int) else file
         if not set(mode) & set("wxa") or "+" in mode or not state.inside(path):
             return real(file, mode, *arguments, **named)
-        options = dict(zip(("buffering", "encoding", "errors", "newline", "closefd", "opener"), arguments, strict=False))
+        options = dict(
+            zip(("buffering", "encoding", "errors", "newline", "closefd", "opener"), arguments, strict=False)
+        )
         options |= named
         how = {key: options[key] for key in ("closefd", "opener") if key in options}
         buffered = io.BufferedWriter(Counted(file, mode.replace("b", "").replace("t", ""), **how))

@@ -27,7 +27,11 @@ from tests.faults.table import Line
 TRIALS = 1500
 LOSSLESS = {"PNG": ".png", "BMP": ".bmp", "TIFF": ".tif", "PPM": ".ppm", "GIF": ".gif"}
 LOSSY = {"JPEG": ".jpg"}
-for _format, _feature, _suffix in (("WEBP", "webp", ".webp"), ("AVIF", "avif", ".avif"), ("JPEG2000", "jpg_2000", ".jp2")):
+for _format, _feature, _suffix in (
+    ("WEBP", "webp", ".webp"),
+    ("AVIF", "avif", ".avif"),
+    ("JPEG2000", "jpg_2000", ".jp2"),
+):
     if features.check(_feature):
         LOSSY[_format] = _suffix
 FORMATS = LOSSLESS | LOSSY
@@ -92,7 +96,9 @@ def _damaged(rng: random.Random, folder: Path) -> Made:
 
 def _no_image(rng: random.Random, folder: Path) -> Made:
     file = folder / f"a{rng.choice(sorted(FORMATS.values()))}"
-    content = rng.choice((b"", b"no image\n", b"<html></html>", b"%!PS-Adobe-3.0 EPSF-3.0\n", b"%PDF-1.4\n", b"GIF89a", bytes(500)))
+    content = rng.choice(
+        (b"", b"no image\n", b"<html></html>", b"%!PS-Adobe-3.0 EPSF-3.0\n", b"%PDF-1.4\n", b"GIF89a", bytes(500))
+    )
     file.write_bytes(content or rng.randbytes(rng.randrange(300)))
     return Made(file, True)
 
@@ -112,7 +118,11 @@ def _absurd_header(rng: random.Random, folder: Path) -> Made:
     contents = {
         ".png": _png(width, height, 8, 2, (b"IDAT", small)),
         ".bmp": b"BM" + struct.pack("<IHHIIiiHHIIiiII", 100, 0, 0, 54, 40, width, height, 1, 24, 0, 0, 0, 0, 0, 0),
-        ".gif": b"GIF89a" + struct.pack("<HHBBB", *short, 0x80, 0, 0) + bytes(6) + b",\0\0\0\0" + struct.pack("<HHB", *short, 0),
+        ".gif": b"GIF89a"
+        + struct.pack("<HHBBB", *short, 0x80, 0, 0)
+        + bytes(6)
+        + b",\0\0\0\0"
+        + struct.pack("<HHB", *short, 0),
         ".ppm": f"P6 {width} {height} 255\n".encode() + bytes(30),
         ".pgm": f"P5 {width} {height} {rng.choice((0, 65536, 10**9, -1))}\n".encode() + bytes(30),
     }

@@ -81,7 +81,9 @@ def in_parallel(trials: list[Callable[[], str | None]], line: Line, jobs: int) -
             line.survive(found)
 
 
-def kills(inputs: Inputs, place: Path, *, share: float, seed: int, jobs: int, works: tuple[Work, ...] = WORKS) -> Iterator[Line]:
+def kills(
+    inputs: Inputs, place: Path, *, share: float, seed: int, jobs: int, works: tuple[Work, ...] = WORKS
+) -> Iterator[Line]:
     """Yields a line for each work and kind of interruption; ``share`` of the trials are made."""
     rng = random.Random(seed)
     for work in works:

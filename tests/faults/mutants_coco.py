@@ -10,7 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from mimicdet import load_dataset
-from tests.faults.boxes import FILES, HEIGHT, NAMES, WIDTH, Box, Refused, Unclear, compare, kept, read, teaches, write_images
+from tests.faults.boxes import (
+    FILES,
+    HEIGHT,
+    NAMES,
+    WIDTH,
+    Box,
+    RefusedError,
+    UnclearError,
+    compare,
+    kept,
+    read,
+    teaches,
+    write_images,
+)
 from tests.faults.judge import Mutant
 from tests.faults.mutate import mutate_bytes, mutate_json
 
@@ -49,9 +62,9 @@ def make(rng: random.Random, folder: Path) -> Mutant:
     try:
         expected = literal_boxes(content, folder)
         refuse = False if teaches(expected) else None
-    except Refused:
+    except RefusedError:
         refuse = True
-    except Unclear:
+    except UnclearError:
         refuse = None
 
     def right(value: list[Box]) -> str | None:
@@ -74,35 +87,35 @@ def literal_boxes(content: bytes, folder: Path) -> list[Box]:
         text = content.decode("utf-8-sig")
         whole = json.loads(text)
     except (ValueError, RecursionError):
-        raise Refused from None
+        raise RefusedError from None
     if not isinstance(whole, dict):
-        raise Refused
+        raise RefusedError
     if "annotations" not in whole and isinstance(whole.get("images"), list):
-        raise Unclear  # a list of images to predict
+        raise UnclearError  # a list of images to predict
     if not all(isinstance(whole.get(key), list) for key in ("images", "annotations", "categories")):
-        raise Refused
+        raise RefusedError
     names, unclear = _categories(whole["categories"])
     files = _images(whole["images"], folder)
     unclear |= len(set(files.values())) < len(files)
     boxes, numbers = [], set[Any]()
     for entry in whole["annotations"]:
         if not isinstance(entry, dict):
-            raise Refused
+            raise RefusedError
         unclear |= _strange_id(entry.get("id"), numbers)
         image, category, crowd, box = (entry.get(key) for key in ("image_id", "category_id", "iscrowd", "bbox"))
         image, category = whole_number(image), whole_number(category)
         if image not in files or category not in names or not isinstance(box, list) or len(box) != 4:
-            raise Refused
+            raise RefusedError
         if not all(type(value) in (int, float) for value in box) or crowd not in (None, 0, 1):
-            raise Refused
+            raise RefusedError
         unclear |= type(crowd) not in (int, type(None))
         x, y, w, h = (_float(value) for value in box)
         if (corners := kept((x, y, x + w, y + h))) is not None:
             boxes.append((files[image], names[category], corners, bool(crowd)))
     if not files:
-        raise Refused
+        raise RefusedError
     if unclear:
-        raise Unclear
+        raise UnclearError
     return boxes
 
 
@@ -125,16 +138,16 @@ def _categories(entries: list[Any]) -> tuple[dict[int, str], bool]:
     unclear = False
     for entry in entries:
         if not isinstance(entry, dict) or (number := whole_number(entry.get("id"))) is None:
-            raise Refused
+            raise RefusedError
         if not isinstance(entry.get("name"), str):
-            raise Refused
+            raise RefusedError
         name = " ".join(entry["name"].split())
         if not name or not name.isprintable() or number in names or name in names.values():
-            raise Refused
+            raise RefusedError
         unclear |= len(name) > 200
         names[number] = name
     if not names:
-        raise Refused
+        raise RefusedError
     return names, unclear
 
 
@@ -142,12 +155,12 @@ def _images(entries: list[Any], folder: Path) -> dict[int, str]:
     files: dict[int, str] = {}
     for entry in entries:
         if not isinstance(entry, dict) or (number := whole_number(entry.get("id"))) is None or number in files:
-            raise Refused
+            raise RefusedError
         name, sides = entry.get("file_name"), (entry.get("width"), entry.get("height"))
         if not isinstance(name, str) or not name.strip():
-            raise Refused
+            raise RefusedError
         if sides != (None, None) and tuple(map(whole_number, sides)) != (WIDTH, HEIGHT):
-            raise Refused
+            raise RefusedError
         files[number] = _file(name, folder)
     return files
 
@@ -162,17 +175,17 @@ def _file(name: str, folder: Path) -> str:
             if there:
                 real = Path(os.path.join(home, spelling)).resolve()
                 if not real.is_relative_to(folder.resolve()) or real.suffix != ".png":
-                    raise Refused
+                    raise RefusedError
                 if ".." in spelling or os.path.isabs(spelling):
-                    raise Unclear
+                    raise UnclearError
                 return real.name
-    raise Refused
+    raise RefusedError
 
 
 def _strange_id(number: Any, numbers: set[Any]) -> bool:
     """Remembers the id of an annotation; says whether it is one that may be refused."""
     if isinstance(number, int | str):
         if number in numbers:
-            raise Refused
+            raise RefusedError
         numbers.add(number)
     return type(number) is not int or number not in INT64

@@ -19,17 +19,48 @@ from tests.faults.mutate import mutate_bytes, mutate_json
 
 IMAGE = np.full((64, 64, 3), 90, np.uint8)
 ABSURD: tuple[tuple[str, Any], ...] = (
-    ("format_version", 2), ("format_version", float("inf")), ("format_version", float("nan")), ("format_version", None),
-    ("format_version", []), ("format_version", "x"), ("family", "nosuch"), ("family", None), ("family", []), ("model", []),
-    ("model.backbone", "nosuch"), ("model.backbone", "../../x"), ("model.backbone", None), ("model.pyramid_channels", 10**9),
-    ("model.pyramid_channels", 10**12), ("model.pyramid_channels", -8), ("model.head_features", 10**10), ("model.head_channels", 0),
-    ("model.kernel_size", 10**6 + 1), ("model.levels", list(range(3, 200))), ("model.levels", []), ("model.levels", [3, 3]),
-    ("inference.shorter_side", -1), ("inference.shorter_side", 0), ("inference.shorter_side", 10**9), ("inference.nms_iou", 7),
-    ("inference.longer_side", "x"), ("inference.positions", -5), ("inference.max_detections", 0), ("inference", None),
-    ("categories", []), ("categories", None), ("categories", {}), ("categories.0.id", 2.7), ("categories.0.id", None),
-    ("categories.0.id", "one"), ("categories.0.id", 10**30), ("categories.0.name", None), ("categories.0.name", 5),
-    ("categories.0.name", ""), ("categories.0.name", []),
-)  # fmt: skip
+    ("format_version", 2),
+    ("format_version", float("inf")),
+    ("format_version", float("nan")),
+    ("format_version", None),
+    ("format_version", []),
+    ("format_version", "x"),
+    ("family", "nosuch"),
+    ("family", None),
+    ("family", []),
+    ("model", []),
+    ("model.backbone", "nosuch"),
+    ("model.backbone", "../../x"),
+    ("model.backbone", None),
+    ("model.pyramid_channels", 10**9),
+    ("model.pyramid_channels", 10**12),
+    ("model.pyramid_channels", -8),
+    ("model.head_features", 10**10),
+    ("model.head_channels", 0),
+    ("model.kernel_size", 10**6 + 1),
+    ("model.levels", list(range(3, 200))),
+    ("model.levels", []),
+    ("model.levels", [3, 3]),
+    ("inference.shorter_side", -1),
+    ("inference.shorter_side", 0),
+    ("inference.shorter_side", 10**9),
+    ("inference.nms_iou", 7),
+    ("inference.longer_side", "x"),
+    ("inference.positions", -5),
+    ("inference.max_detections", 0),
+    ("inference", None),
+    ("categories", []),
+    ("categories", None),
+    ("categories", {}),
+    ("categories.0.id", 2.7),
+    ("categories.0.id", None),
+    ("categories.0.id", "one"),
+    ("categories.0.id", 10**30),
+    ("categories.0.name", None),
+    ("categories.0.name", 5),
+    ("categories.0.name", ""),
+    ("categories.0.name", []),
+)
 """What a description must not say."""
 
 
@@ -83,7 +114,9 @@ def _spoil_description(file: Path, rng: random.Random) -> tuple[str, bool | None
 
 
 def _spoil_weights(file: Path, rng: random.Random) -> tuple[str, bool | None]:
-    kind = rng.choice(("bytes", "bytes", "cut off", "all NaN", "tensor lost", "tensor renamed", "other shape", "pickle"))
+    kind = rng.choice(
+        ("bytes", "bytes", "cut off", "all NaN", "tensor lost", "tensor renamed", "other shape", "pickle")
+    )
     if kind in ("bytes", "cut off"):
         content = file.read_bytes()
         if kind == "bytes":

@@ -15,8 +15,8 @@ from tests.faults.boxes import (
     NAMES,
     WIDTH,
     Box,
-    Refused,
-    Unclear,
+    RefusedError,
+    UnclearError,
     compare,
     kept,
     number,
@@ -28,10 +28,44 @@ from tests.faults.judge import Mutant
 from tests.faults.mutate import mutate_bytes, mutate_token
 
 TOKENS = (
-    "nan", "inf", "-inf", "1e400", "1_0", "١٢", "१०", "0x10", "1,5", "-3", "2.5", "+7", "007", "1e1", "", " 9 ", "--1", "9" * 5000,
-    "x" * 5000, "&#27;[2J", "&#10;", "&amp;", "&lol;", "/etc/passwd", "../../a.png", "b.png", "a.png", "猫", "&#x202e;gnp", "true",
-    "<b/>", "<!-- -->", "<![CDATA[5]]>", "\x0b", "object", "cat", "dog",
-)  # fmt: skip
+    "nan",
+    "inf",
+    "-inf",
+    "1e400",
+    "1_0",
+    "١٢",
+    "१०",
+    "0x10",
+    "1,5",
+    "-3",
+    "2.5",
+    "+7",
+    "007",
+    "1e1",
+    "",
+    " 9 ",
+    "--1",
+    "9" * 5000,
+    "x" * 5000,
+    "&#27;[2J",
+    "&#10;",
+    "&amp;",
+    "&lol;",
+    "/etc/passwd",
+    "../../a.png",
+    "b.png",
+    "a.png",
+    "猫",
+    "&#x202e;gnp",
+    "true",
+    "<b/>",
+    "<!-- -->",
+    "<![CDATA[5]]>",
+    "\x0b",
+    "object",
+    "cat",
+    "dog",
+)
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -43,7 +77,9 @@ def xml(rng: random.Random, file: str) -> str:
         corners = (x, y, x + rng.randrange(3, 15), y + rng.randrange(3, 15))
         inner = "".join(f"<{tag}>{value}</{tag}>" for tag, value in zip(CORNERS, corners, strict=True))
         name, difficult = rng.choice(NAMES), int(rng.random() < 0.1)
-        objects += f"<object>\n<name>{name}</name>\n<difficult>{difficult}</difficult>\n<bndbox>{inner}</bndbox></object>\n"
+        objects += (
+            f"<object>\n<name>{name}</name>\n<difficult>{difficult}</difficult>\n<bndbox>{inner}</bndbox></object>\n"
+        )
     size = f"<size><width>{WIDTH}</width><height>{HEIGHT}</height><depth>3</depth></size>"
     return f"<annotation>\n<folder>x</folder><filename>{file}</filename>\n{size}\n{objects}</annotation>\n"
 
@@ -69,9 +105,9 @@ def make(rng: random.Random, folder: Path) -> Mutant:
             expected += boxes
             unclear |= doubtful
         refuse = False if teaches(expected) and not unclear else None
-    except Refused:
+    except RefusedError:
         refuse = True
-    except Unclear:
+    except UnclearError:
         refuse, expected = None, []
 
     def right(value: list[Box]) -> str | None:
@@ -107,23 +143,21 @@ def _mutated(content: bytes, rng: random.Random) -> tuple[str, bytes]:
     return kind, text.encode("utf-8", "surrogatepass")
 
 
-def literal_boxes(
-    content: bytes, image: str, folder: Path, *, known: tuple[str, ...] | None
-) -> tuple[list[Box], bool]:
+def literal_boxes(content: bytes, image: str, folder: Path, *, known: tuple[str, ...] | None) -> tuple[list[Box], bool]:
     """Reads one VOC file by the rules; also says whether it may be refused as well."""
     if b"<!ENTITY" in content:
-        raise Refused
+        raise RefusedError
     try:
         root = ElementTree.fromstring(content)
     except (ElementTree.ParseError, ValueError, LookupError):
-        raise Refused from None
+        raise RefusedError from None
     if root.tag != "annotation":
-        raise Refused
+        raise RefusedError
     unclear = b"<!" in content.replace(b"<![CDATA[", b"").replace(b"<!--", b"")
     file = (root.findtext("filename") or "").strip()
     unclear |= len(root.findall("filename")) != 1 or file != image
     if file and file != image and file.replace("\\", "/").count("/") and _leaves(file, folder):
-        raise Unclear
+        raise UnclearError
     unclear |= _size(root)
     boxes = []
     for element in root.findall("object"):
@@ -150,7 +184,7 @@ def _size(root: ElementTree.Element) -> bool:
     if min(width, height) == 0:
         return True
     if (width, height) != (WIDTH, HEIGHT):
-        raise Refused
+        raise RefusedError
     return False
 
 
@@ -161,13 +195,13 @@ def _object(element: ElementTree.Element, image: str, known: tuple[str, ...] | N
     difficult = (element.findtext("difficult") or "0").strip()
     if not doubled:
         if not name or difficult not in ("0", "1") or (known is not None and name not in known):
-            raise Refused
+            raise RefusedError
         corners = [number(element.findtext(f"bndbox/{tag}")) for tag in CORNERS]
         if None in corners:
-            raise Refused
+            raise RefusedError
         inside = kept([corner for corner in corners if corner is not None])
         strange = not name.isprintable() or len(name) > 100
         if strange:
-            raise Unclear
+            raise UnclearError
         return ([(image, name, inside, difficult == "1")] if inside else []), False
-    raise Unclear  # the first or the last may be meant
+    raise UnclearError  # the first or the last may be meant

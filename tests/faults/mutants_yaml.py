@@ -19,7 +19,20 @@ from tests.faults.mutate import mutate_bytes, mutate_json
 from tests.faults.yaml_faults import faulty_yaml
 
 NUMBERS = ("optim.lr", "optim.weight_decay", "train.epochs", "train.batch_size", "data.longer_side", "loss.t_boxes")
-NO_NUMBERS: tuple[Any, ...] = ("abc", "1", None, [], {}, [1], {"a": 1}, float("nan"), float("inf"), -1, True, "x" * 5000)
+NO_NUMBERS: tuple[Any, ...] = (
+    "abc",
+    "1",
+    None,
+    [],
+    {},
+    [1],
+    {"a": 1},
+    float("nan"),
+    float("inf"),
+    -1,
+    True,
+    "x" * 5000,
+)
 HARMLESS = ("nothing", "directive")
 """Pieces of YAML that add no key, so that they may be accepted."""
 

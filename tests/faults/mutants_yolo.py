@@ -13,8 +13,8 @@ from tests.faults.boxes import (
     NUMBER,
     WIDTH,
     Box,
-    Refused,
-    Unclear,
+    RefusedError,
+    UnclearError,
     compare,
     kept,
     number,
@@ -27,9 +27,41 @@ from tests.faults.mutate import mutate_bytes, mutate_token
 from tests.faults.yaml_faults import faulty_yaml
 
 TOKENS = (
-    "nan", "inf", "-inf", "1e400", "1_0", "0_1", "١", "१", "0x1", "0,5", "-0.3", "2", "+0.4", "00.5", "5e-1", ".5", "1.", "1e0", "2.0",
-    "3", "-1", "9" * 5000, "x" * 5000, "\x1b[2J", "0.1 0.2", "", "# 1", "猫", "1e-320", "true", "\x00", "\u2028", "\ud800", "1.5",
-)  # fmt: skip
+    "nan",
+    "inf",
+    "-inf",
+    "1e400",
+    "1_0",
+    "0_1",
+    "١",
+    "१",
+    "0x1",
+    "0,5",
+    "-0.3",
+    "2",
+    "+0.4",
+    "00.5",
+    "5e-1",
+    ".5",
+    "1.",
+    "1e0",
+    "2.0",
+    "3",
+    "-1",
+    "9" * 5000,
+    "x" * 5000,
+    "\x1b[2J",
+    "0.1 0.2",
+    "",
+    "# 1",
+    "猫",
+    "1e-320",
+    "true",
+    "\x00",
+    "\u2028",
+    "\ud800",
+    "1.5",
+)
 YAML = "path: .\ntrain: images/train\nnc: 3\nnames: [cat, dog, newt]\n"
 EXOTIC = set("\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029\x00\r")
 """Characters at which some tools end a line and some do not."""
@@ -72,9 +104,9 @@ def make(rng: random.Random, folder: Path) -> Mutant:
             expected += boxes
             unclear |= doubtful
         refuse = False if teaches(expected) and not unclear and sure else None
-    except Refused:
+    except RefusedError:
         refuse = True
-    except Unclear:
+    except UnclearError:
         refuse, expected = None, []
 
     def right(value: list[Box]) -> str | None:
@@ -111,10 +143,10 @@ def literal_boxes(content: bytes, image: str) -> tuple[list[Box], bool]:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise Refused from None
+        raise RefusedError from None
     boxes: list[Box] = []
     if EXOTIC & set(text):
-        raise Unclear
+        raise UnclearError
     unclear = False
     for line in text.split("\n"):
         words = line.split()
@@ -122,8 +154,8 @@ def literal_boxes(content: bytes, image: str) -> tuple[list[Box], bool]:
             continue
         if not all(NUMBER.fullmatch(word) for word in words):
             if all(_in_words(word) or NUMBER.fullmatch(word) for word in words):
-                raise Unclear
-            raise Refused
+                raise UnclearError
+            raise RefusedError
         values = [number(word) or 0.0 for word in words]
         inside = _line(values)
         if inside is not None:
@@ -137,9 +169,9 @@ def _in_words(word: str) -> bool:
 
 def _line(values: list[float]) -> tuple[float, ...] | None:
     if len(values) != 5 and (len(values) < 7 or len(values) % 2 == 0):
-        raise Refused
+        raise RefusedError
     if not float(values[0]).is_integer() or not 0 <= values[0] < len(NAMES):
-        raise Refused
+        raise RefusedError
     if len(values) == 5:
         x, y, w, h = values[1:]
         corners = (x - w / 2, y - h / 2, x + w / 2, y + h / 2)

@@ -8,10 +8,49 @@ import random
 from typing import Any
 
 HOSTILE: tuple[Any, ...] = (
-    None, True, False, -1, 0, 1, 2.5, 3.0, -0.0, 1e308, -1e308, float("nan"), float("inf"), float("-inf"), 2**31, 2**53 + 1,
-    2**63 - 1, 2**63, 2**64, -(2**63) - 1, 10**30, "", " ", "1", "1.5", "nan", "x" * 5000, "\x1b[2J", "a\nerror: b", "\u202egnp",
-    "\x00", "a\x00.png", "../../../etc/passwd", "/etc/passwd", "猫", "\ud800", [], {}, [[]], [None], {"a": 1}, ["x"] * 50,
-)  # fmt: skip
+    None,
+    True,
+    False,
+    -1,
+    0,
+    1,
+    2.5,
+    3.0,
+    -0.0,
+    1e308,
+    -1e308,
+    float("nan"),
+    float("inf"),
+    float("-inf"),
+    2**31,
+    2**53 + 1,
+    2**63 - 1,
+    2**63,
+    2**64,
+    -(2**63) - 1,
+    10**30,
+    "",
+    " ",
+    "1",
+    "1.5",
+    "nan",
+    "x" * 5000,
+    "\x1b[2J",
+    "a\nerror: b",
+    "\u202egnp",
+    "\x00",
+    "a\x00.png",
+    "../../../etc/passwd",
+    "/etc/passwd",
+    "猫",
+    "\ud800",
+    [],
+    {},
+    [[]],
+    [None],
+    {"a": 1},
+    ["x"] * 50,
+)
 
 
 def paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -39,7 +78,17 @@ def mutate_json(document: Any, rng: random.Random) -> tuple[str, Any]:
         parent[key] = copy.deepcopy(rng.choice(HOSTILE))
     elif kind == "near" and isinstance(parent[key], int | float):
         value = parent[key]
-        near = [value + 1, value - 1, -value, value * 1000, value / 3, str(value), float(value), value + 0.25, value + 2**53]
+        near = [
+            value + 1,
+            value - 1,
+            -value,
+            value * 1000,
+            value / 3,
+            str(value),
+            float(value),
+            value + 0.25,
+            value + 2**53,
+        ]
         parent[key] = rng.choice(near)
     elif kind == "remove":
         del parent[key]

@@ -76,7 +76,7 @@ def _predict(inputs: Inputs, samples_file: Path, predictions: int) -> int:
 
 
 def growth(samples: list[Sample]) -> tuple[int, int, int]:
-    """Returns by how much memory (in the mean), threads and files (at most) grew from the second quarter to the last."""
+    """Returns the growth of memory (in the mean), threads and files (at most) from the second quarter to the last."""
     quarter = max(1, len(samples) // 4)
     early, late = np.array(samples[quarter : 2 * quarter] or samples), np.array(samples[-quarter:])
     memory = int(late[:, 0].mean() - early[:, 0].mean())

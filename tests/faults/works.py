@@ -208,9 +208,11 @@ def make_inputs(folder: Path) -> Inputs:
 def make_study(inputs: Inputs) -> None:
     """Adds a study and what it leaves."""
     nested = yaml.safe_load(inputs.settings.read_text())
-    flat = {f"{s}.{key}": value for s, values in nested.items() if isinstance(values, dict) for key, value in values.items()}
-    flat = {"task": nested["task"], **flat, "train.epochs": 1}
-    flat.pop("train.seed")
+    flat = {"task": nested["task"]}
+    for section in (name for name, values in nested.items() if isinstance(values, dict)):
+        flat |= {f"{section}.{key}": value for key, value in nested[section].items()}
+    flat["train.epochs"] = 1
+    del flat["train.seed"]  # the study's
     study = {"title": "Toy", "data": "cells", "val": "valid", "seeds": [0], "set": flat, "runs": [{"name": "alone"}]}
     inputs.study.write_text(json.dumps(study))
     (running,) = launch(STUDY, inputs, inputs.folder, _study(inputs, inputs.folder))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
+TAGS = ("int", "bool", "float", "timestamp", "binary", "set", "omap", "pairs")
 PIECES: dict[str, Callable[[random.Random], str]] = {
     "bad date": lambda rng: f"x: 2020-{rng.randrange(13, 99)}-{rng.randrange(32, 99)}\n",
     "bad time": lambda rng: "x: 2020-01-01T99:99:99Z\n",
-    "tag without meaning": lambda rng: f"x: !!{rng.choice(('int', 'bool', 'float', 'timestamp', 'binary', 'set', 'omap', 'pairs'))} abc\n",
+    "tag without meaning": lambda rng: f"x: !!{rng.choice(TAGS)} abc\n",
     "python tag": lambda rng: "x: !!python/object/apply:os.system ['true']\n",
     "own tag": lambda rng: "x: !ours {a: 1}\n",
     "long number": lambda rng: f"x: {rng.choice('123456789') * rng.choice((400, 5000, 50_000))}\n",
