@@ -53,6 +53,10 @@ HOSTILE: tuple[Any, ...] = (
 )
 
 
+DEEP = 200
+"""Levels that Python itself can copy; ``mutate_bytes`` makes more."""
+
+
 def paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """Returns the paths of all values in nested lists and dictionaries, but that of the whole."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
@@ -71,7 +75,8 @@ def _parent(document: Any, path: tuple[Any, ...]) -> Any:
 def mutate_json(document: Any, rng: random.Random) -> tuple[str, Any]:
     """Returns the kind of one change, and a changed copy."""
     document = copy.deepcopy(document)
-    path = rng.choice(paths(document))
+    every = paths(document)
+    path = rng.choice(every)
     parent, key = _parent(document, path), path[-1]
     kind = rng.choice(("hostile", "hostile", "hostile", "near", "remove", "double", "swap", "rename", "deep"))
     if kind == "hostile":
@@ -99,8 +104,8 @@ def mutate_json(document: Any, rng: random.Random) -> tuple[str, Any]:
         parent[key], parent[other] = parent[other], parent[key]
     elif kind == "rename" and isinstance(parent, dict):
         parent[rng.choice((str(key).upper(), f"{key} ", f"{key}s"))] = parent.pop(key)
-    elif kind == "deep":
-        parent[key] = json.loads("[" * 400 + "]" * 400)
+    elif kind == "deep" and max(map(len, every)) < DEEP:
+        parent[key] = json.loads("[" * DEEP + "]" * DEEP)
     else:
         parent[key] = None
         kind = "remove"
@@ -109,7 +114,9 @@ def mutate_json(document: Any, rng: random.Random) -> tuple[str, Any]:
 
 def mutate_bytes(content: bytes, rng: random.Random) -> tuple[str, bytes]:
     """Returns the kind of one change, and the changed content."""
-    kind = rng.choice(("cut off", "flip", "flip", "insert", "delete", "repeat", "encoding", "BOM", "empty", "garbage"))
+    kind = rng.choice(
+        ("cut off", "flip", "flip", "insert", "delete", "repeat", "encoding", "BOM", "empty", "garbage", "deep")
+    )
     at = rng.randrange(len(content) + 1) if content else 0
     if kind == "cut off":
         return kind, content[:at]
@@ -129,6 +136,8 @@ def mutate_bytes(content: bytes, rng: random.Random) -> tuple[str, bytes]:
         return kind, text.encode(rng.choice(("utf-16", "utf-32", "utf-7")), errors="replace")
     if kind == "BOM":
         return kind, b"\xef\xbb\xbf" + content
+    if kind == "deep":
+        return kind, content[:at] + rng.choice((b"[", b'{"a":', b"<a>", b"- ")) * 50_000 + content[at:]
     if kind == "garbage":
         return kind, rng.randbytes(rng.randrange(1, 300))
     return "empty", b""
