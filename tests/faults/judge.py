@@ -13,7 +13,7 @@ from typing import Any
 from mimicdet.cli import main
 from mimicdet.errors import UserError
 
-LONGEST = 1500
+LONGEST = 2000
 """Characters of a message."""
 FOREIGN = "x" * 100
 """A longer text of a file than messages may repeat."""

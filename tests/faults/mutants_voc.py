@@ -190,7 +190,9 @@ def _size(root: ElementTree.Element) -> bool:
 
 def _object(element: ElementTree.Element, image: str, known: tuple[str, ...] | None) -> tuple[list[Box], bool]:
     fields = ("name", "difficult", "bndbox", *(f"bndbox/{tag}" for tag in CORNERS))
+    values = [field for field in fields if field != "bndbox"]
     doubled = any(len(element.findall(field)) > 1 for field in fields)
+    doubled |= any(len(found) for value in values for found in element.findall(value))  # an element where a value is
     name = " ".join((element.findtext("name") or "").split())
     difficult = (element.findtext("difficult") or "0").strip()
     if not doubled:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from mimicdet.data.raw import RawSplit
 from mimicdet.errors import UserError
 from tests.faults.cases import KINDS, trial
 from tests.faults.images import trial as image_trial
@@ -31,6 +33,13 @@ def test_there_are_ten_thousand() -> None:
     assert sum(kind.total for kind in KINDS.values()) == 10_000
 
 
+def _said(text: str) -> UserError:
+    """An error that says the very text; by itself it would mend it."""
+    error = UserError("")
+    error.args = (text,)
+    return error
+
+
 def _raises(error: BaseException) -> Mutant:
     def run() -> None:
         raise error
@@ -43,8 +52,9 @@ def _raises(error: BaseException) -> Mutant:
     [
         (_raises(UserError("a.json: is broken; mend it")), "refused", ""),
         (_raises(UserError("it is broken")), "failed", "message names no file"),
-        (_raises(UserError("a.json: \x1b[2J")), "failed", "message not printable"),
-        (_raises(UserError("a.json: " + "y" * 2000)), "failed", "message too long"),
+        (_raises(_said("a.json: \x1b[2J")), "failed", "message not printable"),
+        (_raises(_said("a.json: " + "y " * 2000)), "failed", "message too long"),
+        (_raises(_said("a.json: " + "x" * 100)), "failed", "message too long"),
         (_raises(KeyError("id")), "failed", "traceback of KeyError"),
         (Mutant("m", lambda: 1, lambda value: None, None), "right", ""),
         (Mutant("m", lambda: 1, lambda value: "other boxes", None), "failed", "accepted wrong: other boxes"),
@@ -63,8 +73,7 @@ def _bad_trial(kind: str, seed: int, place: Path) -> Outcome:
         while True:
             pass
     if kind == "large":
-        block = bytearray(5 << 29)
-        block[:: 1 << 12] = b"x" * len(block[:: 1 << 12])
+        b"x" * (400 << 20)
     if kind == "dies":
         import os
 
@@ -72,8 +81,21 @@ def _bad_trial(kind: str, seed: int, place: Path) -> Outcome:
     return Outcome(kind, seed, "", "right")
 
 
+def test_a_wrong_box_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add = RawSplit.add
+
+    def moved(raw: RawSplit, owner: int, box: Any, *rest: Any, **named: Any) -> None:
+        add(raw, owner, (box[0] + 0.05, *box[1:]), *rest, **named)
+
+    monkeypatch.setattr(RawSplit, "add", moved)
+    for kind in ("COCO", "VOC", "YOLO"):
+        outcomes = [trial(kind, 60_000 + n, tmp_path) for n in range(25)]
+        assert any(outcome.fault.startswith("accepted wrong") for outcome in outcomes), kind
+
+
 def test_the_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.faults.pool.MOST_SECONDS", 1.0)
+    monkeypatch.setattr("tests.faults.pool.MOST_BYTES", 200 << 20)
     jobs = [("fine", 1), ("slow", 2), ("dies", 3), ("fine", 4), ("large", 5)]
     began = time.monotonic()
     outcomes = list(try_all(jobs, _bad_trial, tmp_path, workers=1))

@@ -28,7 +28,7 @@ def test_another_number_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     detections = [{"image_id": 1, "category_id": 1, "bbox": box, "score": 0.5}]
     assert difference(truth, detections) is None
     monkeypatch.setattr("mimicdet.inference.coco_metrics._mean", lambda values: 0.5)
-    assert "by pycocotools 1.0000" in (difference(truth, detections) or "")
+    assert "by pycocotools" in (difference(truth, detections) or "")
 
 
 def test_growth_is_found() -> None:
