@@ -180,8 +180,8 @@ def _require_buildable(folder: str | Path, settings: TrunkSettings, num_classes:
     try:
         with torch.device("meta"):
             model = build_model(settings, num_classes, pretrained=False)
-    except UserError:
-        raise
+    except UserError as error:
+        raise UserError(f"{Path(folder) / DESCRIPTION_FILE}: {error}") from error
     except Exception as error:  # whatever sizes that go with nothing provoke in layers
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
         file = Path(folder) / DESCRIPTION_FILE

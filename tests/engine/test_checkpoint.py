@@ -242,3 +242,12 @@ def test_the_fingerprint_is_plain(data: dict[str, Any]) -> None:
     assert data["images"] == 10
     assert data["classes"] == ["red", "green"]
     assert all(not isinstance(value, np.generic) for value in data.values())
+
+
+@pytest.mark.parametrize("content", [{}, [], {"format": "other"}, torch.zeros(3)])
+def test_a_last_file_of_another_kind_falls_to_the_one_before(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "last.pt")
+    torch.save({"format": FORMAT}, tmp_path / "previous.pt")
+    file, notice = newest_checkpoint(tmp_path)
+    assert file == tmp_path / "previous.pt"
+    assert "no checkpoint of this version" in (notice or "")

@@ -59,7 +59,7 @@ def _spoil(file: Path, rng: random.Random) -> str:
     elif kind == "payload":
         file.write_bytes(pickle.dumps(Payload(file.with_name("executed"))))
     elif kind == "other content":
-        torch.save(rng.choice(({}, [], {"format": "other"}, {"format": "mimicdet checkpoint 2"}, torch.zeros(3))), file)
+        torch.save(rng.choice(({}, [], {"format": "other"}, torch.zeros(3))), file)
     else:  # what file systems leave after power is lost
         content = file.read_bytes()
         whole = len(content) if kind == "zeros" else rng.randrange(len(content))

@@ -70,7 +70,9 @@ def fault_in(file: Path) -> str | None:
         with zipfile.ZipFile(file) as archive:
             damaged = archive.testzip()
         if damaged is None:
-            torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+            state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+            if not isinstance(state, dict) or state.get("format") != FORMAT:
+                return f"it is no checkpoint of this version of mimicdet, {FORMAT!r}"
     except Exception as error:  # whatever damaged files provoke in readers of zip files and in torch
         return (str(error) or type(error).__name__).splitlines()[0]
     return None if damaged is None else f"{damaged} is damaged"
