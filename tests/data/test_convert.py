@@ -209,7 +209,7 @@ def test_images_of_the_same_name_are_kept_apart(tmp_path: Path) -> None:
 def test_refusals(tmp_path: Path) -> None:
     write_coco(tmp_path / "in")
     out = tmp_path / "out"
-    assert "no format to write; choose one of coco, voc, yolo" in error_of(convert_dataset, tmp_path / "in", out, "csv")
+    assert "to must be 'coco' or 'voc' or 'yolo', not 'csv'" in error_of(convert_dataset, tmp_path / "in", out, "csv")
     out.mkdir()
     (out / "x").touch()
     assert error_of(convert_dataset, tmp_path / "in", out, "voc").startswith(f"{out}: exists already")

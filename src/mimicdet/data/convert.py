@@ -71,8 +71,6 @@ def convert_dataset(
     something, or the disk is full.
     """
     out = Path(out).expanduser()
-    if to not in _WRITERS:
-        raise UserError(f"{out}: {to!r} is no format to write; choose one of {', '.join(_WRITERS)}")
     require_empty(out)
     sources = find_splits(path)
     datasets = {}
