@@ -28,6 +28,7 @@ def rows_of(script: str, folder: Path, *options: str) -> tuple[list[dict[str, An
     return content["rows"], done.stdout
 
 
+@pytest.mark.slow
 def test_train_step(tmp_path: Path) -> None:
     rows, _ = rows_of("train_step.py", tmp_path, "--backbone", "lite0", "--size", "64x96", "--peer", "fcos")
     by_name = {row["model"]: row for row in rows}
@@ -42,6 +43,7 @@ def test_train_step(tmp_path: Path) -> None:
     assert abs(sum(row["ratio"] for row in stages) - 1) < 1e-3
 
 
+@pytest.mark.slow
 def test_export(tmp_path: Path) -> None:
     rows, shown = rows_of(
         "export.py", tmp_path, "--backbone", "lite0", "--size", "64x96", "--no-compiled", "--format", "torch"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import mimicdet
 from mimicdet import (
@@ -62,8 +63,11 @@ def test_unknown_names_are_refused() -> None:
         _ = mimicdet.Detecter  # type: ignore[attr-defined]
 
 
-def test_from_data_to_a_file(workspace: Path) -> None:
-    """A path and its two data sets train the same; numbers are those of the run, whoever measures."""
+def test_from_data_to_a_file(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path and its two data sets train the same; numbers are those of the run, whoever measures.
+
+    Every form of a model is exported as the same network, with the same settings; one of them is written.
+    """
     settings = small_settings("small")
     result = train(settings=settings, train_data="cells", out="runs/one")
     again = train(
@@ -74,9 +78,18 @@ def test_from_data_to_a_file(workspace: Path) -> None:
     assert result.best is not None and result.run == Path("runs/one")  # noqa: PT018
     for metrics in (evaluate(result.model, "cells"), evaluate(Detector.from_pretrained(result.model), "cells")):
         assert metrics["AP"] == result.best["AP"]
-    loaded = load_model(result.model)
-    for number, model in enumerate((result.model, loaded, Detector.from_pretrained(result.model))):
-        assert all(found.is_equal for found in export_model(model, f"{number}.pt2", format="torch"))
+    assert all(found.is_equal for found in export_model(result.model, "0.pt2", format="torch"))
+    taken: list[tuple[Any, dict[str, Any]]] = []
+    monkeypatch.setattr("mimicdet.api.export_detector", lambda network, _, **how: taken.append((network, how)))
+    for model in (result.model, load_model(result.model), Detector.from_pretrained(result.model)):
+        export_model(model, "1.pt2", format="torch")
+    (first, how), *others = taken
+    for network, its_how in others:
+        assert [its_how[key] for key in ("inference", "categories")] == [
+            how[key] for key in ("inference", "categories")
+        ]
+        assert network.state_dict().keys() == first.state_dict().keys()
+        assert all(torch.equal(value, first.state_dict()[key]) for key, value in network.state_dict().items())
     assert evaluate("0.pt2", "cells", trust=True)["AP"] == pytest.approx(result.best["AP"], abs=1e-3)
     assert evaluate("0.pt2", "cells", limit=20, trust=True).detections == 60  # of three images
 

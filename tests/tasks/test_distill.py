@@ -23,6 +23,7 @@ from mimicdet.tasks.distill import LOSSES, DistillTask
 from mimicdet.tasks.mimic import MimicTask
 from mimicdet.tasks.roi_lesson import _chosen
 from mimicdet.teachers.roi import RoiTeacher
+from mimicdet.weights.checkpoint_file import FORMAT
 from mimicdet.weights.folder import save_model
 from tests.fakes.tiny import SIZES, enliven, tiny_batch, tiny_settings
 
@@ -396,7 +397,7 @@ def save_run(folder: Path) -> tuple[str, MimicTask]:
     save_teacher(folder / "model-last", "mimicdet")
     (folder / "checkpoints").mkdir()
     average = {"n_averaged": torch.tensor(3)} | {f"module.{key}": value for key, value in task.state_dict().items()}
-    torch.save({"task": {}, "average": average}, folder / "checkpoints/last.pt")
+    torch.save({"format": FORMAT, "task": {}, "average": average}, folder / "checkpoints/last.pt")
     (folder / "settings.yaml").write_text(dump_settings(settings))
     return str(folder), task
 
