@@ -44,7 +44,7 @@ def test_eight_images_are_fitted(lite0: str, tmp_path: Path) -> None:
             "model.pyramid_channels": 64,
             "model.head_channels": 64,
             "teacher.conv_channels": 64,
-            "train.epochs": 90,
+            "train.epochs": 50,
             "train.eval_every": 0,
             "train.batch_size": 2,
             "optim.lr_batch": 2,

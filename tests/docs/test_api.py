@@ -85,9 +85,7 @@ def test_from_data_to_a_file(workspace: Path, monkeypatch: pytest.MonkeyPatch) -
         export_model(model, "1.pt2", format="torch")
     (first, how), *others = taken
     for network, its_how in others:
-        assert [its_how[key] for key in ("inference", "categories")] == [
-            how[key] for key in ("inference", "categories")
-        ]
+        assert all(its_how[key] == how[key] for key in ("inference", "categories"))
         assert network.state_dict().keys() == first.state_dict().keys()
         assert all(torch.equal(value, first.state_dict()[key]) for key, value in network.state_dict().items())
     assert evaluate("0.pt2", "cells", trust=True)["AP"] == pytest.approx(result.best["AP"], abs=1e-3)
