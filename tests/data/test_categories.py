@@ -16,6 +16,7 @@ from mimicdet.data.dataset import (
     match_classes,
 )
 from mimicdet.data.faults import FaultLog
+from mimicdet.data.raw import clean_name
 from mimicdet.errors import UserError
 
 CELLS = (Category(1, "RBC"), Category(2, "WBC"), Category(3, "Platelets"))
@@ -113,3 +114,12 @@ def test_added_classes_get_free_ids_of_64_bits() -> None:
         data = DetectionDataset(Path("set"), "val", "coco", own, ())
         matched = match_classes(data, [Category(n, name) for n, name in enumerate("cabd")])
         assert [c.id for c in matched.categories] == [first, 1, highest, first + 1]
+
+
+def test_names_of_any_script_are_names() -> None:
+    """Those with joiners too; a joiner alone shows nothing."""
+    for name in ("\u6c7d\u8f66", "\u0645\u06cc\u200c\u062e", "\u0915\u094d\u200d\u0937"):
+        assert clean_name(f" {name} ", Path("a.json"), "category 1") == name
+    for name in ("\u200d", "a\x1b[2J", "\u202ea"):
+        with pytest.raises(UserError, match="not printable"):
+            clean_name(name, Path("a.json"), "category 1")

@@ -53,6 +53,14 @@ def complaint(words: str, capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.mark.usefixtures("here")
+def test_a_name_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_onnx.main(["\x1b[2J\nerror: forged.onnx", "good.jpg"]) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("error: \\x1b[2J\\nerror: forged.onnx")
+    assert shown.count("\n") == 1
+
+
+@pytest.mark.usefixtures("here")
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -66,7 +66,8 @@ class Predict(DataOptions):
         shown = sys.stderr.isatty()
         summary = predict_files(detector, self.sources, json_file=self.json, **drawn, **tiles, progress=shown)
         places = " and ".join(str(place) for place in (self.json, self.pictures) if place is not None)
-        print(message(f"{summary.detections} detections in {summary.images} images: {places}"))
+        plural = "" if summary.images == 1 else "s"
+        print(message(f"{summary.detections} detections in {summary.images} image{plural}: {places}"))
         if summary.own_pictures:
             print(f"left out, because mimicdet drew them: {summary.own_pictures} pictures")
         if left_out := files_left_out(self.sources):

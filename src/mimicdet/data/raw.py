@@ -103,7 +103,8 @@ def read_number(text: str) -> float | None:
 def clean_name(name: str, file: Path, item: str) -> str:
     """Returns a category's name with runs of white space made one blank; UserError if nothing printable is left."""
     cleaned = " ".join(name.split())
-    if not cleaned or not cleaned.isprintable():
+    joiners = str.maketrans("", "", "\u200c\u200d")  # part of how Persian and Hindi are written
+    if not (visible := cleaned.translate(joiners)) or not visible.isprintable():
         raise UserError(f"{file}: {item}: the category name {name!r} is empty or not printable; correct it")
     return cleaned
 

@@ -204,6 +204,11 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
         return None
 
 
+def _printable(text: str) -> str:
+    """Returns text that can neither steer a terminal nor forge another line."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def _reason(error: Exception) -> str:
     return str(getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
 
@@ -228,7 +233,7 @@ def main(arguments: list[str]) -> int:
             labels, names = found["labels"].tolist(), found["names"]
             print(json.dumps({"file": file, "boxes": boxes, "scores": scores, "labels": labels, "names": names}))
     except UnusableFileError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_printable(str(error))}", file=sys.stderr)
         return 2
     return 0
 
