@@ -246,8 +246,9 @@ def test_the_fingerprint_is_plain(data: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("content", [{}, [], {"format": "other"}, torch.zeros(3)])
 def test_a_last_file_of_another_kind_falls_to_the_one_before(tmp_path: Path, content: object) -> None:
+    save_checkpoint(tmp_path, {})
+    (tmp_path / "last.pt").rename(tmp_path / "previous.pt")
     torch.save(content, tmp_path / "last.pt")
-    torch.save({"format": FORMAT}, tmp_path / "previous.pt")
     file, notice = newest_checkpoint(tmp_path)
     assert file == tmp_path / "previous.pt"
-    assert "no checkpoint of this version" in (notice or "")
+    assert "the checksum at its end is missing" in (notice or "")

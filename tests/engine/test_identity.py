@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from mimicdet.data.dataset import DetectionDataset
+from mimicdet.engine.checkpoint import save_checkpoint
 from mimicdet.engine.run_folder import read_metrics
 from mimicdet.engine.stop import TrainingStopped
 from mimicdet.engine.train import TrainResult, train
@@ -149,7 +150,7 @@ def test_a_checkpoint_of_an_older_version_goes_on(run: Run, capfd: pytest.Captur
     for name in ("marks", "validation", "machine"):
         del state[name]
     del state["progress"]["loss"]
-    torch.save(state, last)
+    save_checkpoint(last.parent, state)
     with evaluating_to(0.25):
         result = resumed(*run)
     assert result.best is not None

@@ -23,6 +23,7 @@ from torch import Tensor
 from mimicdet.build import load_model
 from mimicdet.data.batch import Batch
 from mimicdet.data.dataset import Category, DetectionDataset
+from mimicdet.engine.checkpoint import save_checkpoint
 from mimicdet.engine.run_folder import read_metrics
 from mimicdet.engine.train import TrainResult, train
 from mimicdet.errors import UserError
@@ -341,7 +342,7 @@ def test_a_checkpoint_of_another_model(tmp_path: Path, data: DetectionDataset) -
     state = torch.load(last, weights_only=True)
     key = next(key for key in state["task"] if "s_head" in key)
     del state["task"][key]
-    torch.save(state, last)
+    save_checkpoint(last.parent, state)
     with pytest.raises(UserError, match=rf"checkpoint of another model: Missing key.*{key}"):
         train(settings=settings, train_data=data, val_data=None, out=out, resume=True)
 

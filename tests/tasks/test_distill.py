@@ -16,6 +16,7 @@ from mimicdet.build import build_model
 from mimicdet.config import SETTINGS_OF, FasterRcnnSettings, InferenceSettings, TrunkSettings, settings_from
 from mimicdet.data.batch import Batch
 from mimicdet.data.dataset import Category
+from mimicdet.engine.checkpoint import save_checkpoint
 from mimicdet.errors import UserError
 from mimicdet.settings_file import dump_settings
 from mimicdet.tasks import build_task
@@ -23,7 +24,6 @@ from mimicdet.tasks.distill import LOSSES, DistillTask
 from mimicdet.tasks.mimic import MimicTask
 from mimicdet.tasks.roi_lesson import _chosen
 from mimicdet.teachers.roi import RoiTeacher
-from mimicdet.weights.checkpoint_file import FORMAT
 from mimicdet.weights.folder import save_model
 from tests.fakes.tiny import SIZES, enliven, tiny_batch, tiny_settings
 
@@ -395,9 +395,9 @@ def save_run(folder: Path) -> tuple[str, MimicTask]:
     assert isinstance(task, MimicTask)
     enliven(task.t_head)
     save_teacher(folder / "model-last", "mimicdet")
-    (folder / "checkpoints").mkdir()
     average = {"n_averaged": torch.tensor(3)} | {f"module.{key}": value for key, value in task.state_dict().items()}
-    torch.save({"format": FORMAT, "task": {}, "average": average}, folder / "checkpoints/last.pt")
+    (folder / "checkpoints").mkdir()
+    save_checkpoint(folder / "checkpoints", {"task": {}, "average": average})
     (folder / "settings.yaml").write_text(dump_settings(settings))
     return str(folder), task
 
