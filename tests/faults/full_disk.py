@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.faults.forked import Running
-from tests.faults.kills import Fault, Straight, consequences, in_parallel, straight_run
+from tests.faults.kills import Fault, Straight, consequences, in_parallel, straight_run, trial_of
 from tests.faults.table import Line
 from tests.faults.works import STUDY, WORKS, Inputs, Work, last_line, launch, make_study, names
 
@@ -37,7 +37,7 @@ def full_disks(
         if work.hooked:
             every = range(1, straight.touches + 1)
             chosen = sorted(rng.sample(every, max(1, round(len(every) * share))))
-            trials = [_trial(work, inputs, home / f"at{n}", straight, _full_at(n)) for n in chosen]
+            trials = [trial_of(work, inputs, home / f"at{n}", straight, _full_at(n)) for n in chosen]
             yield _line(f"{work.name}: disk full at every write", trials, jobs)
         if can_mount():
             slow = max(1.0, work.weight / 3)
@@ -56,17 +56,6 @@ def _line(name: str, trials: list[Callable[[], str | None]], jobs: int) -> Line:
     in_parallel(trials, line, jobs)
     line.seconds = time.perf_counter() - began
     return line
-
-
-def _trial(work: Work, inputs: Inputs, folder: Path, straight: Straight, fault: Fault) -> Callable[[], str | None]:
-    def trial() -> str | None:
-        folder.mkdir()
-        work.prepare(inputs, folder)
-        found = fault(work, inputs, folder) or consequences(work, inputs, folder, straight)
-        shutil.rmtree(folder)
-        return found and f"{found} [{folder.name}]"
-
-    return trial
 
 
 def _full_at(touch: int) -> Fault:

@@ -94,7 +94,9 @@ def kills(
         for kind, faults in _plan(work, straight, share, rng):
             began = time.perf_counter()
             line = Line(f"{work.name}: {kind}")
-            trials = [_trial(work, inputs, home / f"{kind[:4]}{n}", straight, fault) for n, fault in enumerate(faults)]
+            trials = [
+                trial_of(work, inputs, home / f"{kind[:4]}{n}", straight, fault) for n, fault in enumerate(faults)
+            ]
             in_parallel(trials, line, jobs)
             line.seconds = time.perf_counter() - began
             yield line
@@ -119,7 +121,9 @@ def _plan(work: Work, straight: Straight, share: float, rng: random.Random) -> I
         yield f"stopped by {number.name}", [_signalled(moment, number) for moment in moments]
 
 
-def _trial(work: Work, inputs: Inputs, folder: Path, straight: Straight, fault: Fault) -> Callable[[], str | None]:
+def trial_of(work: Work, inputs: Inputs, folder: Path, straight: Straight, fault: Fault) -> Callable[[], str | None]:
+    """Returns a trial that puts a fault in, and says what is wrong after it and after the next start."""
+
     def trial() -> str | None:
         folder.mkdir()
         work.prepare(inputs, folder)
