@@ -8,7 +8,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-EXTRAS = ("export",)
+EXTRAS = ("export", "large")
 """Extras whose packages the program itself needs; those of development may be as new as they like."""
 
 

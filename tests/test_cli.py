@@ -415,6 +415,25 @@ def test_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
         guarded(raising(PermissionError()))  # nothing that a user could mend
 
 
+def test_what_ctrl_c_catches_half_made_does_not_complain() -> None:
+    script = """
+import signal, sys
+from mimicdet.cli import guarded
+
+class HalfMade:
+    def __del__(self):
+        raise AttributeError("never made")
+
+def work():
+    one = HalfMade()
+    signal.raise_signal(signal.SIGINT)
+
+sys.exit(guarded(work))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
 def test_only_the_first_process_tells_at_once(monkeypatch: Any, capsys: pytest.CaptureFixture[str]) -> None:
     pauses: list[float] = []
     monkeypatch.setattr("time.sleep", pauses.append)

@@ -6,9 +6,12 @@ Nothing heavy is imported before a command runs, so help and typing errors answe
 import importlib
 import io
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import Any
 
 from mimicdet.errors import UserError, message, nearest
@@ -60,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def guarded(work: Callable[[], int]) -> int:
     """Returns what ``work`` returns; 2 for anything the user can mend, told in one sentence; 130 when interrupted."""
     try:
+        _settle_interrupts()
         for stream in (sys.stdout, sys.stderr):  # no name is lost, or costs a traceback, on a terminal of few letters
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
@@ -82,6 +86,21 @@ def guarded(work: Callable[[], int]) -> int:
         if error.filename is None:
             raise
         return _complain(f"{error.filename}: {error.strerror}; correct the path or its permissions")
+
+
+def _settle_interrupts() -> None:
+    """Keeps Ctrl-C free of tracebacks: what it catches half made, as in an import, may complain as it is taken down."""
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    ):
+        return
+
+    def interrupted(number: int, frame: FrameType | None) -> None:
+        sys.unraisablehook = lambda _: None
+        signal.default_int_handler(number, frame)
+
+    signal.signal(signal.SIGINT, interrupted)
 
 
 def _dispatch(arguments: list[str]) -> int:

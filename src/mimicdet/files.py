@@ -28,6 +28,14 @@ def make_folder(folder: Path) -> None:
         raise UserError(f"{folder} cannot be made ({error.strerror}); choose another folder") from error
 
 
+def require_text(folder: Path) -> None:
+    """Raises UserError for a path that is no text, in which safetensors can read no file."""
+    try:
+        str(folder.absolute()).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{folder}: the path has bytes that are no UTF-8; choose another folder") from error
+
+
 def replace_file(file: Path, content: bytes) -> None:
     """Writes a file as ``replace_files`` does."""
     replace_files({file: content})

@@ -182,10 +182,13 @@ def test_a_run_in_the_way(result: TrainResult, data: DetectionDataset) -> None:
     assert (result.run / "metrics.jsonl").read_bytes() == before
 
 
-def test_resuming_a_finished_run_gives_its_result(result: TrainResult, data: DetectionDataset) -> None:
+def test_resuming_a_finished_run_gives_its_result(
+    result: TrainResult, data: DetectionDataset, capfd: pytest.CaptureFixture[str]
+) -> None:
     settings = toy_settings(pictures=1, eval_teacher=True)
     again = train(settings=settings, train_data=data, val_data=data, out=result.run, resume=True)
     assert again == result
+    assert "epochs are trained already: nothing is left to do" in capfd.readouterr().err
 
 
 def test_without_a_validation_split_the_last_weights_are_the_model(tmp_path: Path, data: DetectionDataset) -> None:

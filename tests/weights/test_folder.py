@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from mimicdet import files
@@ -45,14 +51,62 @@ def test_what_goes_in_comes_out(tmp_path: Path) -> None:
         assert torch.equal(value, model.state_dict()[key]), key
 
 
+@given(position=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), header=st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_a_flipped_bit_never_gives_other_weights(
+    saved: tuple[MimicDet, Path], position: float, bit: int, header: bool
+) -> None:
+    model, folder = saved
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    end = 8 + int.from_bytes(content[:8], "little")
+    at = int(position * end) if header else end + int(position * (len(content) - end))
+    content[at] ^= 1 << bit
+    with tempfile.TemporaryDirectory() as other:
+        shutil.copy(folder / "model.json", other)
+        (Path(other) / "model.safetensors").write_bytes(content)
+        loaded = detector(seed=1)
+        if not header:
+            with pytest.raises(UserError, match=r"model\.safetensors has changed since it was written"):
+                load_weights(other, loaded)
+            return
+        with contextlib.suppress(UserError):
+            load_weights(other, loaded)  # the flip may have met the checksum's own name, or white space
+            for key, value in loaded.state_dict().items():
+                assert torch.equal(value, model.state_dict()[key]), key
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[MimicDet, Path]:
+    model, folder = detector(), tmp_path_factory.mktemp("saved")
+    save(folder, model)
+    return model, folder
+
+
+def test_weights_of_other_tools_need_no_checksum(tmp_path: Path) -> None:
+    model, loaded = detector(), detector(seed=1)
+    save(tmp_path, model)
+    state = safetensors.torch.load_file(tmp_path / "model.safetensors")
+    safetensors.torch.save_file(state, tmp_path / "model.safetensors")
+    load_weights(tmp_path, loaded)
+    assert torch.equal(next(loaded.parameters()), next(model.parameters()))
+
+
 def test_the_folder_holds_two_files_that_others_can_read(tmp_path: Path) -> None:
     model = detector()
     save(tmp_path, model)
     assert sorted(os.listdir(tmp_path)) == ["model.json", "model.safetensors"]
+    before = (tmp_path / "model.safetensors").read_bytes()
+    for _ in range(5):
+        save(tmp_path, model)
+        assert (tmp_path / "model.safetensors").read_bytes() == before
     state = safetensors.torch.load_file(tmp_path / "model.safetensors")
     assert state.keys() == model.state_dict().keys()
     with safetensors.safe_open(tmp_path / "model.safetensors", "pt") as opened:
-        assert opened.metadata() == {"format": "pt"}
+        checksum = opened.metadata()["sha256"]
+        assert opened.metadata() == {"format": "pt", "sha256": checksum}
+    content = (tmp_path / "model.safetensors").read_bytes()
+    tensors = content[8 + int.from_bytes(content[:8], "little") :]
+    assert checksum == hashlib.sha256(tensors).hexdigest()
     content = json.loads((tmp_path / "model.json").read_text(encoding="utf-8"))
     assert content["format_version"] == 1
     assert content["categories"][1] == {"id": 2, "name": "Ölfaß 🐟"}
@@ -249,3 +303,10 @@ def test_weights_of_another_model_change_nothing(tmp_path: Path, difference: str
         load_weights(tmp_path, other)
     for key, value in other.state_dict().items():
         assert torch.equal(value, detector(seed=1).state_dict()[key])
+
+
+def test_a_folder_whose_path_is_no_text_gets_no_model(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    with pytest.raises(UserError, match=r"caf.+no UTF-8; choose another folder"):
+        save(folder, detector())
+    assert not folder.exists()

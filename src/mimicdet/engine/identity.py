@@ -41,11 +41,9 @@ def _marks(files: Sequence[Path]) -> torch.Tensor:
 def require_same_pixels(state: Mapping[str, Any], now: Mapping[str, Any], data: DetectionDataset, file: Path) -> None:
     """Raises UserError naming the first image of the training set whose file has changed since ``file`` was written.
 
-    ``state`` is that checkpoint's, one of an older version may have no marks; ``now`` is by ``run_identity``. Both
-    training sets have the same images and objects.
+    ``state`` is that checkpoint's, ``now`` is by ``run_identity``. Both training sets have the same images and objects.
     """
-    before, after = _saved_marks(state, now, "train"), now["marks"]["train"]
-    if changed := (before != after).nonzero().flatten().tolist():
+    if changed := (state["marks"]["train"] != now["marks"]["train"]).nonzero().flatten().tolist():
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
         raise UserError(
             f"{data.images[changed[0]].file}{more}: the image has changed since {file} was written, so the run would "
@@ -54,33 +52,22 @@ def require_same_pixels(state: Mapping[str, Any], now: Mapping[str, Any], data: 
         )
 
 
-def _saved_marks(state: Mapping[str, Any], now: Mapping[str, Any], split: str) -> torch.Tensor:
-    """Returns the marks that a checkpoint has, those of ``now`` where it has none for as many images."""
-    marks, after = state.get("marks"), now["marks"][split]
-    before = marks.get(split) if isinstance(marks, dict) else None
-    return before if isinstance(before, torch.Tensor) and before.shape == after.shape else after
-
-
 def changed_yardstick(state: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
     """Says how the validation split differs from the one that ``state`` was measured by; None where it is the same."""
-    if "validation" not in state:  # of an older version
-        return None
     before, after = state["validation"], now["validation"]
     if before == after:
-        same_pixels = torch.equal(_saved_marks(state, now, "val"), now["marks"]["val"])
+        same_pixels = torch.equal(state["marks"]["val"], now["marks"]["val"])
         return None if same_pixels else "images of the validation split have changed"
-    if not isinstance(before, dict) or after is None:
+    if before is None or after is None:
         return f"there is {'no' if after is None else 'a'} validation split now"
-    if before.get("split") != after["split"]:
-        return f"the validation split was '{before.get('split')}' and is '{after['split']}'"
+    if before["split"] != after["split"]:
+        return f"the validation split was '{before['split']}' and is '{after['split']}'"
     return "images, objects or classes of the validation split have changed"
 
 
 def changed_machine(state: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
     """Says what differs of the machine, so that sums are rounded otherwise; None where nothing does."""
-    before, after = state.get("machine"), now["machine"]
-    if not isinstance(before, dict):  # of an older version
-        return None
+    before, after = state["machine"], now["machine"]
     names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
     told = [f"{name} {before.get(name, '-')}, now {after.get(name, '-')}" for name in names]
     return f"it ran with {' and '.join(told)}: its sums round otherwise from here on" if told else None

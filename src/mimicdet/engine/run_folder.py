@@ -30,7 +30,7 @@ from typing import Any
 
 from mimicdet.config import Settings
 from mimicdet.errors import UserError
-from mimicdet.files import defined, is_leftover, remove_leftovers, replace_file, why_not_written
+from mimicdet.files import defined, is_leftover, remove_leftovers, replace_file, require_text, why_not_written
 from mimicdet.locks import Lock, holder, take_lock
 from mimicdet.settings_file import dump_settings
 
@@ -75,6 +75,7 @@ class RunFolder:
             raise UserError("--resume continues a run and --overwrite replaces it: give one of them")
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"{self.path} is a file; --out needs a folder")
+        require_text(self.path)
         if self._lock is None and os.path.exists(self.lock_file):
             self._take().release()
         if self.holds_a_run:

@@ -117,6 +117,8 @@ def start_run(
         run.log.say(f"{notice + '; ' if notice else ''}resuming {folder.path} from {where}")
         for change in changes:
             run.log.say(change)
+        if state.progress.epoch == settings.train.epochs:
+            run.log.say(f"all {settings.train.epochs} epochs are trained already: nothing is left to do")
     if too_small is not None:
         run.log.say(too_small)
     if settings.optim.warmup_steps > settings.train.epochs * steps / 2:

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
 from mimicdet.build import build_model, build_trunk, learning_of, load_model
 from mimicdet.config import DistillSettings, FasterRcnnSettings, MimicDetSettings, Settings, settings_from
 from mimicdet.config.mimicdet import AssignSettings
@@ -30,7 +28,7 @@ from mimicdet.teachers.dense import DenseTeacher
 from mimicdet.teachers.roi import OwnFasterRcnn, RoiHead, RoiTeacher, TorchvisionFasterRcnn
 from mimicdet.teachers.t_head import THead
 from mimicdet.teachers.teacher import match_class_names
-from mimicdet.weights.checkpoint_file import fault_in
+from mimicdet.weights.checkpoint_file import fault_in, load_checkpoint
 from mimicdet.weights.folder import DESCRIPTION_FILE, read_description
 from mimicdet.weights.pretrained import SUFFIXES, read_faster_rcnn
 
@@ -139,7 +137,7 @@ def read_mimic_run(run: Path) -> MimicRun:
     assert isinstance(task, MimicTask)
     fault = fault_in(file)
     try:
-        saved = {} if fault else torch.load(file, map_location="cpu", weights_only=True)
+        saved = {} if fault else load_checkpoint(file)
         average = saved["average"]
         averaged = {key.removeprefix("module."): value for key, value in (average or {}).items() if "module." in key}
         task.load_state_dict(averaged or saved["task"])

@@ -5,6 +5,8 @@ detections; ``model.safetensors`` holds the weights, without a T-head. Nothing i
 """
 
 import errno
+import hashlib
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,11 +20,12 @@ from torch import Tensor, nn
 
 from mimicdet.data.dataset import Category
 from mimicdet.errors import UserError
-from mimicdet.files import make_folder, replace_file, write_json
+from mimicdet.files import make_folder, replace_file, require_text, write_json
 from mimicdet.weights.description import FORMAT_VERSION, Classes, Part, read_part
 from mimicdet.weights.pretrained import require_finite
 
 WEIGHTS_FILE, DESCRIPTION_FILE = "model.safetensors", "model.json"
+_CHECKSUM = "sha256"
 
 
 class ModelDescription(Part):
@@ -56,6 +59,7 @@ def save_model(
         UserError: the folder cannot be made or written to.
     """
     folder = Path(folder)
+    require_text(folder)
     make_folder(folder)
     description = {
         "format_version": FORMAT_VERSION,
@@ -67,7 +71,7 @@ def save_model(
     }
     state = {key: value.detach().cpu().contiguous() for key, value in _without_aliases(model).items()}
     # The weights first: a crash between the two leaves a description that still fits, since both only change together
-    replace_file(folder / WEIGHTS_FILE, safetensors.torch.save(state, metadata={"format": "pt"}))
+    replace_file(folder / WEIGHTS_FILE, _with_checksum(state))
     write_json(folder / DESCRIPTION_FILE, description)
 
 
@@ -101,14 +105,42 @@ def require_fit(folder: str | Path, model: nn.Module) -> None:
 def load_weights(folder: str | Path, model: nn.Module) -> None:
     """Loads the weights into a model built from the folder's description.
 
-    Raises UserError when they are broken, of other entries, or no finite numbers.
+    Raises UserError when they are broken, changed since they were written, of other entries, or no finite numbers.
     """
     require_fit(folder, model)
     file = Path(folder) / WEIGHTS_FILE
     with _explained(file):
         state = safetensors.torch.load_file(file)
+        changed = _checksum_of(file) not in (None, _checksum(file.read_bytes()))
+    if changed:
+        raise UserError(f"{file} has changed since it was written: its checksum differs; save or copy the model again")
     require_finite(state, file)
     model.load_state_dict(state, strict=False)
+
+
+def _with_checksum(state: Mapping[str, Tensor]) -> bytes:
+    """The file's content; in the file itself the checksum cannot be parted from the weights, as by a crash."""
+    plain = safetensors.torch.save(dict(state))
+    end = _end_of_header(plain)
+    # Not by safetensors, which writes metadata in any order: the same weights are the same bytes
+    metadata = {"format": "pt", _CHECKSUM: _checksum(plain)}
+    header = json.dumps({"__metadata__": metadata} | json.loads(plain[8:end]), separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # tensors begin at a multiple of 8
+    return len(header).to_bytes(8, "little") + header + plain[end:]
+
+
+def _checksum(content: bytes) -> str:
+    """The SHA-256 of all tensors, which follow a header and its length in 8 bytes."""
+    return hashlib.sha256(memoryview(content)[_end_of_header(content) :]).hexdigest()
+
+
+def _end_of_header(content: bytes) -> int:
+    return 8 + int.from_bytes(content[:8], "little")
+
+
+def _checksum_of(file: Path) -> str | None:
+    with safetensors.safe_open(file, "pt") as opened:
+        return (opened.metadata() or {}).get(_CHECKSUM)
 
 
 @contextmanager

@@ -73,6 +73,11 @@ class Explain(DataOptions):
         from mimicdet.predict import Detector
 
         models = [self.model] if self.against is None else [self.model, self.against]
+        for model in models:
+            if model.is_file():
+                raise UserError(
+                    f"{message(model)}: an exported file does not show where it looks; give the model folder"
+                )
         detectors = {str(model): Detector.from_pretrained(model, self.device) for model in models}
         pictures, objects = (4 if count is None else count for count in (self.pictures, self.objects))
         text = explain_alignment(detectors, dataset, self.out, pictures=self.images or pictures, objects=objects)
