@@ -13,7 +13,7 @@ from mimicdet.data import photograph
 from mimicdet.data.decode import read_image
 from mimicdet.data.photograph import Photograph, is_large, photograph_size
 from mimicdet.errors import UserError
-from tests.fakes.pixel_kinds import HEIGHT, WIDTH, files
+from tests.fakes.pixel_kinds import HEIGHT, WIDTH, files, pillow_reads
 
 WINDOWS = ((0, 0, WIDTH, HEIGHT), (0, 0, 1, 1), (5, 3, 30, 20), (16, 16, 17, 17), (20, 10, WIDTH, HEIGHT))
 RNG = np.random.default_rng(0)
@@ -63,6 +63,8 @@ def test_every_way_of_storing_a_tiff(tmp_path: Path, pixels: np.ndarray, how: di
     tifffile = pytest.importorskip("tifffile")
     how = {"photometric": "rgb", **how}
     tifffile.imwrite(tmp_path / "x.tif", pixels, **how)
+    if not pillow_reads(tmp_path / "x.tif"):
+        pytest.skip("this Pillow cannot read the file, so there is nothing to compare with")
     assert is_large(tmp_path / "x.tif")
     assert_windows_are_those_of(tmp_path / "x.tif")
 
