@@ -166,6 +166,6 @@ def _complain(sentence: str) -> int:
     if os.environ.get("RANK", "0") != "0":
         # All processes usually meet the same error. torchrun ends the others as soon as rank 0 is gone, within this
         # pause; an error that only this one met is still told.
-        time.sleep(2)
+        time.sleep(4)
     print(f"error: {message(sentence)}", file=sys.stderr)
     return 2

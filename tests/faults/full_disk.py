@@ -59,7 +59,10 @@ def _line(name: str, trials: list[Callable[[], str | None]], jobs: int) -> Line:
 
 
 def _full_at(touch: int) -> Fault:
-    return lambda work, inputs, folder: one_sentence(launch(work, inputs, folder, hook={"at": touch, "how": "full"}))
+    hook = {"at": touch, "how": "full"}
+    return lambda work, inputs, folder, straight: one_sentence(
+        launch(work, inputs, folder, hook=hook, straight=straight.folder)
+    )
 
 
 def one_sentence(running: list[Running], within: float = 120.0) -> str | None:

@@ -65,7 +65,7 @@ def consequences(work: Work, inputs: Inputs, folder: Path, straight: Straight) -
     try:
         all_whole(folder)
         last_checkpoint_is_usable(folder)
-        finish(work, inputs, folder)
+        finish(work, inputs, folder, straight.folder)
         all_whole(folder)
         work.same(folder, straight.folder)
         same_names(folder, straight.folder)
@@ -103,7 +103,7 @@ def kills(
         shutil.rmtree(home)
 
 
-Fault = Callable[[Work, Inputs, Path], str | None]
+Fault = Callable[[Work, Inputs, Path, Straight], str | None]
 
 
 def _plan(work: Work, straight: Straight, share: float, rng: random.Random) -> Iterator[tuple[str, list[Fault]]]:
@@ -127,7 +127,7 @@ def trial_of(work: Work, inputs: Inputs, folder: Path, straight: Straight, fault
     def trial() -> str | None:
         folder.mkdir()
         work.prepare(inputs, folder)
-        found = fault(work, inputs, folder) or consequences(work, inputs, folder, straight)
+        found = fault(work, inputs, folder, straight) or consequences(work, inputs, folder, straight)
         shutil.rmtree(folder)
         return found and f"{found} [{folder.name}]"
 
@@ -135,8 +135,8 @@ def trial_of(work: Work, inputs: Inputs, folder: Path, straight: Straight, fault
 
 
 def _killed_at(touch: int) -> Fault:
-    def fault(work: Work, inputs: Inputs, folder: Path) -> str | None:
-        running = launch(work, inputs, folder, hook={"at": touch, "how": "kill"})
+    def fault(work: Work, inputs: Inputs, folder: Path, straight: Straight) -> str | None:
+        running = launch(work, inputs, folder, hook={"at": touch, "how": "kill"}, straight=straight.folder)
         running[0].ends(300)
         for other in running[1:]:  # the machine has lost its power
             other.send(signal.SIGKILL, group=True)
@@ -147,7 +147,7 @@ def _killed_at(touch: int) -> Fault:
 
 
 def _signalled(moment: float, number: int) -> Fault:
-    def fault(work: Work, inputs: Inputs, folder: Path) -> str | None:
+    def fault(work: Work, inputs: Inputs, folder: Path, _: Straight) -> str | None:
         running = launch(work, inputs, folder)
         for one in running:
             one.begun()

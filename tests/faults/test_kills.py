@@ -23,8 +23,9 @@ def test_a_training_that_is_killed_at_a_write_loses_nothing(inputs: Inputs, tmp_
     shutil.copytree(inputs.folder / "run", tmp_path / "straight" / "run")
     folder = tmp_path / "killed"
     folder.mkdir()
-    assert _killed_at(random.Random(0).randrange(30, 90))(TRAIN, inputs, folder) is None
-    assert consequences(TRAIN, inputs, folder, Straight(tmp_path / "straight", 0, 0)) is None
+    straight = Straight(tmp_path / "straight", 0, 0)
+    assert _killed_at(random.Random(0).randrange(30, 90))(TRAIN, inputs, folder, straight) is None
+    assert consequences(TRAIN, inputs, folder, straight) is None
 
 
 @pytest.mark.parametrize("how", ["kill", "full"])
@@ -33,7 +34,7 @@ def test_a_kill_or_a_full_disk_at_a_write_loses_nothing(inputs: Inputs, tmp_path
     for touch in random.Random(how).sample(range(1, straight.touches), 3):
         folder = tmp_path / str(touch)
         folder.mkdir()
-        assert (_killed_at if how == "kill" else _full_at)(touch)(CONVERT, inputs, folder) is None
+        assert (_killed_at if how == "kill" else _full_at)(touch)(CONVERT, inputs, folder, straight) is None
         assert consequences(CONVERT, inputs, folder, straight) is None
 
 

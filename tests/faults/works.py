@@ -22,6 +22,7 @@ from PIL import Image
 
 from mimicdet.cli import main
 from mimicdet.engine.run_folder import RunFolder
+from mimicdet.files import replace_file
 from mimicdet.settings_file import dump_settings
 from tests.engine.test_resume import assert_same_run
 from tests.fakes.toy import toy_data, toy_settings
@@ -81,18 +82,33 @@ class Work:
     """It takes about so many seconds; the slower, the fewer kills at random moments."""
 
 
-def run_command(words: Words, folder: Path, hook: dict[str, Any] | None) -> int:
-    """Runs a command in a process of its own; ``hook`` are arguments of ``hooks.watch``."""
+def run_command(words: Words, folder: Path, hook: dict[str, Any] | None, traced: Path | None) -> int:
+    """Runs a command in a process of its own; ``hook`` are arguments of ``hooks.watch``.
+
+    An export takes what it would trace, which is most of its time and writes nothing, from a finished file: ``traced``.
+    """
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))  # for what a study starts
+    if traced is not None:
+        from mimicdet.export import export
+
+        def write_traced(network: Any, file: Path, **_: Any) -> None:
+            replace_file(file, traced.read_bytes())
+
+        export.write_onnx = export.write_torch = write_traced
     if hook is not None:
         hooks.watch(folder, **hook)
     return main(words)
 
 
 def launch(
-    work: Work, inputs: Inputs, folder: Path, words: Words | None = None, hook: dict[str, Any] | None = None
+    work: Work,
+    inputs: Inputs,
+    folder: Path,
+    words: Words | None = None,
+    hook: dict[str, Any] | None = None,
+    straight: Path | None = None,
 ) -> list[Running]:
-    """Starts a work's processes; the hook is the first one's."""
+    """Starts a work's processes; the hook is the first one's. ``straight`` has what an export need not trace again."""
     folder.mkdir(parents=True, exist_ok=True)
     words = work.words(inputs, folder) if words is None else words
     environment = {"OMP_NUM_THREADS": "1"}
@@ -101,22 +117,24 @@ def launch(
             free.bind(("127.0.0.1", 0))
             place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
         environment |= place | {"WORLD_SIZE": str(work.processes), "LOCAL_WORLD_SIZE": str(work.processes)}
+    traced = None if straight is None or words[0] != "export" else straight / Path(words[-1]).name
     running = []
     for rank in range(work.processes):
         own = environment | ({"RANK": str(rank), "LOCAL_RANK": str(rank)} if work.processes > 1 else {})
         log = folder.with_name(f"{folder.name}.{rank}.log")
-        running.append(start(run_command, words, folder, hook if rank == 0 else None, log=log, environment=own))
+        arguments = words, folder, hook if rank == 0 else None, traced
+        running.append(start(run_command, *arguments, log=log, environment=own))
     return running
 
 
-def finish(work: Work, inputs: Inputs, folder: Path, timeout: float = 300) -> None:
+def finish(work: Work, inputs: Inputs, folder: Path, straight: Path | None = None, timeout: float = 300) -> None:
     """Starts a work again, as its user would, and waits; AssertionError where that fails."""
     if work.done(folder):
         return
     words = work.words(inputs, folder)
     if words[0] == "train" and RunFolder(folder / "run").holds_a_run:
         words = [*words, "--resume"]
-    for running in launch(work, inputs, folder, words):
+    for running in launch(work, inputs, folder, words, straight=straight):
         code = running.ends(timeout)
         assert code == 0, f"the next start fails: exit code {code}: {last_line(running.told)}"
 
