@@ -85,8 +85,8 @@ class Work:
 def run_command(words: Words, folder: Path, hook: dict[str, Any] | None, traced: Path | None) -> int:
     """Runs a command in a process of its own; ``hook`` are arguments of ``hooks.watch``.
 
-    An export takes what it would trace from a finished file, ``traced``, and neither loads nor compares its own: these are most
-    of its time, and write nothing.
+    An export takes what it would trace from a finished file, ``traced``, and neither loads nor compares its own: that
+    is most of its time, and writes nothing.
     """
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))  # for what a study starts
     if traced is not None:
