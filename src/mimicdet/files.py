@@ -187,13 +187,18 @@ def require_writable(file: Path) -> None:
         raise UserError(f"{file} cannot be written ({folder}: {error.strerror}); choose another folder") from error
 
 
-def require_own_file(file: Path | None, *inputs: Path) -> None:
-    """Raises UserError where ``--json`` names what cannot be written, or a file that is one of the inputs or in one."""
+def require_own_file(
+    file: Path | None, *inputs: Path | None, is_input: Callable[[Path], bool] = lambda _: True
+) -> None:
+    """Raises UserError where ``--json`` names what cannot be written, or a file that is one of the inputs or in one.
+
+    Of the files in a folder, only those count that ``is_input`` says are read.
+    """
     if file is None:
         return
     require_writable(file)
-    for path in inputs:
-        if file.exists() and file.resolve().is_relative_to(path.resolve()):
+    for path in filter(None, inputs):
+        if file.exists() and file.resolve().is_relative_to(path.resolve()) and (path.is_file() or is_input(file)):
             raise UserError(f"{file} belongs to {path}, which is read; --json would overwrite it: name another file")
 
 

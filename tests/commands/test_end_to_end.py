@@ -156,6 +156,15 @@ def test_results_never_replace_what_was_read(
         assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
     for _ in range(2):  # earlier results are replaced
         assert main(["check", str(data), "--json", str(tmp_path / "faults.json")]) == 0
+    annotated, reading = (data / "valid.json").read_bytes(), [str(model), "--data", str(data), "--split", "valid"]
+    for words, file in (
+        (["check", str(data)], data / "valid"),
+        (["eval", *reading], model),
+        (["predict", *reading], data),
+    ):
+        for _ in range(2):  # nor are they read as annotations
+            assert main([*words, "--json", str(file / "out.json")]) == 0
+    assert (data / "valid.json").read_bytes() == annotated
 
 
 def test_images_that_are_trained_and_measured_on_are_told(

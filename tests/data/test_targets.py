@@ -26,7 +26,8 @@ SIDES = {"shorter_side": 150, "longer_side": 1000}
 
 
 def test_nothing_to_learn() -> None:
-    assert "cells: the split 'train' has no object" in error_of(require_targets, split_of(), **SIDES, zoom=1.0)
+    message = error_of(require_targets, split_of(), **SIDES, zoom=1.0)
+    assert "cells: the split 'train' has no object; add objects, or train on another split" in message
     message = error_of(require_targets, split_of((0, 0, 9, 9), crowd=True), **SIDES, zoom=1.0)
     assert "its 1 regions are marked as crowd" in message
     small = split_of((0, 0, 1.5, 50), (0, 0, 50, 1.9))

@@ -7,6 +7,7 @@ from pydantic.dataclasses import dataclass
 
 from mimicdet.commands.options import DataOptions
 from mimicdet.commands.parser import DOCUMENTED, Argument
+from mimicdet.data.json_kind import is_input
 from mimicdet.files import require_own_file, write_json
 
 EXAMPLES = """\
@@ -33,7 +34,7 @@ class Check(DataOptions):
     """Every image is decoded, which finds truncated ones."""
 
     def run(self) -> int:
-        require_own_file(self.json, self.data)
+        require_own_file(self.json, self.data, is_input=is_input)
         report = self.check(self.data, self.split or None, images=self.images)
         if self.json is not None:
             write_json(self.json, report.to_json())

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 from pydantic.dataclasses import dataclass
 
-from mimicdet.commands.options import DataOptions, InferenceOptions, with_options
+from mimicdet.commands.options import DataOptions, InferenceOptions, is_model_file, model_files, with_options
 from mimicdet.commands.parser import DOCUMENTED, Argument
+from mimicdet.data.json_kind import is_input
 from mimicdet.errors import UserError, message
 from mimicdet.files import failures_of, require_own_file, write_json
 
@@ -53,7 +54,8 @@ class Eval(DataOptions):
     def run(self) -> int:
         if self.limit is not None and self.limit <= 10:
             raise UserError(f"mimicdet eval: --limit must be more than 10, not {self.limit}")
-        require_own_file(self.json, self.data, self.model)
+        require_own_file(self.json, self.data, is_input=is_input)
+        require_own_file(self.json, *model_files(self.model), is_input=is_model_file)
         dataset = self.load(self.data, self.split, large=self.tile is not None)
         # torch and all: not before the data are found to be good
         from mimicdet.api import evaluate

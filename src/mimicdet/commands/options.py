@@ -51,6 +51,16 @@ class DataOptions:
         return {name: getattr(self, name) for name in names}
 
 
+def model_files(model: Path) -> tuple[Path, ...]:
+    """Returns what is read of a model: its folder, or an exported file and the description beside it."""
+    return (model, Path(f"{model}.json")) if model.is_file() else (model,)
+
+
+def is_model_file(file: Path) -> bool:
+    """Says whether a file in a model's folder belongs to the model; numbers that were written beside it do not."""
+    return file.name == "model.json" or file.suffix.lower() != ".json"
+
+
 _STORED = "These are stored with the model; what is given here is used instead."
 InferenceOptions = Annotated[dict[str, Any], SettingsOptions("inference.", title=_STORED)]
 """The type of a command's field for ``--inference.key value``: the settings of that section, none repeated."""

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 from pydantic.dataclasses import dataclass
 
-from mimicdet.commands.options import DataOptions, InferenceOptions, with_options
+from mimicdet.commands.options import DataOptions, InferenceOptions, is_model_file, model_files, with_options
 from mimicdet.commands.parser import DOCUMENTED, Argument
+from mimicdet.data.json_kind import is_input
 from mimicdet.errors import UserError, message, one_line
 from mimicdet.files import require_own_file
 
@@ -54,7 +55,8 @@ class Predict(DataOptions):
             raise UserError("mimicdet predict: name image files, folders or globs")
         if self.json is None and self.pictures is None:
             raise UserError("mimicdet predict: say where results go, --json FILE or --pictures FOLDER or both")
-        require_own_file(self.json, *filter(None, (self.model, self.data)))
+        require_own_file(self.json, self.data, is_input=is_input)
+        require_own_file(self.json, *model_files(self.model), is_input=is_model_file)
         reading: dict[str, Any] = {"annotated": False, "large": self.tile is not None}
         dataset = None if self.data is None else self.load(self.data, self.split, **reading)
         from mimicdet.predict import Detector, files_left_out, predict_files  # torch: not before the data are good

@@ -11,7 +11,7 @@ from mimicdet.data.dataset import Category, DetectionDataset, fingerprint
 from mimicdet.data.faults import FaultKind, FaultLog
 from mimicdet.data.plausible import odd_boxes
 from mimicdet.data.split_names import disjoint_splits, resolve_split
-from mimicdet.data.splits import compare_splits, find_splits, raise_errors, read_split
+from mimicdet.data.splits import compare_splits, find_splits, log_left_out, raise_errors, read_split
 from mimicdet.errors import message, one_line
 
 
@@ -36,6 +36,11 @@ class CheckReport:
         return self._counts(stops=False)
 
     @property
+    def notes(self) -> dict[str, int]:
+        """Counts what the data set holds and is not used, likewise. It is for information."""
+        return self._counts(stops=False, note=True)
+
+    @property
     def ok(self) -> bool:
         """Says whether the data set is fit for training."""
         return not self.errors
@@ -47,7 +52,8 @@ class CheckReport:
     def to_json(self) -> dict[str, Any]:
         """Returns all of it as plain dictionaries, lists, numbers and text, ready for `json.dump`."""
         report = {"path": str(self.root), "format": self.format, "ok": self.ok}
-        report |= {"errors": self.errors, "warnings": self.warnings, "between_splits": _faults_json(self.between)}
+        report |= {"errors": self.errors, "warnings": self.warnings, "notes": self.notes}
+        report["between_splits"] = _faults_json(self.between)
         summaries = {split: _summary(self.datasets.get(split)) for split in self.logs}
         splits = {split: summaries[split] | {"faults": _faults_json(log)} for split, log in self.logs.items()}
         return report | {"splits": splits}
@@ -71,15 +77,16 @@ class CheckReport:
         counts = [s.get("classes", {}) for s in summaries.values()]
         lines += [row(title, [found.get(name, "-") for found in counts]) for name, title in titles.items()]
         total = self._total()
-        for title, stops in (("errors", True), ("warnings", False)):
-            lines.append(f"{title}:" if self._counts(stops=stops) else f"{title}: none")
-            for kind in FaultKind:
-                if kind.stops == stops and total.counts[kind]:
-                    examples = total.examples[kind]
-                    lines.append(f"  {total.counts[kind]} {kind.title} ({kind.key})")
-                    lines += [f"    {fault.sentence()}" for fault in examples]
-                    if total.counts[kind] > len(examples):
-                        lines.append(f"    and {total.counts[kind] - len(examples)} more")
+        for title, found in (("errors", self.errors), ("warnings", self.warnings), ("notes", self.notes)):
+            if not found and title == "notes":
+                continue
+            lines.append(f"{title}:" if found else f"{title}: none")
+            for kind in (kind for kind in FaultKind if kind.key in found):
+                examples = total.examples[kind]
+                lines.append(f"  {total.counts[kind]} {kind.title} ({kind.key})")
+                lines += [f"    {fault.sentence()}" for fault in examples]
+                if total.counts[kind] > len(examples) and not kind.note:
+                    lines.append(f"    and {total.counts[kind] - len(examples)} more")
         return lines + [f"fingerprint of {one_line(name)}: {fingerprint(one)}" for name, one in self.datasets.items()]
 
     def _total(self) -> FaultLog:
@@ -88,9 +95,9 @@ class CheckReport:
             total.merge(log)
         return total
 
-    def _counts(self, *, stops: bool) -> dict[str, int]:
+    def _counts(self, *, stops: bool, note: bool = False) -> dict[str, int]:
         counts = self._total().counts
-        return {kind.key: counts[kind] for kind in FaultKind if kind.stops == stops and counts[kind]}
+        return {k.key: counts[k] for k in FaultKind if (k.stops, k.note) == (stops, note) and counts[k]}
 
 
 @checked()
@@ -118,7 +125,7 @@ def check_dataset(
     sources = find_splits(path)
     names = list(disjoint_splits(sources.splits))
     if splits is not None:
-        names = [name for split in splits for name in resolve_split(split, sources.splits, sources.root)]
+        names = [name for split in splits for name in resolve_split(split, sources.splits, sources.origin)]
     how = {"voc_one_based": voc_one_based, "outside": outside, "decode": verify_images, "progress": progress}
     found = {name: read_split(sources, name, max_faulty_boxes=max_faulty_boxes, **how) for name in dict.fromkeys(names)}
     datasets = {name: dataset for name, (dataset, _) in found.items() if dataset is not None}
@@ -128,6 +135,8 @@ def check_dataset(
     for dataset in parts:
         _check_objects(dataset, sources.splits[dataset.split].annotations, between)
     compare_splits(parts, sources, between)
+    if not any(log.count_errors() for _, log in found.values()):  # else some are listed and could not be read
+        log_left_out(sources, parts, between)
     return CheckReport(sources.root, sources.format, {n: log for n, (_, log) in found.items()}, between, datasets)
 
 

@@ -14,10 +14,13 @@ EXAMPLES = 5
 
 
 class FaultKind(Enum):
-    """A kind of fault has a key for reports and a title, and stops training or does not."""
+    """A kind of fault has a key for reports and a title, and stops training or does not.
 
-    def __init__(self, key: str, stops: bool, title: str) -> None:
-        self.key, self.stops, self.title = key, stops, title
+    A note is no fault at all: it counts what is left unused, with one sentence for all of it.
+    """
+
+    def __init__(self, key: str, stops: bool, title: str, note: bool = False) -> None:
+        self.key, self.stops, self.title, self.note = key, stops, title, note
 
     BROKEN_FILE = "broken_file", True, "annotation files that cannot be read"
     BROKEN_RECORD = "broken_record", True, "records with a missing or malformed field"
@@ -51,6 +54,8 @@ class FaultKind(Enum):
     DIFFICULT = "difficult", False, "objects marked difficult (ignored, like COCO's crowd)"
     NO_LABEL_FILE = "no_label_file", False, "images without a label file (read as images without objects)"
     NO_ANNOTATION = "no_annotation", False, "images without an annotation file (left out)"
+    MISNAMED_LABELS = "misnamed_labels", False, "label files whose names do not end in .txt (not read)"
+    OTHER_JSON = "other_json", False, "JSON files named like a split that hold no annotations (left out)"
     LEFT_OUT = "left_out", False, "files beside the images whose names do not end as an image's (left out)"
     HEADING = "heading", False, "categories that are only headings of others (left out)"
     SHARED_IMAGE = "shared_image", False, "image files recorded under several ids"
@@ -58,6 +63,9 @@ class FaultKind(Enum):
     NO_OBJECTS = "no_objects", False, "splits without objects"
     UNUSED_CATEGORY = "unused_category", False, "categories without objects"
     SIMILAR_CATEGORIES = "similar_categories", False, "categories whose names differ in case or spacing only"
+    UNUSED = "unused", False, "values beside the boxes that detection does not use", True
+    UNLISTED = "unlisted", False, "images and annotation files in the data set's folders that no split lists", True
+    NO_PATH = "no_path", False, "YAML files whose `path` does not exist (their own folder is searched)", True
 
 
 _FAULTY_BOX = ("box_not_finite", "box_inverted", "box_no_area", "box_outside", "box_overflow")

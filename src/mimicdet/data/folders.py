@@ -3,6 +3,7 @@
 import glob
 import os
 from collections import deque
+from contextlib import suppress
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
@@ -40,6 +41,13 @@ def walk_files(folder: Path) -> list[Path]:
             else:
                 found.append(path)
     return sorted(map(Path, found))
+
+
+def list_names(folder: Path) -> list[str]:
+    """Returns the names right inside a folder, none where it cannot be read."""
+    with suppress(OSError):
+        return os.listdir(folder)
+    return []
 
 
 def _identity(folder: str) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 import os
 import stat
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -33,6 +34,11 @@ class SplitSources:
     format: str
     splits: dict[str, Source]
 
+    @property
+    def origin(self) -> Path:
+        """Returns what says which splits there are: the folder, or YOLO's YAML file."""
+        return next(iter(self.splits.values())).annotations if self.format == "yolo" else self.root
+
 
 @dataclass(frozen=True)
 class RawImage:
@@ -58,6 +64,7 @@ class RawSplit:
     crowd: list[bool] = field(default_factory=list)  # (N,)
     areas: list[float] = field(default_factory=list)  # (N,) NaN where the file gives none
     items: list[str] = field(default_factory=list)  # (N,) "annotation 17", "line 3", ...
+    unused: Counter[str] = field(default_factory=Counter)  # how often a field has a value that is not used
     fractions: bool = False  # boxes are fractions of the image's sides instead of pixels
 
     @cached_property
@@ -87,6 +94,8 @@ def read_text(file: Path) -> str:
         problem = f"is not UTF-8 text (byte {error.start}); save it as UTF-8, or restore it if it was damaged"
     except FileNotFoundError:
         problem = "there is no such file; restore it or correct the path"
+        if os.path.islink(file):
+            problem = "is a link that leads nowhere; restore what it leads to, or remove the link"
     except OSError as error:
         problem = f"cannot be read ({error.strerror}); check the path and its permissions"
     raise UserError(f"{file}: {problem}")

@@ -10,19 +10,22 @@ from mimicdet.arguments import checked
 from mimicdet.data.clean import clean
 from mimicdet.data.dataset import DetectionDataset, compare_categories
 from mimicdet.data.decode import inspect_images
-from mimicdet.data.faults import FaultKind, FaultLog
+from mimicdet.data.faults import Fault, FaultKind, FaultLog
 from mimicdet.data.formats import coco, voc, yolo
 from mimicdet.data.inside import log_outside_files, log_outside_folders
 from mimicdet.data.photograph import photograph_size
-from mimicdet.data.raw import SplitSources
+from mimicdet.data.raw import RawSplit, SplitSources
 from mimicdet.data.split_names import resolve_split
-from mimicdet.errors import UserError
+from mimicdet.errors import UserError, one_line
 
 LAYOUTS = (
     "COCO (train.json with images in train/, annotations/instances_train2017.json, train/_annotations.coco.json, "
     "or one JSON file), YOLO (data.yaml with names and the splits' image folders), or PASCAL VOC (Annotations/*.xml "
     "with JPEGImages/, or train/*.xml beside the images)"
 )
+
+_NAMED = 8
+"""So many unused fields are named; the names are anybody's."""
 
 
 def find_splits(path: str | Path) -> SplitSources:
@@ -32,6 +35,8 @@ def find_splits(path: str | Path) -> SplitSources:
         raise UserError(f"{path}: there is no such file or folder; give the data set's folder")
     finders = {"coco": coco.find, "yolo": yolo.find, "voc": voc.find}
     found = {name: splits for name, find in finders.items() if (splits := find(path))}
+    if not found and (broken := yolo.find(path, empty=True) or coco.find(path, other_json=True)):
+        found = {next(iter(broken.values())).format: broken}  # reading it says what is wrong
     if not found:
         raise UserError(f"{path}: holds no data set in a known layout; looked for {LAYOUTS}")
     if len(found) > 1:
@@ -88,7 +93,7 @@ def load_dataset(
     how = {"voc_one_based": voc_one_based, "outside": outside, "annotated": annotated}
     how |= {"decode": False, "progress": False, "large": large}
     parts = []
-    for name in resolve_split(split, sources.splits, sources.root):
+    for name in resolve_split(split, sources.splits, sources.origin):
         dataset, log = read_split(sources, name, max_faulty_boxes=max_faulty_boxes, **how)
         raise_errors(log, sources.root)
         assert dataset is not None
@@ -129,6 +134,8 @@ def read_split(
     except UserError as error:
         log.add_error(FaultKind.BROKEN_FILE, error)
         return None, log
+    if raw.unused:
+        _log_unused(raw, log)
     if not outside:
         log_outside_files(sources, raw, log)
     if log.counts[FaultKind.OUTSIDE_FILE]:
@@ -159,6 +166,23 @@ def compare_splits(parts: Sequence[DetectionDataset], sources: SplitSources, log
     for part in parts[1:]:
         first, file = (sources.splits[p.split].annotations for p in (parts[0], part))
         compare_categories(parts[0].categories, part.categories, first, file, log)
+
+
+def log_left_out(sources: SplitSources, parts: Sequence[DetectionDataset], log: FaultLog) -> None:
+    """Logs what lies in the folders of a data set, and none of its splits has; ``parts`` are the splits read."""
+    if sources.format == "coco":
+        coco.log_other_json(sources, log)
+        if len(parts) == len(sources.splits):
+            coco.log_unlisted(sources, parts, log)
+    elif sources.format == "voc":
+        voc.log_unlisted(sources, log)
+
+
+def _log_unused(raw: RawSplit, log: FaultLog) -> None:
+    listed = [f"{one_line(name)}: {count}" for name, count in raw.unused.most_common(_NAMED)]
+    more = [f"{len(raw.unused) - _NAMED} other fields"] if len(raw.unused) > _NAMED else []
+    note = Fault(FaultKind.UNUSED, raw.source.annotations, f"split {raw.source.split}", ", ".join(listed + more))
+    log.add_many(FaultKind.UNUSED, raw.unused.total(), [note])
 
 
 def _pool(parts: Sequence[DetectionDataset], sources: SplitSources) -> DetectionDataset:

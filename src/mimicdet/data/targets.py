@@ -27,8 +27,10 @@ def require_targets(dataset: DetectionDataset, *, shorter_side: int, longer_side
     size = f"{shorter_side} x {longer_side} pixels (data.shorter_side, data.longer_side)"
     problem = None
     if not objects:
-        regions = f"; its {crowd} regions are marked as crowd or difficult, which are never learned" if crowd else ""
-        problem = f"no object{regions}; add objects, or mend the marks"
+        problem = "no object; add objects, or train on another split"
+        if crowd:
+            problem = f"no object; its {crowd} regions are marked as crowd or difficult, which are never learned"
+            problem += "; add objects, or mend the marks"
     elif small == objects:
         problem = f"no object that could be learned: at {size} all {objects} have a side below one pixel"
         problem += "; give the boxes in pixels, or train at a larger size"

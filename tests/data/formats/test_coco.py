@@ -339,3 +339,58 @@ def test_another_json_file_beside_roboflows_hides_no_split(tmp_path: Path) -> No
         (tmp_path / split / "_annotations.coco.json").write_text(json.dumps(coco_document()))
     (tmp_path / "train" / "notes.json").write_text("{}")
     assert available_splits(tmp_path) == ("train", "valid")
+
+
+def test_what_is_not_used_is_counted(tmp_path: Path) -> None:
+    document = coco_document(names=("cat",))
+    first, second = document["annotations"]
+    first |= {"segmentation": [[1, 1, 2, 2, 3, 1]], "keypoints": [0, 0, 0], "ignore": 1, "score": 0.5}
+    second |= {"segmentation": {"counts": "a", "size": [1, 1]}, "keypoints": [1, 1, 2], "num_keypoints": 1, "ignore": 0}
+    second |= {"attributes": {"occluded": False}, "\x1b[2J": "x"}
+    document["images"][0]["neg_category_ids"] = [3]
+    file = write_coco(tmp_path, document=document)
+    report = check_dataset(tmp_path)
+    assert (report.errors, report.warnings, report.notes) == ({}, {}, {"unused": 7})
+    (note,) = report.logs["train"].examples[FaultKind.UNUSED]
+    assert note.sentence().startswith(f"{file}: split train: segmentation: 2, ")
+    for text in ("keypoints: 1", "ignore: 1", "score: 1", "neg_category_ids: 1", "x1b[2J"):
+        assert text in note.sentence()
+    assert "attributes" not in note.sentence()
+    assert report.lines()[-4:-1] == ["notes:", f"  7 {FaultKind.UNUSED.title} (unused)", f"    {note.sentence()}"]
+    assert "warnings: none" in report.lines()
+
+
+def test_images_that_no_split_lists_are_counted(tmp_path: Path) -> None:
+    write_coco(tmp_path)
+    write_coco(tmp_path, "val")
+    assert check_dataset(tmp_path).notes == {}
+    for name in ("b.png", "c.jpg", "d.txt"):
+        write_image(tmp_path / "val" / name, format="png")
+    report = check_dataset(tmp_path)
+    assert (report.warnings, report.notes) == ({}, {"unlisted": 2})
+    (note,) = report.between.examples[FaultKind.UNLISTED]
+    assert note.problem.endswith("2 images beside those of the splits are in no annotation file, such as b.png, c.jpg")
+    assert check_dataset(tmp_path, splits=["train"]).notes == {}  # what other splits list is not known then
+
+
+def test_an_image_that_another_split_lists_is_listed(tmp_path: Path) -> None:
+    for split, name in (("train", "a.png"), ("val", "b.png")):
+        (tmp_path / f"{split}.json").write_text(json.dumps(coco_document(file_name=name)))
+        write_image(tmp_path / "images" / name)
+    (tmp_path / "link").symlink_to("images")
+    (tmp_path / "val.json").write_text(json.dumps(coco_document(file_name="link/b.png")))
+    assert check_dataset(tmp_path).notes == {}
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "says"),
+    [
+        ("categories", {"name": None}, "has the id 3 and the name None"),
+        ("annotations", {"image_id": "seven"}, "has image_id 'seven', category_id 3"),
+    ],
+)
+def test_messages_show_the_value(tmp_path: Path, part: str, change: dict[str, Any], says: str) -> None:
+    document = coco_document()
+    document[part][0] |= change
+    write_coco(tmp_path, document=document)
+    assert says in error_of(load_dataset, tmp_path)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mimicdet.data.check import check_dataset
+from mimicdet.data.faults import FaultKind
 from mimicdet.data.splits import available_splits, load_dataset
 from tests.fakes.small_sets import error_of, voc_xml, write_image, write_voc
 
@@ -240,7 +241,11 @@ def test_images_that_share_a_file(tmp_path: Path) -> None:
     _pair(tmp_path, "1", "1.png", 1)
     write_image(tmp_path / "JPEGImages" / "1.jpg")
     assert _boxes(tmp_path) == {"JPEGImages/1.png": 1}
-    assert check_dataset(tmp_path).warnings == {"no_annotation": 1}
+    report = check_dataset(tmp_path)
+    assert report.warnings == {"no_annotation": 1}
+    assert (
+        "1.xml is about another image of this name" in report.logs["train"].examples[FaultKind.NO_ANNOTATION][0].problem
+    )
     _pair(tmp_path, "1", "1", 1)
     message = error_of(load_dataset, tmp_path)
     assert message.startswith(f"{tmp_path / 'Annotations' / '1.xml'}: 1.jpg and 1.png share it; keep one")
@@ -329,3 +334,42 @@ def test_a_pipe_is_no_annotation_file(tmp_path: Path) -> None:
     write_voc(tmp_path).unlink()
     os.mkfifo(tmp_path / "train" / "a.xml")
     assert "is no file of text" in error_of(load_dataset, tmp_path)
+
+
+def test_what_is_not_used_is_counted(tmp_path: Path) -> None:
+    said = (
+        "<truncated>1</truncated><occluded>true</occluded><part><name>head</name><bndbox><xmin>1</xmin></bndbox></part>"
+    )
+    said += "<polygon><x1>1</x1></polygon><robndbox><cx>3</cx></robndbox>"
+    unsaid = "<pose>Unspecified</pose><difficult>0</difficult><flipped> </flipped>"
+    write_voc(tmp_path, voc_xml(extra=said + unsaid))
+    report = check_dataset(tmp_path)
+    assert (report.errors, report.warnings, report.notes) == ({}, {}, {"unused": 10})
+    (note,) = report.logs["train"].examples[FaultKind.UNUSED]
+    for tag in ("truncated", "occluded", "part", "polygon", "robndbox"):
+        assert f"{tag}: 2" in note.problem
+    write_voc(tmp_path, voc_xml(extra=unsaid))
+    assert check_dataset(tmp_path).notes == {}
+
+
+def test_files_in_no_list_are_counted(tmp_path: Path) -> None:
+    for stem in "1234":
+        _pair(tmp_path, stem, f"{stem}.png", int(stem))
+    lists = tmp_path / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("1\n2\n")
+    (lists / "val.txt").write_text("3\n4\n")
+    assert check_dataset(tmp_path).notes == {}
+    (lists / "val.txt").write_text("3\n")
+    write_image(tmp_path / "JPEGImages" / "5.png")
+    report = check_dataset(tmp_path, splits=["train"])
+    assert (report.warnings, report.notes) == ({}, {"unlisted": 2})
+    files, images = (note.problem for note in report.between.examples[FaultKind.UNLISTED])
+    assert files == "1 annotation files are in no list of a split, such as 4.xml"
+    assert images == "1 images without one are in no list of a split, such as 5.png"
+
+
+@pytest.mark.parametrize("value", ["1_0", "5,7", ""])
+def test_messages_show_the_value(tmp_path: Path, value: str) -> None:
+    write_voc(tmp_path, voc_xml([("cat", (1, value, 11, 14))]))
+    assert f"and has ymin {value!r}; correct it" in error_of(load_dataset, tmp_path)

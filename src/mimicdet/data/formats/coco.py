@@ -10,42 +10,52 @@ Layouts found in a folder DIR (a path to one JSON file works as well):
 - annotations/image_info_test-dev2017.json, where there is nothing else: a split without annotations.
 
 Read from a record: `id`, `file_name`, `width`, `height`; `image_id`, `category_id`, `bbox`, `iscrowd`, `area`
-(width times height where missing). Segmentations, of any kind, are not looked at. Ids are whole numbers of 64 bits and
-may have gaps; classes are ordered by id. A category that others name as `supercategory`, of which no split has an
-object, is a heading (Roboflow's id 0) and no class.
+(width times height where missing). Other fields of an annotation, such as `segmentation` and `keypoints`, are counted
+where they say something, and not used; `ignore` makes no crowd region, as in pycocotools. Ids are whole numbers of 64
+bits and may have gaps; classes are ordered by id. A category that others name as `supercategory`, of which no split has
+an object, is a heading (Roboflow's id 0) and no class.
 """
 
 import json
 import math
+import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from mimicdet.data.dataset import Category, DetectionDataset
-from mimicdet.data.decode import find_image
-from mimicdet.data.faults import FaultKind, FaultLog
+from mimicdet.data.decode import find_image, images_among
+from mimicdet.data.faults import Fault, FaultKind, FaultLog
+from mimicdet.data.folders import list_names
+from mimicdet.data.json_kind import may_be_annotations
 from mimicdet.data.raw import RawImage, RawSplit, Source, SplitSources, clean_name, first_repeated, read_text
 from mimicdet.data.split_names import name_splits, split_word
-from mimicdet.errors import UserError
+from mimicdet.errors import UserError, one_line
 
 IMAGES = "{split}"
 _INFO, _ROBOFLOW = "image_info_", "_annotations.coco.json"
+_MOST_JSON = 100  # where there are more, it is one beside each image, and none is looked into
+_USED = frozenset(("id", "image_id", "category_id", "bbox", "area", "iscrowd", "num_keypoints"))
+_IMAGE_LABELS = ("neg_category_ids", "not_exhaustive_category_ids")  # of LVIS
 _NUMBERS = frozenset((int, float))  # by exact type: JSON's true is a bool, and no number
 
 
-def find(path: Path) -> dict[str, Source] | None:
-    """Returns the COCO splits at a path, or None if it does not look like COCO. It looks at names only."""
+def find(path: Path, *, other_json: bool = False) -> dict[str, Source] | None:
+    """Returns the COCO splits at a path, or None if it does not look like COCO.
+
+    It looks at names, and leaves out JSON that can be no annotations unless ``other_json`` is to be taken for some.
+    """
     if path.is_file():
         return _sources(path.parent, _single(path)) if path.suffix.lower() == ".json" else None
-    top, inner = _json_files(path), _json_files(path / "annotations")
+    top, inner = _json_files(path, other_json), _json_files(path / "annotations", other_json)
     for files in (top, inner):
         annotated = [file for file in files if not file.stem.startswith(_INFO)] or files
         if named := name_splits((file.stem.removeprefix(_INFO), file) for file in annotated):
             return _sources(path, named)
     folders = sorted(folder for folder in path.iterdir() if folder.is_dir() and split_word(folder.name))
-    beside = [(folder.name, _json_files(folder)) for folder in folders]
+    beside = [(folder.name, _json_files(folder, other_json)) for folder in folders]
     beside = [(name, [file for file in files if file.name == _ROBOFLOW] or files) for name, files in beside]
     if named := name_splits((name, files[0]) for name, files in beside if len(files) == 1):
         return _sources(path, named)
@@ -159,7 +169,8 @@ def _categories(file: Path, entries: list[Any]) -> tuple[Category, ...]:
         item = f"categories[{position}]"
         number = _integer(entry.get("id")) if isinstance(entry, dict) else None
         if number is None or not isinstance(entry.get("name"), str):
-            problem = f"needs a whole number `id` and a text `name`, and has {_id_of(entry)}"
+            name = f" and the name {entry.get('name')!r:.40}" if isinstance(entry, dict) else ""
+            problem = f"needs a whole number `id` and a text `name`, and has the id {_id_of(entry)}{name}"
             raise UserError(f"{file}: {item}: {problem}; correct them")
         name = clean_name(entry["name"], file, item)
         if number in names:
@@ -206,6 +217,7 @@ def _read_images(raw: RawSplit, entries: list[Any], log: FaultLog) -> dict[int, 
             problem = f"image {owners[found]} is the same file; give all its objects to one of them"
             log.add(FaultKind.SHARED_IMAGE, file, item, problem)
         owners[found] = number
+        raw.unused.update(key for key in _IMAGE_LABELS if entry.get(key))
         rows[number] = len(raw.images)
         raw.images.append(RawImage(number, found, recorded, file, item))
     return rows
@@ -234,7 +246,9 @@ def _read_annotations(raw: RawSplit, entries: list[Any], rows: dict[int, int | N
         image_id, category_id = _integer(entry.get("image_id")), _integer(entry.get("category_id"))
         box, crowd = _corners(entry.get("bbox")), entry.get("iscrowd")
         if image_id is None or category_id is None:
-            problem = "needs whole numbers `image_id` and `category_id` of 64 bits at most; correct them"
+            given = ", ".join(f"{key} {entry.get(key)!r:.40}" for key in ("image_id", "category_id"))
+            problem = f"needs whole numbers `image_id` and `category_id` of 64 bits at most, and has {given}"
+            problem += "; correct them"
             log.add(FaultKind.BROKEN_RECORD, file, item, problem)
         elif image_id not in rows:
             problem = f"image_id {image_id} is not among `images`; correct it, or remove the annotation"
@@ -252,6 +266,7 @@ def _read_annotations(raw: RawSplit, entries: list[Any], rows: dict[int, int | N
             log.add(FaultKind.BROKEN_RECORD, file, item, f"iscrowd is {crowd!r}; it must be 0 or 1")
         elif (row := rows[image_id]) is not None:
             raw.add(row, box, labels[category_id], item, crowd=bool(crowd), area=_area(entry.get("area")))
+            raw.unused.update(key for key in entry.keys() - _USED if _has_value(entry[key]))
 
 
 def _size(sides: tuple[Any, Any]) -> tuple[int, int] | None:
@@ -292,8 +307,39 @@ def _id_of(entry: Any) -> str:
     return "none" if given is None else repr(given)[:40]
 
 
-def _json_files(folder: Path) -> list[Path]:
-    return sorted(f for f in folder.glob("*.json") if f.is_file() and f.name[0] != ".") if folder.is_dir() else []
+def _has_value(value: Any) -> bool:
+    """Says whether a field says anything; keypoints of 0 and attributes that are all false do not."""
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
+    return any(parts)
+
+
+def _json_files(folder: Path, other_json: bool = True) -> list[Path]:
+    files = sorted(f for f in folder.glob("*.json") if f.is_file() and f.name[0] != ".") if folder.is_dir() else []
+    if other_json or len(files) > _MOST_JSON:
+        return files
+    return [file for file in files if may_be_annotations(file)]
+
+
+def log_other_json(sources: SplitSources, log: FaultLog) -> None:
+    """Logs JSON files that have a split's name and were left out by ``find``."""
+    for folder in (sources.root, sources.root / "annotations") if sources.root.is_dir() else ():
+        for file in _json_files(folder):
+            if split_word(file.stem.removeprefix(_INFO)) and not may_be_annotations(file):
+                problem = "holds no list `images` or `annotations`, so it is no split; correct it if it should be one"
+                log.add(FaultKind.OTHER_JSON, file, "", problem)
+
+
+def log_unlisted(sources: SplitSources, datasets: Sequence[DetectionDataset], log: FaultLog) -> None:
+    """Logs how many images lie beside those of the data set, whose splits are all given, and are in none of them."""
+    files = {record.file for dataset in datasets for record in dataset.images}
+    folders = {folder: Path(os.path.realpath(folder)) for folder in {file.parent for file in files}}
+    listed = {folders[file.parent] / file.name for file in files}
+    there = {folder / name for folder in folders.values() for name in list_names(folder)}
+    unlisted = sorted(images_among(there - listed)[0])
+    if unlisted:
+        problem = f"{len(unlisted)} images beside those of the splits are in no annotation file, such as "
+        problem += ", ".join(one_line(file.name) for file in unlisted[:3])
+        log.add_many(FaultKind.UNLISTED, len(unlisted), [Fault(FaultKind.UNLISTED, sources.root, "", problem)])
 
 
 def write(out: Path, datasets: Mapping[str, DetectionDataset]) -> None:

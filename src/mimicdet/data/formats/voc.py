@@ -19,6 +19,7 @@ Rules:
   are inclusive pixel indices counted from 1, as in the original PASCAL VOC: xmin and ymin lose 1.
 - Objects marked <difficult> become crowd: never a target, and detections of them count as neither right nor
   wrong, which is what the VOC evaluation does with them.
+- Other elements that say something, such as <part>, <polygon> or <truncated>1, are counted and not used.
 - Classes are those of DIR/classes.txt (or labels.txt), one a line, in that order. Without it, they are the names
   used in split train (in all splits if there is no train), sorted alphabetically; a name that only another split
   uses is an error, since it is mostly a misspelling. Class ids are 1..K.
@@ -27,7 +28,7 @@ XML is parsed by defusedxml, which refuses entity declarations.
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -36,7 +37,7 @@ import defusedxml.ElementTree
 
 from mimicdet.data.dataset import Category, DetectionDataset, ImageRecord, did_you_mean
 from mimicdet.data.decode import find_image, images_among
-from mimicdet.data.faults import FaultKind, FaultLog
+from mimicdet.data.faults import Fault, FaultKind, FaultLog
 from mimicdet.data.folders import walk_files
 from mimicdet.data.raw import (
     RawImage,
@@ -49,12 +50,14 @@ from mimicdet.data.raw import (
     read_text,
 )
 from mimicdet.data.split_names import name_splits, split_word
-from mimicdet.errors import UserError
+from mimicdet.errors import UserError, one_line
 
 IMAGES = "JPEGImages"
 CLASS_FILES = ("classes.txt", "labels.txt")
 _IMAGE_FOLDERS = ("jpegimages", "images")
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_USED_OF_IMAGE = ("filename", "size", "object", "folder", "path", "source", "owner")  # the last four: where it is from
+_USED_OF_OBJECT = ("name", "bndbox", "difficult")
 
 
 def find(path: Path) -> dict[str, Source] | None:
@@ -125,12 +128,16 @@ def read(sources: SplitSources, split: str, log: FaultLog, *, one_based: bool) -
             continue
         owners[image] = file
         raw.images.append(RawImage(len(raw.images) + 1, image, size, file, ""))
+        raw.unused.update(_unused(root, _USED_OF_IMAGE))
         for number, element in enumerate(objects, start=1):
             _read_object(raw, element, f"object {number} ({_object_name(element)})", origin, one_based, log)
     if source.listing is None:
         for key, image in ((key, image) for key, images in by_key.items() for image in images):
             if key not in unread and image not in owners:
+                owner = next((owners[other] for other in by_key[key] if other in owners), None)
                 problem = f"there is no {Path(key).name}.xml for it, so the image is left out"
+                if owner is not None:
+                    problem = f"{owner.name} is about another image of this name, by its <filename>, so it is left out"
                 log.add(FaultKind.NO_ANNOTATION, image, "", problem)
         for file in others:
             log.add(FaultKind.LEFT_OUT, file, "", "is no image by its name; rename it if it is one")
@@ -170,7 +177,8 @@ def _read_object(raw: RawSplit, element: Any, item: str, origin: str, one_based:
     """Appends an object of the last image, if it is whole; ``origin`` is where the classes come from."""
     file, name = raw.images[-1].annotations, _object_name(element)
     try:
-        corners = [read_number(_field(element, f"bndbox/{tag}").strip()) for tag in _CORNERS]
+        given = {tag: _field(element, f"bndbox/{tag}").strip() for tag in _CORNERS}
+        corners = [read_number(text) for text in given.values()]
         difficult = (_field(element, "difficult") or "0").strip()
         _field(element, "name")
     except ValueError as error:
@@ -178,7 +186,11 @@ def _read_object(raw: RawSplit, element: Any, item: str, origin: str, one_based:
         return
     if not name or None in corners or difficult not in ("0", "1"):
         problem = "needs a <name>, a <bndbox> of numbers xmin, ymin, xmax, ymax, and <difficult> 0, 1 or none"
-        log.add(FaultKind.BROKEN_RECORD, file, item, f"{problem}; correct it")
+        faulty = [
+            f"{tag} {text!r:.40}" for (tag, text), corner in zip(given.items(), corners, strict=True) if corner is None
+        ]
+        faulty += [f"difficult {difficult!r:.40}"] * (difficult not in ("0", "1")) + ["no name"] * (not name)
+        log.add(FaultKind.BROKEN_RECORD, file, item, f"{problem}, and has {', '.join(faulty)}; correct it")
     elif name not in raw.class_index:
         problem = f"{name!r} is not among the classes of {origin}{did_you_mean(name, list(raw.class_index))}"
         way_out = f"correct it, or list all classes in {raw.source.root / CLASS_FILES[0]}"
@@ -189,6 +201,18 @@ def _read_object(raw: RawSplit, element: Any, item: str, origin: str, one_based:
             log.add(FaultKind.DIFFICULT, file, item, "is marked difficult, so it is neither target nor mistake")
         box, label = (x1 - one_based, y1 - one_based, x2, y2), raw.class_index[name]
         raw.add(len(raw.images) - 1, box, label, item, crowd=difficult == "1")
+        raw.unused.update(_unused(element, _USED_OF_OBJECT))
+        raw.unused.update(f"bndbox/{tag}" for tag in _unused(element.find("bndbox"), _CORNERS))
+
+
+def _unused(parent: Any, used: Collection[str]) -> set[str]:
+    """Returns the tags of the elements right inside another that say something, but for those that are used."""
+    tags = ((str(element.tag).rpartition("}")[2], element) for element in parent)
+    return {tag for tag, element in tags if tag not in used and not all(map(_says_nothing, element.itertext()))}
+
+
+def _says_nothing(text: str) -> bool:
+    return text.strip().lower() in ("", "0", "false", "unspecified")
 
 
 def _categories(sources: SplitSources) -> tuple[tuple[Category, ...], str]:
@@ -242,6 +266,23 @@ def _xml_files(source: Source, log: FaultLog) -> Iterator[Path]:
         else:
             seen.add(stem)
             yield source.annotations / f"{stem}.xml"
+
+
+def log_unlisted(sources: SplitSources, log: FaultLog) -> None:
+    """Logs how many annotation files, and images without one, are in no list of ImageSets, where there are lists."""
+    source = next(iter(sources.splits.values()))
+    if source.listing is None:
+        return
+    listed = {file for one in sources.splits.values() for file in _xml_files(one, FaultLog())}
+    files = [file for file in walk_files(source.annotations) if file.suffix.lower() == ".xml"]
+    described = {_key(file, source.annotations) for file in files}
+    bare = [image for key, images in _images_by_key(source)[0].items() if key not in described for image in images]
+    for what, left in (("annotation files", [f for f in files if f not in listed]), ("images without one", bare)):
+        if left:
+            problem = f"{len(left)} {what} are in no list of a split, such as "
+            problem += ", ".join(one_line(file.name) for file in left[:3])
+            note = Fault(FaultKind.UNLISTED, source.listing.parent, "", problem)
+            log.add_many(FaultKind.UNLISTED, len(left), [note])
 
 
 def _parse(file: Path) -> Any:

@@ -22,18 +22,22 @@ import yaml
 from mimicdet.data.dataset import Category, DetectionDataset, ImageRecord
 from mimicdet.data.decode import images_among
 from mimicdet.data.faults import Fault, FaultKind, FaultLog
-from mimicdet.data.folders import walk_files
+from mimicdet.data.folders import list_names, walk_files
 from mimicdet.data.raw import RawImage, RawSplit, Source, clean_name, first_repeated, read_number, read_text
-from mimicdet.data.split_names import name_splits
+from mimicdet.data.split_names import name_splits, split_word
 from mimicdet.errors import UserError
 from mimicdet.yaml_loader import BrokenYamlError, load_yaml
 
 IMAGES = "images/{split}"
+_LABELS = (".txt", ".text")
 _NEAR = 0.01  # of the image's side: keypoints are drawn a little outside their boxes
 
 
-def find(path: Path) -> dict[str, Source] | None:
-    """Returns the YOLO splits at a path, or None if it does not look like YOLO. It reads the YAML file only."""
+def find(path: Path, *, empty: bool = False) -> dict[str, Source] | None:
+    """Returns the YOLO splits at a path, or None if it does not look like YOLO. It reads the YAML file only.
+
+    With ``empty``, a file with `names` and only empty splits is a UserError.
+    """
     if path.is_file():
         return _sources(path, _load(path)) if path.suffix.lower() in (".yaml", ".yml") else None
     files = sorted(file for pattern in ("*.yaml", "*.yml") for file in path.glob(pattern) if file.is_file())
@@ -43,6 +47,8 @@ def find(path: Path) -> dict[str, Source] | None:
     if len(found) > 1:
         listed = ", ".join(str(file) for file, _ in found)
         raise UserError(f"{path}: several YAML files describe a data set; name the one that counts: {listed}")
+    if empty and not found:
+        found = [(file, document) for file, document in candidates if "names" in document and _empty(document)]
     return _sources(*found[0]) if found else None
 
 
@@ -59,14 +65,21 @@ def _splits(document: dict[Any, Any]) -> dict[str, Any]:
     return name_splits((key, value) for key, value in document.items() if isinstance(key, str) and value is not None)
 
 
+def _empty(document: dict[Any, Any]) -> list[str]:
+    """Returns the splits that the file names and says nothing of."""
+    return [key for key, value in document.items() if isinstance(key, str) and value is None and split_word(key)]
+
+
 def _sources(file: Path, document: dict[Any, Any]) -> dict[str, Source]:
     splits = _splits(document)
     if "names" not in document or not splits:
-        raise UserError(f"{file}: does not describe a YOLO data set; it needs `names` and at least `train` or `val`")
+        empty = "".join(f"; `{key}` is empty" for key in _empty(document))
+        problem = "does not describe a YOLO data set; it needs `names` and at least `train` or `val`"
+        raise UserError(f"{file}: {problem}{empty}")
     home, path = file.parent, document.get("path")
     if not isinstance(path, str | int | None):
         raise UserError(f"{file}: `path` must be a folder; correct or remove it")
-    root = Path(os.path.normpath(home / str(path))) if path is not None else home
+    root = _folder(file, document)
     root = root if os.path.isdir(root) else home
     sources = {}
     for split, value in splits.items():
@@ -76,6 +89,12 @@ def _sources(file: Path, document: dict[Any, Any]) -> dict[str, Source]:
         images = tuple(_resolve(entry, (root, home)) for entry in entries)
         sources[split] = Source("yolo", root, split, annotations=file, images=images)
     return sources
+
+
+def _folder(file: Path, document: dict[Any, Any]) -> Path:
+    """Returns the folder that `path` names, there or not."""
+    path = document.get("path")
+    return Path(os.path.normpath(file.parent / str(path))) if path is not None else file.parent
 
 
 def _resolve(entry: str, bases: tuple[Path, ...]) -> Path:
@@ -92,8 +111,12 @@ def read(source: Source, log: FaultLog) -> RawSplit:
     """Reads the split's records. Faulty ones go into ``log``; UserError when names or the splits' folders are wrong."""
     document = _load(source.annotations)
     raw = RawSplit(source, _categories(source.annotations, document), fractions=True)
+    folder = _folder(source.annotations, document)
+    if not os.path.isdir(folder) and source.split == next(iter(_splits(document))):  # said once
+        problem = f"`path` names {folder}, which is no folder, so {source.annotations.parent} is taken"
+        log.add(FaultKind.NO_PATH, source.annotations, "", problem)
     points, polygons = _keypoints(source.annotations, document), list[tuple[Path, str, list[float]]]()
-    seen, owners = set[Path](), dict[Path, Path]()
+    seen, bare, owners = set[Path](), set[Path](), dict[Path, Path]()
     entries = {
         entry: _label_file(entry / "image", source.root).parent for entry in source.images if os.path.isdir(entry)
     }
@@ -106,8 +129,8 @@ def read(source: Source, log: FaultLog) -> RawSplit:
         usual = _label_file(image, source.root)
         if os.path.isdir(listing):
             folders |= {usual.parent} - {image.parent}
-        labels = usual if os.path.isfile(usual) else image.with_suffix(".txt")
-        labelled = os.path.isfile(labels)
+        labels = usual if os.path.lexists(usual) else image.with_suffix(".txt")
+        labelled = os.path.lexists(labels)  # if it is no file, reading it says so
         if labelled and labels in owners:
             problem = f"it holds the labels of both {owners[labels]} and {image}"
             log.add(FaultKind.SHARED_LABELS, labels, "", f"{problem}; remove one of the images, or rename it")
@@ -119,23 +142,39 @@ def read(source: Source, log: FaultLog) -> RawSplit:
         else:
             problem = f"there is no {usual}, so the image counts as one without objects"
             log.add(FaultKind.NO_LABEL_FILE, image, "", problem)
+            bare |= {usual, image.with_suffix(".txt")}
     _doubt_polygons(source.annotations, polygons, log)
     if raw.images and not owners:
         problem = (
             f"no image has a label file ({_label_file(raw.images[0].file, source.root)} and so on); put them there"
         )
         log.add(FaultKind.MISSING_ANNOTATION, source.annotations, f"split {source.split}", problem)
-    for file in _orphans(folders, {_label_file(image, source.root) for image in seen}):
-        log.add(FaultKind.MISSING_IMAGE, file, "", "there is no image of this name; restore or remove it")
+    _log_unread(folders, {_label_file(image, source.root) for image in seen}, bare, log)
     return raw
 
 
-def _orphans(folders: set[Path], expected: set[Path]) -> list[Path]:
-    """Returns the label files in folders and below that no image has."""
-    present = {file for folder in folders if os.path.isdir(folder) for file in walk_files(folder)}
-    extra = [f for f in present - expected if f.suffix == ".txt" and f.name != "classes.txt"]
-    real = {os.path.realpath(file) for file in expected} if extra else set()  # links may give a folder several names
-    return sorted(file for file in extra if os.path.realpath(file) not in real)
+def _log_unread(folders: set[Path], expected: set[Path], bare: set[Path], log: FaultLog) -> None:
+    """Logs the label files in folders and below that no image has, by their names or by their endings.
+
+    Those that images should have are ``expected``; the ``bare`` are those, also beside the images, that are not there.
+    """
+    for place in sorted({file.parent for file in bare}):
+        if os.path.lexists(place) and not os.path.isdir(place):
+            problem = "is no folder of labels, or a link that leads nowhere; restore or remove it"
+            log.add(FaultKind.BROKEN_FILE, place, "", problem)
+    present = {file for folder in folders if os.path.isdir(folder) for file in walk_files(folder)} - expected
+    texts = {file for file in present if file.suffix.lower() in _LABELS and file.name != "classes.txt"}
+    beside = {place for place in {file.parent for file in bare} - folders if os.path.isdir(place)}
+    there = {place / name for place in beside for name in list_names(place)} - expected
+    misnamed = {file for file in present if file.with_suffix(".txt") in bare}
+    wanted = expected | bare
+    misnamed |= {f for f in texts | there if f.suffix.lower() in _LABELS and f.with_suffix(".txt") in wanted}
+    for file in sorted(misnamed):
+        log.add(FaultKind.MISNAMED_LABELS, file, "", f"is not read; rename it to {file.stem}.txt if it holds labels")
+    orphans = texts - misnamed
+    real = {os.path.realpath(file) for file in expected} if orphans else set()  # links give a folder several names
+    for file in sorted(file for file in orphans if os.path.realpath(file) not in real):
+        log.add(FaultKind.MISSING_IMAGE, file, "", "there is no image of this name; restore or remove it")
 
 
 def _keypoints(file: Path, document: dict[Any, Any]) -> int | None:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from pydantic.dataclasses import dataclass
 
+from mimicdet.commands.options import is_model_file, model_files
 from mimicdet.commands.parser import DOCUMENTED, Argument
 from mimicdet.errors import UserError
 from mimicdet.files import require_own_file, write_json
@@ -50,7 +51,8 @@ class Bench:
             if (value := getattr(self, name)) is not None and value < 1:
                 raise UserError(f"mimicdet bench: --{name} must be at least 1, not {value}")
         size = _size(self.size)
-        require_own_file(self.json, *self.models)
+        models = [file for model in self.models for file in model_files(model)]
+        require_own_file(self.json, *models, is_input=is_model_file)
         import torch
 
         from mimicdet.lab.bench import alternate, batch_detector, ratio, stages_of
