@@ -439,11 +439,11 @@ def test_only_the_first_process_tells_at_once(monkeypatch: Any, capsys: pytest.C
     monkeypatch.setattr("time.sleep", pauses.append)
     monkeypatch.setenv("RANK", "1")
     assert guarded(raising(UserError("broken"))) == 2
-    assert pauses == [2]
+    assert pauses == [4]
     assert capsys.readouterr().err == "error: broken\n"
     monkeypatch.setenv("RANK", "0")
     assert guarded(raising(UserError("broken"))) == 2
-    assert pauses == [2]
+    assert pauses == [4]
 
 
 # -------------------------------------------------------------------------------- as a program of its own
