@@ -106,8 +106,8 @@ def evaluate(
     Args:
         detector: a detector, or the model folder or exported file of one.
         dataset: a data set, or the path of one, whose split ``val`` is read.
-        tile: cuts each image into squares of this side in pixels, for images much larger than the model's.
-        overlap: share of a tile's side that it has in common with its neighbour, 0 to below 1.
+        tile: cuts each image into squares of this side in pixels, 32 or more, for images much larger than the model's.
+        overlap: share of a tile's side that it has in common with its neighbour, 0 to 0.9.
         limit: so many detections of an image are kept and count; 100 by default, which is COCO's rule.
         inference: sizes and thresholds to detect with, instead of the detector's own and of ``limit`` for what is kept.
         progress: shows a bar.

@@ -176,11 +176,11 @@ class Detector:
         Args:
             images: see ``mimicdet.predict.detector.ImageLike``; one, or a list, generator or 4-dimensional array of
                 them. Read as they are needed.
-            tile: cut each image into squares of this side in pixels, detect in each, and merge what is found. For
-                images much larger than those the model was trained on, such as aerial ones. ``max_detections`` then
-                holds for each tile.
-            overlap: share of a tile's side that it has in common with its neighbour, at least; objects up to this
-                size are seen whole in one of the two.
+            tile: cut each image into squares of this side in pixels, 32 or more, detect in each, and merge what is
+                found. For images much larger than those the model was trained on, such as aerial ones.
+                ``max_detections`` then holds for each tile.
+            overlap: share of a tile's side that it has in common with its neighbour, at least, 0 to 0.9; objects up to
+                this size are seen whole in one of the two.
             score_threshold, nms_iou, max_detections, batch_size: instead of those in ``self.inference``.
 
         Raises:
