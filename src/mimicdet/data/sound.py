@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from numbers import Integral
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -54,7 +54,7 @@ def _require_sound_categories(dataset: DetectionDataset) -> None:
 
 
 def _is_id(value: object) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and -(2**63) <= value < 2**63
+    return isinstance(value, Integral) and not isinstance(value, bool) and -(2**63) <= int(value) < 2**63
 
 
 def _fault_of(record: ImageRecord) -> str | None:
@@ -104,7 +104,7 @@ def _require_sound_objects(dataset: DetectionDataset) -> None:
     boxes, labels, areas = (np.concatenate([getattr(r, name) for r in images]) for name in ("boxes", "labels", "areas"))
     sides = np.array([(record.width, record.height) for record in images], dtype=np.float64)[number]
     classes = len(dataset.categories)
-    tests: tuple[tuple[np.ndarray, Callable[[int], str]], ...] = (
+    tests: tuple[tuple[Any, Callable[[int], str]], ...] = (
         (
             (labels < 0) | (labels >= classes),
             lambda i: f"label {labels[i]} is none of its {classes} classes, from 0 up",

@@ -75,8 +75,8 @@ class Bench:
         shorter = min(first.inference.shorter_side, longest)
         height, width = size or (shorter, min(longest, round(shorter * 4 / 3)))  # a photograph of three by four
         if height * width > MOST_PIXELS or self.batch * height * width > MOST_IN_BATCH:
-            most = f"an image may have {MOST_PIXELS:,} pixels and a batch {MOST_IN_BATCH:,}"
-            raise UserError(f"mimicdet bench: {self.batch} x {height} x {width} pixels are too many; {most} at most")
+            limits = f"an image may have {MOST_PIXELS:,} pixels and a batch {MOST_IN_BATCH:,}"
+            raise UserError(f"mimicdet bench: {self.batch} x {height} x {width} pixels are too many; {limits} at most")
         pixels = list(torch.randint(0, 256, (self.batch, 3, height, width), dtype=torch.uint8))
         cases = {name: batch_detector(detector, pixels) for name, detector in detectors.items()}
         whole = alternate(cases, rounds=self.rounds, device=first.device, title="whole")
