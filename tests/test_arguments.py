@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,7 +11,34 @@ import numpy as np
 import pytest
 
 from mimicdet.arguments import checked
+from mimicdet.config import DataSettings, InferenceSettings, MimicDetSettings
 from mimicdet.errors import UserError
+
+
+class Returns(PathLike[Any]):
+    """A path of a user's own, right or wrong."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __fspath__(self) -> Any:
+        if self.value is None:
+            raise ValueError("no path today")
+        return self.value
+
+
+class Unwritable:
+    """Cannot be shown."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("never")
+
+
+WRONG = InferenceSettings().model_copy(update={"shorter_side": "x"})
+WHOLE = MimicDetSettings().model_copy(update={"data": None})
+TOGETHER = MimicDetSettings().model_copy(
+    update={"model": MimicDetSettings.Model().model_copy(update={"levels": (3, 5)})}
+)
 
 
 @checked(but=("free",))
@@ -25,6 +53,7 @@ def example(
     marked: Annotated[int, "of something"] = 1,
     free: int = 1,
     anything: Any = None,
+    settings: InferenceSettings | MimicDetSettings | None = None,
 ) -> str:
     """Says hello."""
     return "hello"
@@ -46,6 +75,10 @@ def example(
         {"marked": 2},
         {"free": "no number"},
         {"anything": object()},
+        {"anything": "x" * 10_000},
+        {"word": "b", "path": Returns("x" * 255)},
+        {"settings": InferenceSettings(shorter_side=64)},
+        {"settings": MimicDetSettings().model_copy(update={"data": DataSettings(shorter_side=(64,))})},
     ],
 )
 def test_right_arguments_pass(given: dict[str, Any]) -> None:
@@ -67,6 +100,19 @@ def test_right_arguments_pass(given: dict[str, Any]) -> None:
         ({"table": [1]}, "table must be Mapping or None"),
         ({"yes": 1}, "yes must be bool"),
         ({"marked": "x"}, "marked must be int"),
+        ({"path": ""}, "example: path is empty"),
+        ({"path": "\ud800"}, "example: path must be a path, not '\\ud800'"),
+        ({"path": "x" * 10_000}, "example: path is too long"),
+        ({"path": Path("x" * 300, "y")}, "example: path is too long"),
+        ({"path": Returns(b"x")}, "example: path must be a path"),
+        ({"path": Returns(5)}, "example: path must be a path"),
+        ({"path": Returns("a\0b")}, "path holds a null character"),
+        ({"path": Returns(None)}, "example: path must be a path"),
+        ({"number": Unwritable()}, "number must be int, not something that cannot be written out"),
+        ({"word": 10**5000}, "word must be 'a' or 'b', not something that cannot be written out, of type int"),
+        ({"settings": WRONG}, "example: settings holds a wrong value: shorter_side: input should be a valid integer"),
+        ({"settings": WHOLE}, "holds a wrong value: data: input should be a valid"),
+        ({"settings": TOGETHER}, "holds a wrong value: model.levels must be consecutive"),
         ({"other": 1}, "example: got an unexpected keyword argument 'other'"),
         ({"path": "x" * 500, "number": "y\n" * 500}, "number must be int"),
     ],

@@ -322,6 +322,8 @@ def test_the_pretrained_weights_are_not_needed_any_more(tmp_path: Path) -> None:
     [
         ("model", "no_such_setting", 3, "'no_such_setting' is not understood"),
         ("model", "kernel_size", 4, "'kernel_size' is not understood"),
+        ("model", "levels", [3, 5], "model.json: model.levels must be consecutive pyramid levels"),
+        ("model", "levels", [], "model.json: model.levels must be consecutive pyramid levels"),
         ("model", "backbone", "resnet_gone", "does not know the network 'resnet_gone'"),
         ("model", "head_features", 8, "does not fit its model.json"),
         ("inference", "positions", "many", "'positions' is not understood"),

@@ -498,3 +498,21 @@ def test_help_of_a_command_imports_that_command_alone() -> None:
     assert not [name for name in modules if name.startswith(("mimicdet.lab", "mimicdet.engine", "mimicdet.data."))]
     assert not modules & {f"mimicdet.commands.{name}" for name in COMMANDS if name != "train"}
     assert len(imported_by("train --help")) < 450
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["predict", "", "photo.jpg", "--json", "x.json"], "MODEL is empty"),
+        (["predict", "m", "photo.jpg", "--json", ""], "--json is empty"),
+        (["check", ""], "DATA is empty"),
+        (["bench", ""], "MODELS is empty"),
+        (["train", "cells", "--out", ""], " is empty"),
+    ],
+)
+def test_an_empty_path_is_not_the_folder_at_hand(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = complaint(capsys, *words)
+    assert message in told
+    assert "write . for" in told

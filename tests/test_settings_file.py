@@ -271,6 +271,7 @@ def test_unknown_preset() -> None:
         ("data: {scale_jitter: [2, 1]}", "is [2, 1]; it should have the smaller factor first: 1 2"),
         ("optim: {milestones: [3, 2]}", "is [3, 2]; it should ascend: 2 3"),
         ("train: {seed: 99999999999999999999999}", "it should be less than 9223372036854775808"),
+        ("data: {shorter_side: []}", "'data.shorter_side' in FILE is []; it should be a list of one value or more"),
         ("data: {scale_jitter: [1, 2, 3]}", "is [1, 2, 3]; it should be a list of 2 values"),
         ("model: {backbone: [a]}", """is ["a"]; it should be a valid string"""),
         ("task: swim", """setting 'task' in FILE is "swim"; it should be 'mimic', 'detect' or 'distill'"""),

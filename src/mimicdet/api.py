@@ -1,6 +1,7 @@
 """Trains, evaluates and exports from Python: ``from mimicdet import train, evaluate, export_model``."""
 
 from collections.abc import Iterable, Iterator
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from mimicdet.config import InferenceSettings, Settings
 from mimicdet.data.batch import pad_to_batch
 from mimicdet.data.dataset import DetectionDataset, match_classes
 from mimicdet.data.decode import read_image
+from mimicdet.data.sound import require_sound
 from mimicdet.data.split_names import validation_split
 from mimicdet.data.splits import available_splits, load_dataset
 from mimicdet.data.tiles import tiles_of
@@ -76,6 +78,8 @@ def train(
         if val_data is None and name is not None:
             val_data = load_dataset(train_data, name, **reading)
         train_data = load_dataset(train_data, "train", **reading)
+    for dataset in filter(None, (train_data, val_data)):
+        require_sound(dataset)
     return train_on(
         settings=settings, train_data=train_data, val_data=val_data, out=Path(out), resume=resume, overwrite=overwrite
     )
@@ -106,8 +110,8 @@ def evaluate(
     Args:
         detector: a detector, or the model folder or exported file of one.
         dataset: a data set, or the path of one, whose split ``val`` is read.
-        tile: cuts each image into squares of this side in pixels, for images much larger than the model's.
-        overlap: share of a tile's side that it has in common with its neighbour, 0 to below 1.
+        tile: cuts each image into squares of this side in pixels, 32 or more, for images much larger than the model's.
+        overlap: share of a tile's side that it has in common with its neighbour, 0 to 0.9.
         limit: so many detections of an image are kept and count; 100 by default, which is COCO's rule.
         inference: sizes and thresholds to detect with, instead of the detector's own and of ``limit`` for what is kept.
         progress: shows a bar.
@@ -126,11 +130,11 @@ def evaluate(
     tiles = tiles_of(tile, overlap)
     if not isinstance(dataset, DetectionDataset):
         dataset = load_dataset(dataset, "val")
+    require_sound(dataset)
     if not isinstance(detector, Detector):
         detector = Detector.from_pretrained(detector, trust=trust)
     if inference is None:
-        kept = {} if limit is None else {"max_detections": limit}
-        inference = detector.inference.model_copy(update=kept)
+        inference = detector.inference_with(max_detections=limit)
     limits = (*COCO_LIMITS[:2], limit or COCO_LIMITS[2])
     dataset = match_classes(dataset, detector.categories)
     return evaluate_runner(detector.runner, dataset, inference, tiles=tiles, progress=progress, limits=limits)
@@ -182,12 +186,14 @@ def export_model(
     if precision == "int8" and calibration is None:
         raise UserError("precision int8 needs a data set for its calibration")
     name = "this model"
-    if isinstance(model, str | Path):
+    if isinstance(model, str | PathLike):
         name, model = str(model), load_model(model)
     network = model.model
     if not isinstance(network, DetectionModel):
         raise UserError(f"{network.file} is an exported model already; export the model folder")
     require_one_stage(network, name)
+    if calibration is not None:
+        require_sound(calibration)
     # At positions in any case: the detections are the same, and the dense form is what is slow
     inference = (inference or model.inference).model_copy(update={"dense": False})
     pixels = [to_pixels(image, name=f"photograph {number}") for number, image in enumerate(each_image(photographs))]

@@ -158,9 +158,10 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu") -> Loaded
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
+        # Without a place it is several that do not go together, or a rule of its own: then the message names them
+        fault = f"setting {where!r} is not understood ({first['msg']})" if where else first["msg"]
         raise UserError(
-            f"{file}: setting {where!r} is not understood ({first['msg']}); "
-            f"it was written by another version of mimicdet"
+            f"{file}: {fault.removeprefix('Value error, ')}; it was written by another version of mimicdet"
         ) from error
     if settings.family != description.family:
         raise UserError(

@@ -39,6 +39,14 @@ def one_line(text: object, most: int = FOREIGN) -> str:
     return f"{line[:head]} ... {line[len(line) - (most - 5 - head) :]}"
 
 
+def writing(value: object) -> str:
+    """Returns Python's own writing of a value as one line; of a value that has none, its type."""
+    try:
+        return one_line(repr(value))
+    except Exception:  # such as a number of more digits than Python writes, or whatever a class of the user's raises
+        return f"something that cannot be written out, of type {type(value).__name__}"
+
+
 def message(text: object) -> str:
     """Returns a whole message as ``one_line`` of at most ``MESSAGE`` characters, its words of at most ``FOREIGN``."""
     line = one_line(text, 100 * MESSAGE)

@@ -261,7 +261,9 @@ def _explain(error: ValidationError, given: Mapping[str, _Given], fields: Mappin
         where = " and ".join(dict.fromkeys(given[key].source for key in concerned))
         return f"{message} ({where})" if where else message
     expected = expectation(first, of_item=len(path) > name.count(".") + 1)
-    if first["type"] in ("missing", "too_long", "too_short"):
+    if first["type"] == "too_short":
+        expected = "it should be a list of one value or more"
+    elif first["type"] in ("missing", "too_long"):
         expected = f"it should be a list of {len(fields[name].default)} values"
     return f"setting '{name}' {given[name].source} is {shown(given[name].value)}; {expected}"
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from mimicdet.cli import main
 from mimicdet.data.cut import CutDataset, Damage, cut_datasets
 from mimicdet.data.dataset import Category, DetectionDataset, ImageRecord
 from mimicdet.data.decode import read_image
@@ -213,3 +214,11 @@ def test_long_names_are_cut_for_their_tiles(tmp_path: Path) -> None:
     assert cut_datasets({"train": given}, tmp_path / "out", tile=20).tiles == {"train": 6}
     assert len(load_dataset(tmp_path / "out", "train")) == 6
     assert {len(path.name) for path in (tmp_path / "out" / "train").iterdir()} == {255}
+
+
+@pytest.mark.parametrize("words", [["--tile", "31"], ["--tile", "40", "--overlap", "0.95"]])
+def test_the_command_cuts_no_tiles_that_prediction_refuses(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["cut", "nosuch", str(tmp_path / "out"), *words]) == 2
+    assert " must be a s" in capsys.readouterr().err

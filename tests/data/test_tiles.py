@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torchvision.ops import nms
 
 from mimicdet.data import tiles
-from mimicdet.data.tiles import Window, merge_tile_detections, tile_windows
+from mimicdet.data.tiles import Tiles, Window, merge_tile_detections, tile_windows, tiles_of
 from mimicdet.errors import UserError
 
 sizes = st.integers(1, 300)
@@ -173,3 +173,17 @@ def test_absurdly_many_tiles_are_refused_at_once():
     with pytest.raises(UserError, match=r"would be cut into .* tiles; give a larger --tile"):
         tile_windows(10**9, 10**9, 1)
     assert len(tile_windows(1000, 1000, 1)) == 1_000_000
+
+
+@pytest.mark.parametrize(("tile", "overlap"), [(31, 0.25), (0, 0.25), (True, 0.25), (32, 0.91), (32, float("nan"))])
+def test_a_users_tiles_are_neither_tiny_nor_almost_the_same(tile: int, overlap: float):
+    with pytest.raises(UserError, match=r"tile must be .* from 32 up|overlap must be .* to 0\.9"):
+        tiles_of(tile, overlap)
+
+
+def test_a_users_tiles_may_be_larger_than_any_image():
+    assert tiles_of(32, 0.9) == Tiles(32, 0.9)
+    for tile in (2**40, 10**400):
+        found = tiles_of(tile, 0.25)
+        assert found is not None
+        assert found.windows(30, 2**20) == [(0, 0, 2**20, 30)]

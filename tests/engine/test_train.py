@@ -259,6 +259,16 @@ def test_bad_steps_in_a_row_end_the_run(tmp_path: Path, data: DetectionDataset, 
         train(settings=settings, train_data=data, val_data=None, out=tmp_path / "run")
 
 
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path, data: DetectionDataset, ema_decay: float) -> None:
+    """An absurd learning rate: the step's loss and gradient were finite, and few steps are left to be bad."""
+    optim: Any = {"lr": 1e308, "optimizer": "sgd", "warmup_steps": 0, "ema_decay": ema_decay}
+    settings = toy_settings(optim=optim, epochs=1, max_bad_steps=100, checkpoint_every=0)
+    with pytest.raises(UserError, match=r"training diverged: after step 5 the weights .* lower optim\.lr"):
+        train(settings=settings, train_data=data, val_data=data, out=tmp_path / "run")
+    assert not [*tmp_path.rglob("*.safetensors"), *tmp_path.rglob("*.pt")]
+
+
 @pytest.mark.parametrize("file", ["metrics.jsonl", "checkpoints", "model"])
 def test_a_full_disk_ends_in_one_sentence_and_can_be_resumed(tmp_path: Path, data: DetectionDataset, file: str) -> None:
     out = tmp_path / "run"

@@ -183,14 +183,14 @@ def test_settings_can_be_overridden_for_a_call(detector: Detector, dataset: Dete
         ({"max_detections": 0}, "max_detections"),
         ({"batch_size": 1.5}, "batch_size"),
         ({"tile": 0}, "tile must be a side in pixels"),
-        ({"tile": 10.5}, "tile must be a side in pixels from 1 up, not 10.5"),
+        ({"tile": 10.5}, "tile must be a side in pixels from 32 up, not 10.5"),
         ({"tile": "10"}, "tile must be a side in pixels"),
         ({"tile": True}, "tile must be a side in pixels"),
-        ({"tile": 10, "overlap": "0.5"}, "overlap must be a share"),
-        ({"tile": 10, "overlap": float("nan")}, "overlap must be a share"),
+        ({"tile": 40, "overlap": "0.5"}, "overlap must be a share"),
+        ({"tile": 40, "overlap": float("nan")}, "overlap must be a share"),
         ({"score_threshold": "0.5"}, "score_threshold"),
         ({"shoulder": 1}, "unexpected keyword argument 'shoulder'"),
-        ({"tile": 10, "overlap": 1.0}, "overlap must be a share"),
+        ({"tile": 40, "overlap": 1.0}, "overlap must be a share"),
     ],
 )
 def test_options_out_of_range_are_refused_at_once(detector: Detector, options: dict[str, Any], message: str):

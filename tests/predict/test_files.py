@@ -81,6 +81,15 @@ def test_sources_without_an_image(tmp_path: Path, source: str, message: str):
     assert str(tmp_path / source) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [("", "is empty, which is no path; write ."), ("x" * 300, "too long"), ("\ud800", "must be a path")],
+)
+def test_sources_that_are_no_paths(source: str, message: str):
+    with pytest.raises(UserError, match=message):
+        find_images([source])
+
+
 def test_no_source_at_all(detector: Detector):
     with pytest.raises(UserError, match="nothing to predict"):
         predict_files(detector, [])

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from io import BytesIO
+from os import PathLike
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from mimicdet.predict.detector import to_pixels
+from mimicdet.errors import UserError
+from mimicdet.predict.detector import each_image, to_pixels
 
 RNG = np.random.default_rng(0)
 
@@ -37,3 +42,20 @@ def test_white_shows_through_transparency():
 
 def test_bfloat16_tensors():
     assert (to_pixels(torch.ones(3, 4, 5, dtype=torch.bfloat16)) == 255).all()
+
+
+@pytest.mark.parametrize("image", [memoryview(np.zeros((9, 9, 3), np.uint8)), b"\x89PNG", BytesIO(b"x")])
+def test_bytes_and_open_files_are_no_images(image: Any):
+    with pytest.raises(UserError, match=f"the image is of type {type(image).__name__}"):
+        next(each_image(image))
+
+
+class BytesPath(PathLike[Any]):
+    def __fspath__(self) -> Any:
+        return b"photo.jpg"
+
+
+@pytest.mark.parametrize("image", ["\ud800", "x" * 10_000, BytesPath(), ""])
+def test_paths_that_no_file_can_have(image: Any):
+    with pytest.raises(UserError, match=r"the image (must be a path|is too long|is empty)"):
+        to_pixels(image)

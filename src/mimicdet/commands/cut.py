@@ -27,7 +27,7 @@ class Cut(DataOptions):
     out: Annotated[Path, Argument("OUT", positional=True)]
     """The tiles go to this folder, in COCO form; it must be new or empty."""
     tile: Annotated[int, Argument("PIXELS")]
-    """The square tiles have this side; 400 to 1000 is usual."""
+    """The square tiles have this side, 32 or more; 400 to 1000 is usual."""
     overlap: Annotated[float, Argument("SHARE")] = 0.25
     """A tile has at least this share in common with its neighbour."""
     hold_back: Annotated[int, Argument("PIXELS")] = 0
@@ -36,7 +36,9 @@ class Cut(DataOptions):
     def run(self) -> int:
         from mimicdet.data.cut import cut_datasets
         from mimicdet.data.splits import available_splits
+        from mimicdet.data.tiles import tiles_of
 
+        tiles_of(self.tile, self.overlap)  # no size or share that predict and eval would refuse
         datasets = {split: self.load(self.data, split, large=True) for split in available_splits(self.data)}
         form: dict[str, Any] = {"tile": self.tile, "overlap": self.overlap, "hold_back": self.hold_back}
         print("\n".join(cut_datasets(datasets, self.out, **form, progress=sys.stderr.isatty()).lines()))

@@ -272,6 +272,8 @@ def _value(option: Option, found: Any) -> Any:
     if isinstance(found, bool):
         return found
     words = [word.removeprefix(" ") for word in (found if isinstance(found, list) else [found])]
+    if option.item is Path and "" in words:
+        raise UserError(f"{option.called} is empty, which is no path; write . for the folder at hand")
     if option.argument is not None:
         return words if option.is_list else words[0]
     if option.is_list and len(words) == 1 and words[0].startswith("["):

@@ -56,7 +56,7 @@ class TrunkSettings(Section):
 class DataSettings(Section):
     """Images are read and varied for training as these settings say."""
 
-    shorter_side: tuple[Side, ...] = (800,)
+    shorter_side: Annotated[tuple[Side, ...], Field(min_length=1)] = (800,)
     """Images are resized to this shorter side, in pixels; one of several is drawn for each image (multi-scale)."""
     shorter_side_sampling: Literal["choice", "range"] = "choice"
     """The shorter side is one of `shorter_side`, or any whole number between its smallest and largest (`range`)."""

@@ -15,6 +15,7 @@ from mimicdet.arguments import checked
 from mimicdet.data.dataset import DetectionDataset, ImageRecord
 from mimicdet.data.formats import coco
 from mimicdet.data.photograph import Photograph
+from mimicdet.data.sound import require_sound
 from mimicdet.data.tiles import Window, tile_windows
 from mimicdet.errors import UserError, message, one_line
 from mimicdet.files import fitting_name, new_folder
@@ -92,6 +93,8 @@ def cut_datasets(
         raise UserError(f"the strip held back must be a number of pixels from 0 up, not {hold_back}")
     if hold_back and ("val" in datasets or "train" not in datasets):
         raise UserError("a strip of train is held back as val only where there is a split train and no split val")
+    for dataset in datasets.values():
+        require_sound(dataset)
     windows = {s: [tile_windows(*record.size, tile, overlap) for record in d.images] for s, d in datasets.items()}
     sources = dict(datasets)
     if hold_back:

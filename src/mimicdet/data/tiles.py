@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from mimicdet.errors import UserError
+from mimicdet.errors import UserError, writing
 from mimicdet.ops.boxes import intersection_over_first
 
 Window = tuple[int, int, int, int]
@@ -23,6 +23,12 @@ _COVERED = 0.7
 """A cut box goes when this share of it lies inside a larger one from another tile."""
 _SCORE_RATIO = 0.5
 """It goes only when the larger box has at least this multiple of its score."""
+LEAST_SIDE = 32
+"""A user's tile has at least this side, below which an image becomes tiles without end, and shows nothing."""
+MOST_OVERLAP = 0.9
+"""A user's tiles have at most this share in common: beyond, most of the work is done again and again."""
+_ANY_SIDE = 2**31
+"""No image is longer: larger tiles are as good as these, and no floats hold all of them."""
 _MOST_TILES = 1_000_000
 """An image is cut into this many tiles at most."""
 _ROWS = 512
@@ -32,7 +38,7 @@ _ROWS = 512
 class Tiles(NamedTuple):
     """Says how images are cut into tiles."""
 
-    side: int  # pixels, from 1 up
+    side: int  # pixels
     overlap: float = 0.25  # share of the side that neighbours have in common at least, 0 to below 1
 
     def windows(self, height: int, width: int) -> list[Window]:
@@ -42,11 +48,11 @@ class Tiles(NamedTuple):
 
 def tiles_of(tile: int | None, overlap: float) -> Tiles | None:
     """Returns how a user's options cut images, None where ``tile`` is; UserError where they are out of range."""
-    if tile is not None and (not isinstance(tile, Integral) or isinstance(tile, bool) or tile < 1):
-        raise UserError(f"tile must be a side in pixels from 1 up, not {tile!r}")
-    if not isinstance(overlap, Real) or not 0 <= overlap < 1:
-        raise UserError(f"overlap must be a share of the tile from 0 to below 1, not {overlap!r}")
-    return None if tile is None else Tiles(int(tile), float(overlap))
+    if tile is not None and (not isinstance(tile, Integral) or isinstance(tile, bool) or tile < LEAST_SIDE):
+        raise UserError(f"tile must be a side in pixels from {LEAST_SIDE} up, not {writing(tile)}")
+    if not isinstance(overlap, Real) or not 0 <= overlap <= MOST_OVERLAP:
+        raise UserError(f"overlap must be a share of the tile from 0 to {MOST_OVERLAP}, not {writing(overlap)}")
+    return None if tile is None else Tiles(min(int(tile), _ANY_SIDE), float(overlap))
 
 
 def tile_windows(height: int, width: int, tile: int, overlap: float = 0.25) -> list[Window]:

@@ -51,9 +51,27 @@ class Run:
         return lr_at(step, optim, images_per_step=images, steps_per_epoch=self.steps_per_epoch, epochs=train.epochs)
 
     def save_checkpoint(self) -> None:
-        """Makes the state the last checkpoint; every process must call it."""
+        """Makes the state the last checkpoint, unless it has diverged; every process must call it."""
         state = self.state.state_dict() | self.identity
-        on_main(self.accelerator, lambda: checkpoint.save_checkpoint(self.folder.checkpoints, state))
+
+        def save() -> None:
+            self._require_finite(state)
+            checkpoint.save_checkpoint(self.folder.checkpoints, state)
+
+        on_main(self.accelerator, save)
+
+    def _require_finite(self, state: Mapping[str, Any]) -> None:
+        """Keeps what finds nothing, and never will again, from the checkpoints and from the model that is saved next.
+
+        A step's loss and gradient are finite, and its weights are not, where the learning rate is absurd.
+        """
+        for key, value in {**state["task"], **(state["average"] or {})}.items():
+            if value.is_floating_point() and not value.isfinite().all():
+                raise UserError(
+                    f"training diverged: after step {self.state.progress.step} the weights {key!r} are infinite or no "
+                    "numbers, and are not saved; lower optim.lr, lengthen optim.warmup_steps or set "
+                    "optim.clip_grad_norm, and start again"
+                )
 
 
 class _Saved(NamedTuple):

@@ -6,6 +6,7 @@ N detections of an image.
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from io import IOBase
 from itertools import count, islice
 from os import PathLike
 from pathlib import Path
@@ -14,9 +15,10 @@ from typing import Any, Self, TypedDict
 import numpy as np
 import torch
 from PIL import Image
+from pydantic import ValidationError
 from torch import Tensor
 
-from mimicdet.arguments import checked
+from mimicdet.arguments import checked, first_fault, path_of
 from mimicdet.build import load_model
 from mimicdet.config import InferenceSettings, MimicDetSettings, TrunkSettings
 from mimicdet.data.batch import pad_to_batch
@@ -25,7 +27,7 @@ from mimicdet.data.decode import read_image, to_rgb
 from mimicdet.data.photograph import Photograph
 from mimicdet.data.tiles import Tiles, Window, merge_tile_detections, tiles_of
 from mimicdet.data.transform import resize_for_inference
-from mimicdet.errors import UserError
+from mimicdet.errors import UserError, writing
 from mimicdet.export.exported_file import SUFFIXES
 from mimicdet.inference.decode import Detections
 from mimicdet.inference.detect import to_original_pixels
@@ -176,32 +178,31 @@ class Detector:
         Args:
             images: see ``mimicdet.predict.detector.ImageLike``; one, or a list, generator or 4-dimensional array of
                 them. Read as they are needed.
-            tile: cut each image into squares of this side in pixels, detect in each, and merge what is found. For
-                images much larger than those the model was trained on, such as aerial ones. ``max_detections`` then
-                holds for each tile.
-            overlap: share of a tile's side that it has in common with its neighbour, at least; objects up to this
-                size are seen whole in one of the two.
+            tile: cut each image into squares of this side in pixels, 32 or more, detect in each, and merge what is
+                found. For images much larger than those the model was trained on, such as aerial ones.
+                ``max_detections`` then holds for each tile.
+            overlap: share of a tile's side that it has in common with its neighbour, at least, 0 to 0.9; objects up to
+                this size are seen whole in one of the two.
             score_threshold, nms_iou, max_detections, batch_size: instead of those in ``self.inference``.
 
         Raises:
             UserError: an image that cannot be read or is none, an option out of range, or not enough memory.
         """
         tiles = tiles_of(tile, overlap)
-        inference = self._inference_with(
+        inference = self.inference_with(
             score_threshold=score_threshold, nms_iou=nms_iou, max_detections=max_detections, batch_size=batch_size
         )
         return self._stream(each_image(images), tiles, inference)
 
-    def _inference_with(self, **changes: float | None) -> InferenceSettings:
+    def inference_with(self, **changes: float | None) -> InferenceSettings:
+        """Returns the inference settings with changes, None for none; UserError where one is out of range."""
         given = {key: value for key, value in changes.items() if value is not None}
         if not isinstance(self.inference, InferenceSettings):
             raise UserError(f"the detector's inference must be InferenceSettings, not {type(self.inference).__name__}")
         try:
-            return InferenceSettings.model_validate({**self.inference.model_dump(), **given})
-        except ValueError as error:  # pydantic's lists all that is wrong over several lines
-            first = error.errors()[0]  # type: ignore[attr-defined]
-            fault = f"{'.'.join(map(str, first['loc']))}: {first['msg'][0].lower()}{first['msg'][1:]}"
-            raise UserError(f"{fault}; these options were given: {given}") from error
+            return InferenceSettings.model_validate({**self.inference.model_dump(warnings=False), **given})
+        except ValidationError as error:
+            raise UserError(f"{first_fault(error)}; these options were given: {writing(given)}") from error
 
     def _stream(
         self, images: Iterator[ImageLike], tiles: Tiles | None, inference: InferenceSettings
@@ -265,7 +266,7 @@ def each_image(images: ImageLike | Iterable[ImageLike]) -> Iterator[ImageLike]:
         yield from images if images.ndim == 4 else (images,)
     elif isinstance(images, str | PathLike | Image.Image):
         yield images
-    elif isinstance(images, Iterable):
+    elif isinstance(images, Iterable) and not isinstance(images, bytes | bytearray | memoryview | IOBase):
         yield from images
     else:
         raise UserError(_unknown(images))
@@ -276,7 +277,7 @@ def _in_windows(
 ) -> tuple[tuple[int, int], Callable[[Window], np.ndarray]]:
     """Returns height and width of an image, and what reads the pixels of a window."""
     if tiled and isinstance(image, str | PathLike):
-        image = Photograph(Path(image))
+        image = Photograph(path_of(image, name))
     if isinstance(image, Photograph):
         return image.size, image.window
     pixels = to_pixels(image, name=name)
@@ -297,7 +298,7 @@ def to_pixels(image: ImageLike, *, name: str = "the image") -> np.ndarray:
         UserError: a file that cannot be read; a shape, type or value range that no image has.
     """
     if isinstance(image, str | PathLike):
-        return read_image(Path(image))
+        return read_image(path_of(image, name))
     if isinstance(image, Image.Image):
         try:
             return to_rgb(image)

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from mimicdet.arguments import checked
+from mimicdet.arguments import checked, path_of
 from mimicdet.data.dataset import Category, DetectionDataset, match_classes
 from mimicdet.data.decode import IMAGE_SUFFIXES, image_size, images_among, list_images, read_image
 from mimicdet.data.folders import glob_files, walk_files
 from mimicdet.data.photograph import Photograph, is_large
+from mimicdet.data.sound import require_sound
 from mimicdet.errors import UserError
 from mimicdet.files import failures_of, fitting_name, make_folder, replace_file, require_writable
 from mimicdet.predict.detector import Detection, Detector
@@ -96,6 +97,8 @@ def predict_files(
         UserError: a source that is not there, an image that the data set does not have, a ``json_file`` or a folder
             that cannot be written or would overwrite an image, and what ``Detector.stream`` raises.
     """
+    if dataset is not None:
+        require_sound(dataset)
     found = _Found(pictures)
     files, ids = _numbered(sources, dataset, found)
     if dataset is not None:
@@ -226,8 +229,8 @@ def find_images(sources: Sequence[str | PathLike[str]], *, leave_out: Path | Non
 
 
 def _find(sources: Sequence[str | PathLike[str]], found: _Found) -> None:
-    for source in map(str, sources):
-        path = Path(source)
+    for given in sources:
+        source, path = str(given), path_of(given, "a source of images")
         if path.is_file():
             chosen = [path]
         else:

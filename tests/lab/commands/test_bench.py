@@ -82,3 +82,22 @@ def test_a_place_for_the_times_is_looked_at_first(
 def test_what_cannot_be_timed(folder: Path, words: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", *words.format(folder).split()]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--size", "99999x99999"], "1 x 99999 x 99999 pixels are too many"),
+        (["--size", "4096x4097"], "an image may have 16,777,216 pixels and a batch 67,108,864 at most"),
+        (["--size", "4096x4096", "--batch", "5"], "5 x 4096 x 4096 pixels are too many"),
+        (["--batch", "100000000"], "100000000 x 64 x 80 pixels are too many"),
+        (["--size", "9" * 5000 + "x9"], "--size must be a height and a width"),
+        (["--size", "²x9"], "--size must be a height and a width"),
+        (["--threads", "100000"], "--threads must be at most "),
+    ],
+)
+def test_more_than_a_machine_holds_is_refused(
+    folder: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", str(folder), "--rounds", "1", *words]) == 2
+    assert message in capsys.readouterr().err

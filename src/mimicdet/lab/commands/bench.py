@@ -1,5 +1,7 @@
 """Has the command ``mimicdet bench``."""
 
+import os
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +11,9 @@ from mimicdet.commands.options import is_model_file, model_files
 from mimicdet.commands.parser import DOCUMENTED, Argument
 from mimicdet.errors import UserError
 from mimicdet.files import require_own_file, write_json
+
+MOST_PIXELS, MOST_IN_BATCH = 2**24, 2**26
+"""A canvas and a batch have at most so many pixels: more takes all memory of most machines."""
 
 EXAMPLES = """\
 mimicdet bench runs/cells/model                         the whole and its stages, at the model's own image size
@@ -50,6 +55,8 @@ class Bench:
         for name in ("batch", "rounds", "threads"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise UserError(f"mimicdet bench: --{name} must be at least 1, not {value}")
+        if self.threads is not None and self.threads > (most := max(64, os.cpu_count() or 1)):
+            raise UserError(f"mimicdet bench: --threads must be at most {most} on this machine, not {self.threads}")
         size = _size(self.size)
         models = [file for model in self.models for file in model_files(model)]
         require_own_file(self.json, *models, is_input=is_model_file)
@@ -67,6 +74,9 @@ class Bench:
         longest = first.inference.longer_side
         shorter = min(first.inference.shorter_side, longest)
         height, width = size or (shorter, min(longest, round(shorter * 4 / 3)))  # a photograph of three by four
+        if height * width > MOST_PIXELS or self.batch * height * width > MOST_IN_BATCH:
+            limits = f"an image may have {MOST_PIXELS:,} pixels and a batch {MOST_IN_BATCH:,}"
+            raise UserError(f"mimicdet bench: {self.batch} x {height} x {width} pixels are too many; {limits} at most")
         pixels = list(torch.randint(0, 256, (self.batch, 3, height, width), dtype=torch.uint8))
         cases = {name: batch_detector(detector, pixels) for name, detector in detectors.items()}
         whole = alternate(cases, rounds=self.rounds, device=first.device, title="whole")
@@ -94,7 +104,7 @@ class Bench:
 def _size(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
-    height, _, width = text.partition("x")
-    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
+    sides = re.fullmatch("([1-9][0-9]{0,8})x([1-9][0-9]{0,8})", text)
+    if sides is None:
         raise UserError(f"mimicdet bench: --size must be a height and a width such as 800x1088, not {text!r}")
-    return int(height), int(width)
+    return int(sides[1]), int(sides[2])
