@@ -75,7 +75,7 @@ def _target(path: Path) -> Path:
 
 
 def _write_new(file: Path, content: bytes) -> None:
-    with open(file, "wb") as handle:
+    with open(file, "xb") as handle:  # through no link
         handle.write(content)
         handle.flush()
         os.fsync(handle.fileno())

@@ -40,7 +40,7 @@ def save_checkpoint(folder: Path, state: Mapping[str, Any]) -> None:
     """
     try:
         with set_aside(folder) as part:
-            with part.open("w+b") as file:
+            with part.open("x+b") as file:
                 torch.save({"format": FORMAT, **state}, file)
                 seal(file)
                 file.flush()
