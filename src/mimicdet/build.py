@@ -24,6 +24,7 @@ from mimicdet.models.mimicdet import MimicDet, Refinement
 from mimicdet.models.one_stage import OneStage
 from mimicdet.models.pyramid import COARSEST_BACKBONE_LEVEL, Pyramid, he_init
 from mimicdet.models.s_head import SHead
+from mimicdet.weights.description import first_fault
 from mimicdet.weights.folder import DESCRIPTION_FILE, load_weights, read_description, require_fit
 from mimicdet.weights.pretrained import SUFFIXES, read_torchvision, require_finite
 
@@ -158,6 +159,8 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu") -> Loaded
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
+        if not where:  # settings that do not go together, which the message names
+            raise UserError(f"{file}: {first_fault(error)}") from error
         raise UserError(
             f"{file}: setting {where!r} is not understood ({first['msg']}); "
             f"it was written by another version of mimicdet"

@@ -325,7 +325,7 @@ def test_a_link_to_an_image_elsewhere_is_not_drawn_over(detector: Detector, fold
     (tmp_path / "links").mkdir()
     (tmp_path / "links" / "photo.jpg").symlink_to(folder / "photo.jpg")
     before = (folder / "photo.jpg").read_bytes()
-    with pytest.raises(UserError, match="pictures would lie among the images, such as photo.jpg"):
+    with pytest.raises(UserError, match=r"lie among the images, such as photo\.jpg"):
         predict_files(detector, [tmp_path / "links" / "photo.jpg"], pictures=tmp_path / "links")
     assert (folder / "photo.jpg").read_bytes() == before
 

@@ -200,7 +200,8 @@ class Detector:
             return InferenceSettings.model_validate({**self.inference.model_dump(), **given})
         except ValueError as error:  # pydantic's lists all that is wrong over several lines
             first = error.errors()[0]  # type: ignore[attr-defined]
-            fault = f"{'.'.join(map(str, first['loc']))}: {first['msg'][0].lower()}{first['msg'][1:]}"
+            fault = first["msg"].removeprefix("Value error, ")
+            fault = ": ".join(filter(None, (".".join(map(str, first["loc"])), fault[0].lower() + fault[1:])))
             raise UserError(f"{fault}; these options were given: {given}") from error
 
     def _stream(

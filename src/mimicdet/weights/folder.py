@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from mimicdet.data.dataset import Category
 from mimicdet.errors import UserError
 from mimicdet.files import make_folder, replace_file, require_text, write_json
-from mimicdet.weights.description import FORMAT_VERSION, Classes, Part, read_part
+from mimicdet.weights.description import FORMAT_VERSION, Classes, Part, Values, read_part
 from mimicdet.weights.pretrained import require_finite
 
 WEIGHTS_FILE, DESCRIPTION_FILE = "model.safetensors", "model.json"
@@ -32,8 +32,8 @@ class ModelDescription(Part):
     """Holds ``model.json``, checked for form; whoever builds the model checks the sections' own settings."""
 
     family: str
-    model: dict[str, Any]
-    inference: dict[str, Any]
+    model: Values
+    inference: Values
     categories: Classes
     extra: dict[str, Any] = Field(default_factory=dict)
 
