@@ -184,3 +184,41 @@ def test_weights_that_are_no_numbers_are_refused(folder: Path, value: float) -> 
     assert f"the entry '{name}' holds values that are infinite or no numbers" in refusal(folder)
     save_file({key: torch.full_like(tensor, value) for key, tensor in state.items()}, file)
     assert "holds values that are infinite or no numbers, with which nothing is found" in refusal(folder)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn])
+def test_weights_of_a_type_without_fractions_are_refused(
+    folder: Path, dtype: torch.dtype, recwarn: pytest.WarningsRecorder
+) -> None:
+    file = folder / "model.safetensors"
+    state = load_file(file)
+    for names in (list(state), ["s_head.classifier.weight"]):
+        save_file(state | {name: state[name].to(dtype) for name in names}, file)
+        assert f"' is of {dtype}, where floating-point numbers belong; restore" in refusal(folder)
+    assert not recwarn.list, "such as of imaginary parts that are left out"
+
+
+def test_weights_of_other_precisions_are_read(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    state = load_file(file)
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        save_file({k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}, file)
+        load_model(folder)
+
+
+def test_variances_below_zero_are_refused(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    state = load_file(file)
+    name = next(key for key in state if key.endswith("running_var"))
+    state[name][0] = -1
+    save_file(state, file)
+    assert f"the entry '{name}' holds variances below zero" in refusal(folder)
+
+
+@pytest.mark.parametrize("statistics", [False, True])
+def test_weights_that_are_all_zero_are_refused(folder: Path, statistics: bool) -> None:
+    file = folder / "model.safetensors"
+    state = load_file(file)
+    kept = {k for k, v in state.items() if statistics and (v.dim() < 2 or k.endswith((".mean", ".std")))}
+    save_file({k: v if k in kept else torch.zeros_like(v) for k, v in state.items()}, file)
+    assert "model.safetensors: all weights are zero, with which nothing is found" in refusal(folder)
