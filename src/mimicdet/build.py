@@ -26,7 +26,7 @@ from mimicdet.models.pyramid import COARSEST_BACKBONE_LEVEL, Pyramid, he_init
 from mimicdet.models.s_head import SHead
 from mimicdet.weights.description import first_fault
 from mimicdet.weights.folder import DESCRIPTION_FILE, load_weights, read_description, require_fit
-from mimicdet.weights.pretrained import SUFFIXES, read_torchvision, require_sound
+from mimicdet.weights.pretrained import SUFFIXES, read_torchvision, require_usable
 
 
 def _mimicdet(settings: MimicDetSettings.Model, trunk: Trunk, num_classes: int) -> MimicDet:
@@ -198,7 +198,7 @@ def _from_torchvision(file: Path, device: torch.device | str) -> LoadedModel:
     inference = InferenceSettings(**found.inference)
     model = build_model(settings, len(found.categories), pretrained=False)
     pixels = {f"trunk.backbone.{name}": value for name, value in model.trunk.backbone.named_buffers(recurse=False)}
-    require_sound(found.state, model, file)
+    require_usable(found.state, model, file)
     try:
         model.load_state_dict(found.state | pixels)
     except RuntimeError as error:  # lists every entry that differs, over many lines

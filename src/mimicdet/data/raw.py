@@ -125,10 +125,14 @@ def first_repeated(names: Sequence[str]) -> str | None:
     return next((name for name in names if name in seen or seen.add(name)), None)  # type: ignore[func-returns-value]
 
 
+class RepeatedFieldError(ValueError):
+    """An object of a JSON file has a field twice, of which a reader would take the last in silence."""
+
+
 def unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Returns an object of a JSON file, as ``object_pairs_hook``; ValueError where a field is given twice."""
+    """Returns an object of a JSON file, as ``object_pairs_hook``; RepeatedFieldError for one given twice."""
     fields = dict(pairs)
     if len(fields) < len(pairs):
         twice = first_repeated([name for name, _ in pairs])
-        raise ValueError(f"one object has two fields {twice!r}, of which only one could be read")
+        raise RepeatedFieldError(f"one object has two fields {twice!r}, of which only one could be read")
     return fields

@@ -21,6 +21,9 @@ from mimicdet.errors import UserError
 from mimicdet.files import set_aside, why_not_written
 from mimicdet.weights.checkpoint_file import FORMAT, LAST, PREVIOUS, seal
 
+PARTS = ("settings", "data", "task", "optimizer", "means", "progress")
+"""What every checkpoint of a run has, each with values by name."""
+
 _NO_MATTER = {
     "data": ("workers", "max_faulty_boxes"),
     "inference": ("batch_size",),

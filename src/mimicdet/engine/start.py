@@ -88,7 +88,7 @@ def start_run(
     processes = accelerator.num_processes
     file, notice = None, None
     if resume:
-        file, notice = on_main(accelerator, lambda: newest_checkpoint(folder.checkpoints))
+        file, notice = on_main(accelerator, lambda: newest_checkpoint(folder.checkpoints, parts=checkpoint.PARTS))
     saved = None if file is None else _Saved(file, load_checkpoint(file))
     if saved is not None:
         about: dict[str, Any] = {"settings": settings, "data": same["data"], "processes": processes}

@@ -22,7 +22,7 @@ from mimicdet.data.dataset import Category
 from mimicdet.errors import UserError
 from mimicdet.files import make_folder, replace_file, require_text, write_json
 from mimicdet.weights.description import FORMAT_VERSION, Classes, Part, Values, read_part
-from mimicdet.weights.pretrained import require_sound
+from mimicdet.weights.pretrained import require_usable
 
 WEIGHTS_FILE, DESCRIPTION_FILE = "model.safetensors", "model.json"
 _CHECKSUM = "sha256"
@@ -105,7 +105,7 @@ def require_fit(folder: str | Path, model: nn.Module) -> None:
 def load_weights(folder: str | Path, model: nn.Module) -> None:
     """Loads the weights into a model built from the folder's description.
 
-    Raises UserError when they are broken, changed since they were written, of other entries, or see ``require_sound``.
+    Raises UserError when they are broken, changed since they were written, of other entries, or see ``require_usable``.
     """
     require_fit(folder, model)
     file = Path(folder) / WEIGHTS_FILE
@@ -114,7 +114,7 @@ def load_weights(folder: str | Path, model: nn.Module) -> None:
         changed = _checksum_of(file) not in (None, _checksum(file.read_bytes()))
     if changed:
         raise UserError(f"{file} has changed since it was written: its checksum differs; save or copy the model again")
-    require_sound(state, model, file)
+    require_usable(state, model, file)
     model.load_state_dict(state, strict=False)
 
 

@@ -67,7 +67,7 @@ def read_state(file: Path) -> dict[str, Tensor]:
     return {key.removeprefix("module."): value for key, value in state.items()}
 
 
-def require_sound(state: Mapping[str, Tensor], network: nn.Module, file: Path | str) -> None:
+def require_usable(state: Mapping[str, Tensor], network: nn.Module, file: Path | str) -> None:
     """Checks weights read from ``file``, by the names in ``network``, before it gets them.
 
     Raises UserError, naming the first such entry, where there are values that are infinite, no numbers or of a type
@@ -135,7 +135,7 @@ def copy_weights(state: dict[str, Tensor], network: nn.Module, *, source: str, b
                 f"give the weights of that network or name another model.backbone"
             )
         chosen[key] = value
-    require_sound(chosen, network, f"model.weights: {source}")
+    require_usable(chosen, network, f"model.weights: {source}")
     network.load_state_dict(chosen, strict=False)
 
 
@@ -216,7 +216,7 @@ def read_faster_rcnn(file: Path) -> tuple[nn.Module, list[str]] | None:
     is_v2 = "roi_heads.box_head.0.0.weight" in state
     make: Any = detection.fasterrcnn_resnet50_fpn_v2 if is_v2 else detection.fasterrcnn_resnet50_fpn
     model = make(weights=None, weights_backbone=None, num_classes=outputs)
-    require_sound(state, model, file)
+    require_usable(state, model, file)
     try:
         missing, unexpected = model.load_state_dict(state, strict=False)
     except RuntimeError as error:
