@@ -331,7 +331,7 @@ def to_pixels(image: ImageLike, *, name: str = "the image") -> np.ndarray:
                 "channels) with 1, 3 or 4 channels; hand over an array with the channels first as a tensor"
             )
         if array.dtype != np.uint8 or array.shape[2] != 3 or not array.flags.c_contiguous:
-            _require_size(*array.shape[:2], name)
+            _require_size(array.shape[0], array.shape[1], name)
         return _array_to_pixels(array, name)
     raise UserError(_unknown(image, name))
 
