@@ -312,6 +312,21 @@ def test_only_our_own_is_removed(tmp_path: Path) -> None:
     remove_leftovers(tmp_path / "gone")
 
 
+def test_nothing_is_made_through_a_link_with_a_name_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ".mimicdet-0123456789abcdef", ".mimicdet-0000000000000000.new"
+    for name in names:
+        (tmp_path / name).symlink_to("elsewhere")
+    replace_file(tmp_path / "a", b"whole")
+    assert (tmp_path / "a").read_bytes() == b"whole"
+    assert not (tmp_path / "elsewhere").exists()
+    monkeypatch.setattr("mimicdet.files.remove_leftovers", lambda _: True)
+    monkeypatch.setattr("secrets.token_hex", lambda _: "0" * 16)
+    (tmp_path / names[1]).symlink_to("elsewhere")
+    with pytest.raises(UserError, match="cannot be written"):
+        replace_file(tmp_path / "b", b"whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [names[0], "a"]
+
+
 def test_a_folder_is_not_listed_before_each_of_many_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     listed: list[Path] = []
     monkeypatch.setattr("mimicdet.files.remove_leftovers", lambda folder: not listed.append(folder))

@@ -104,3 +104,33 @@ def test_a_file_system_without_locks_is_said_to_be_unsure(tmp_path: Path, monkey
     assert lock is not None
     assert not lock.sure
     assert time.monotonic() - began < 1
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling", "loop", "hard link", "folder", "pipe"])
+def test_what_is_no_file_of_ours_is_refused_and_left(tmp_path: Path, kind: str) -> None:
+    """Through a link another file would be written over."""
+    file, other = tmp_path / "lock", tmp_path / "other"
+    if kind in ("link", "hard link"):
+        other.write_text("precious")
+    if kind in ("link", "dangling"):
+        file.symlink_to("other")
+    make = {"loop": lambda: file.symlink_to("lock"), "hard link": lambda: file.hardlink_to(other)}
+    make |= {"folder": file.mkdir, "pipe": lambda: os.mkfifo(file)}
+    make.get(kind, lambda: None)()
+    with pytest.raises(OSError, match="it is a link, folder, pipe or device"):
+        take_lock(file)
+    assert os.path.lexists(file)
+    assert (other.read_text() if other.exists() else None) == (None if "link" not in kind else "precious")
+
+
+def test_a_link_made_meanwhile_is_not_followed_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, other, real = tmp_path / "lock", tmp_path / "other", os.open
+
+    def open_a_link(path: Path, *how: int) -> int:
+        file.symlink_to("other")
+        return real(path, *how)
+
+    monkeypatch.setattr(os, "open", open_a_link)
+    with pytest.raises(OSError, match="symbolic links"):
+        take_lock(file)
+    assert not other.exists()

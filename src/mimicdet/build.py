@@ -24,8 +24,9 @@ from mimicdet.models.mimicdet import MimicDet, Refinement
 from mimicdet.models.one_stage import OneStage
 from mimicdet.models.pyramid import COARSEST_BACKBONE_LEVEL, Pyramid, he_init
 from mimicdet.models.s_head import SHead
+from mimicdet.weights.description import first_fault
 from mimicdet.weights.folder import DESCRIPTION_FILE, load_weights, read_description, require_fit
-from mimicdet.weights.pretrained import SUFFIXES, read_torchvision, require_finite
+from mimicdet.weights.pretrained import SUFFIXES, read_torchvision, require_usable
 
 
 def _mimicdet(settings: MimicDetSettings.Model, trunk: Trunk, num_classes: int) -> MimicDet:
@@ -158,10 +159,11 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu") -> Loaded
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        # Without a place it is several that do not go together, or a rule of its own: then the message names them
-        fault = f"setting {where!r} is not understood ({first['msg']})" if where else first["msg"]
+        if not where:  # settings that do not go together, which the message names
+            raise UserError(f"{file}: {first_fault(error)}") from error
         raise UserError(
-            f"{file}: {fault.removeprefix('Value error, ')}; it was written by another version of mimicdet"
+            f"{file}: setting {where!r} is not understood ({first['msg']}); "
+            f"it was written by another version of mimicdet"
         ) from error
     if settings.family != description.family:
         raise UserError(
@@ -196,12 +198,12 @@ def _from_torchvision(file: Path, device: torch.device | str) -> LoadedModel:
     inference = InferenceSettings(**found.inference)
     model = build_model(settings, len(found.categories), pretrained=False)
     pixels = {f"trunk.backbone.{name}": value for name, value in model.trunk.backbone.named_buffers(recurse=False)}
+    require_usable(found.state, model, file)
     try:
         model.load_state_dict(found.state | pixels)
     except RuntimeError as error:  # lists every entry that differs, over many lines
         first = str(error).splitlines()[1].strip()
         raise UserError(f"{file} is no {settings.family} on ResNet-50 as torchvision makes it: {first}") from error
-    require_finite(model.state_dict(), file)
     move_to(model, device)
     model = model.to(memory_format=torch.channels_last).eval()
     return LoadedModel(model, settings, inference, found.categories)

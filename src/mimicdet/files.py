@@ -36,6 +36,14 @@ def require_text(folder: Path) -> None:
         raise UserError(f"{folder}: the path has bytes that are no UTF-8; choose another folder") from error
 
 
+def real_path(path: str | Path) -> Path:
+    """Returns a path with its symbolic links followed, but for those that lead to themselves.
+
+    ``Path.resolve`` raises RuntimeError for those before Python 3.13.
+    """
+    return Path(os.path.realpath(path))
+
+
 def replace_file(file: Path, content: bytes) -> None:
     """Writes a file as ``replace_files`` does."""
     replace_files({file: content})
@@ -68,14 +76,14 @@ def replace_files(contents: Mapping[Path, bytes]) -> None:
 
 def _target(path: Path) -> Path:
     """Returns what a symbolic link points to, whether it is there or not, or else the path itself."""
-    target = Path(os.path.realpath(path)) if os.path.islink(path) else path
+    target = real_path(path) if os.path.islink(path) else path
     if os.path.islink(target):
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
     return target
 
 
 def _write_new(file: Path, content: bytes) -> None:
-    with open(file, "wb") as handle:
+    with open(file, "xb") as handle:  # through no link
         handle.write(content)
         handle.flush()
         os.fsync(handle.fileno())
@@ -198,7 +206,8 @@ def require_own_file(
         return
     require_writable(file)
     for path in filter(None, inputs):
-        if file.exists() and file.resolve().is_relative_to(path.resolve()) and (path.is_file() or is_input(file)):
+        belongs = file.exists() and real_path(file).is_relative_to(real_path(path))
+        if belongs and (path.is_file() or is_input(file)):
             raise UserError(f"{file} belongs to {path}, which is read; --json would overwrite it: name another file")
 
 

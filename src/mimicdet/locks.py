@@ -4,10 +4,12 @@ import contextlib
 import errno
 import os
 import platform
+import stat
 import sys
 from pathlib import Path
 
 _HAS_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # which Windows has not
 _BEYOND = 2**30  # the byte that Windows locks, where there is none to read
 
 
@@ -47,11 +49,15 @@ class Lock:
 def take_lock(file: Path, *, make: bool = True) -> Lock | None:
     """Takes the lock of a file, made if need be, or returns None where another holds it; never waits.
 
-    Raises OSError where the file cannot be made or, without ``make``, is not there.
+    Raises OSError where the file cannot be made or, without ``make``, is not there, and where something else has its
+    name: what a link points to would be written over.
     """
     while True:
-        descriptor = os.open(file, os.O_RDWR | (os.O_CREAT if make else 0), 0o644)
+        with contextlib.suppress(FileNotFoundError):
+            _require_plain(os.lstat(file))  # before it is opened, for a pipe may not let go
+        descriptor = os.open(file, os.O_RDWR | _NO_LINK | (os.O_CREAT if make else 0), 0o644)
         try:
+            _require_plain(os.fstat(descriptor))
             sure = _lock(descriptor)
             if sure is not None and _is_still(file, descriptor):
                 return Lock(file, descriptor, sure=sure)
@@ -93,8 +99,14 @@ def _lock(descriptor: int) -> bool | None:
     return True
 
 
+def _require_plain(about: os.stat_result) -> None:
+    """Raises OSError for what is no file, or a file that has another name too."""
+    if not stat.S_ISREG(about.st_mode) or about.st_nlink > 1:
+        raise OSError(errno.EEXIST, "it is a link, folder, pipe or device")
+
+
 def _is_still(file: Path, descriptor: int) -> bool:
     try:
-        return os.path.samestat(os.stat(file), os.fstat(descriptor))
+        return os.path.samestat(os.lstat(file), os.fstat(descriptor))
     except FileNotFoundError:
         return False

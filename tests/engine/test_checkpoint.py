@@ -19,7 +19,7 @@ from mimicdet.config import MimicDetSettings, Settings
 from mimicdet.engine.checkpoint import MAY_CHANGE, require_same_run, save_checkpoint, training_data_identity
 from mimicdet.errors import UserError
 from mimicdet.settings_file import FIELDS
-from mimicdet.weights.checkpoint_file import FORMAT, LAST, PREVIOUS, load_checkpoint, newest_checkpoint
+from mimicdet.weights.checkpoint_file import BROKEN, FORMAT, LAST, PREVIOUS, load_checkpoint, newest_checkpoint, seal
 from tests.fakes.toy import toy_data, toy_settings
 
 
@@ -69,7 +69,48 @@ def test_a_crash_between_the_two_renames_leaves_the_previous_one(tmp_path: Path)
     save_checkpoint(tmp_path, state(1))
     os.replace(tmp_path / LAST, tmp_path / PREVIOUS)
     file, notice = newest_checkpoint(tmp_path)
-    assert (step_of(file), notice) == (1, None)
+    assert step_of(file) == 1
+    assert notice == f"{tmp_path / LAST} is not there; going on from {tmp_path / PREVIOUS}, the one before"
+
+
+@pytest.mark.parametrize("target", ["gone.pt", LAST])
+def test_a_last_one_that_is_a_link_to_nothing_is_told(tmp_path: Path, target: str) -> None:
+    for step in (1, 2):
+        save_checkpoint(tmp_path, state(step))
+    (tmp_path / LAST).unlink()
+    (tmp_path / LAST).symlink_to(target)
+    file, notice = newest_checkpoint(tmp_path)
+    assert step_of(file) == 1
+    assert notice == f"{tmp_path / LAST} is not there; going on from {tmp_path / PREVIOUS}, the one before"
+    save_checkpoint(tmp_path, state(3))
+    assert step_of(newest_checkpoint(tmp_path)[0]) == 3
+    assert step_of(tmp_path / PREVIOUS) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ({"format": "other"}, "it holds no mimicdet checkpoint 2"),
+        ([1], "it holds no mimicdet checkpoint 2"),
+        (Path("x"), "it holds no mimicdet checkpoint 2"),
+        ({"format": FORMAT, "task": {}}, "it lacks the progress of a run"),
+        ({"format": FORMAT, "task": {}, "progress": [1]}, "it lacks the progress of a run"),
+    ],
+)
+def test_a_sealed_one_of_other_content_is_passed_over(tmp_path: Path, content: object, told: str) -> None:
+    save_checkpoint(tmp_path, {"step": 1, "task": {}, "progress": {}})
+    os.replace(tmp_path / LAST, tmp_path / PREVIOUS)
+    with (tmp_path / LAST).open("w+b") as opened:
+        torch.save(content, opened)
+        seal(opened)
+    file, notice = newest_checkpoint(tmp_path, parts=("task", "progress"))
+    assert step_of(file) == 1
+    assert notice is not None
+    assert notice.startswith(f"{tmp_path / LAST} is broken ({told}); going on from ")
+    (tmp_path / PREVIOUS).unlink()
+    os.replace(tmp_path / BROKEN, tmp_path / LAST)
+    with pytest.raises(UserError, match=r"is broken .*; start again with --overwrite"):
+        newest_checkpoint(tmp_path, parts=("task", "progress"))
 
 
 def test_two_broken_ones_are_an_error(tmp_path: Path) -> None:

@@ -179,3 +179,18 @@ def test_a_run_killed_before_its_settings_can_be_started_again(tmp_path: Path) -
     (folder.checkpoints / "last.pt").touch()
     with pytest.raises(UserError, match="not empty and holds no run"):
         folder.open(resume=False, overwrite=False)
+
+
+@pytest.mark.parametrize("way", ["link", "dangling", "folder", "pipe"])
+def test_what_has_the_name_of_the_lock_is_left_alone(tmp_path: Path, way: str) -> None:
+    folder, victim = make_run(tmp_path / "run"), tmp_path / "victim"
+    folder.close()
+    if way == "link":
+        victim.write_text("precious")
+    {"folder": folder.lock_file.mkdir, "pipe": lambda: os.mkfifo(folder.lock_file)}.get(
+        way, lambda: folder.lock_file.symlink_to("../victim")
+    )()
+    for work in (folder.require_fit, folder.reserve, folder.open):
+        with pytest.raises(UserError, match=r"lock cannot be written \(it is a link, .*; remove it, or choose"):
+            work(resume=True, overwrite=False)
+    assert (victim.read_text() if way == "link" else victim.exists()) == ("precious" if way == "link" else False)

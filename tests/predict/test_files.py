@@ -285,6 +285,60 @@ def test_a_file_under_several_ids_has_its_detections_once_under_each(
     assert coco_metrics(twice.to_coco(), rows).detections == 2 * len(own)
 
 
+def test_links_are_images_of_their_own_but_for_a_data_set(
+    detector: Detector, dataset: DetectionDataset, folder: Path, tmp_path: Path
+):
+    (folder / "again.png").symlink_to("image0.png")
+    json_file, pictures = tmp_path / "found.json", tmp_path / "drawn"
+    assert predict_files(detector, [folder, folder], json_file=json_file, pictures=pictures).images == 6
+    rows = json.loads(json_file.read_text())
+    boxes = [[row["bbox"] for row in rows if row["file_name"] == str(folder / n)] for n in ("again.png", "image0.png")]
+    assert boxes[0] == boxes[1]
+    assert boxes[0]
+    assert sorted(p.name for p in pictures.iterdir()) == ["again.jpg", *(f"image{i}.jpg" for i in range(5))]
+    with_data = predict_files(detector, [folder], json_file=json_file, dataset=dataset)
+    assert with_data.images == 5, "the link and its target have one id, with each detection once"
+    assert len(json.loads(json_file.read_text())) == len(rows) - len(boxes[0])
+
+
+@pytest.mark.parametrize("with_data", [False, True])
+def test_links_that_lead_nowhere_do_not_cost_the_rest(
+    detector: Detector, dataset: DetectionDataset, folder: Path, tmp_path: Path, with_data: bool
+):
+    (folder / "loop.png").symlink_to("loop.png")
+    (folder / "gone.png").symlink_to("nowhere.png")
+    json_file = tmp_path / "found.json"
+    summary = predict_files(
+        detector,
+        [folder],
+        json_file=json_file,
+        pictures=tmp_path / "drawn",
+        dataset=dataset if with_data else None,
+    )
+    assert summary.images == 5
+    assert len(summary.failures) == 2
+    assert "loop.png: " in " ".join(summary.failures)
+    assert len(json.loads(json_file.read_text())) == 16
+    (tmp_path / "loop").symlink_to("loop")
+    for place in (tmp_path / "loop", tmp_path / "loop" / "below"):
+        with pytest.raises(UserError, match="loop"):
+            predict_files(detector, [folder / "image0.png"], pictures=place)
+        with pytest.raises(UserError, match="loop"):
+            predict_files(detector, [folder / "image0.png"], json_file=place)
+        with pytest.raises(UserError, match="no such file"):
+            predict_files(detector, [place], json_file=json_file)
+
+
+def test_a_link_to_an_image_elsewhere_is_not_drawn_over(detector: Detector, folder: Path, tmp_path: Path):
+    Image.open(folder / "image0.png").save(folder / "photo.jpg")
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "photo.jpg").symlink_to(folder / "photo.jpg")
+    before = (folder / "photo.jpg").read_bytes()
+    with pytest.raises(UserError, match=r"lie among the images, such as photo\.jpg"):
+        predict_files(detector, [tmp_path / "links" / "photo.jpg"], pictures=tmp_path / "links")
+    assert (folder / "photo.jpg").read_bytes() == before
+
+
 def test_own_pictures_are_left_out_wherever_they_lie(detector: Detector, folder: Path, tmp_path: Path):
     first = predict_files(detector, [folder], pictures=folder / "drawn")
     assert (first.images, first.own_pictures) == (5, 0)

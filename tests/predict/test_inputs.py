@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from io import BytesIO
 from os import PathLike
 from typing import Any
@@ -59,3 +60,35 @@ class BytesPath(PathLike[Any]):
 def test_paths_that_no_file_can_have(image: Any):
     with pytest.raises(UserError, match=r"the image (must be a path|is too long|is empty)"):
         to_pixels(image)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        torch.zeros(1).expand(3, 100_000, 100_000),
+        torch.zeros(1, dtype=torch.uint8).expand(1, 100_000, 2_000),
+        np.broadcast_to(np.uint8(3), (100_000, 100_000, 3)),
+        np.broadcast_to(np.float32(0), (100_000, 100_000)),
+        np.broadcast_to(np.uint8(3), (100_000, 100_000, 4)),
+    ],
+    ids=lambda image: type(image).__name__,
+)
+def test_images_over_the_limit_are_refused_before_anything_is_converted(image: Any) -> None:
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UserError, match=r"^image 3 is .* pixels, over the limit of 175,000,000 pixels; name its file"):
+        to_pixels(image, name="image 3")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - most < 100_000  # kB
+
+
+def test_pil_images_have_the_limit_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mimicdet.predict.detector.MAX_PIXELS", 5_999)
+    with pytest.raises(
+        UserError, match=r"^the image is 100 x 60 pixels, over the limit of 5,999 pixels; name its file"
+    ):
+        to_pixels(Image.new("1", (100, 60)))
+    assert to_pixels(Image.new("1", (100, 59))).shape == (59, 100, 3)
+
+
+def test_a_large_array_that_needs_no_conversion_is_taken() -> None:
+    large = np.empty((20_000, 10_000, 3), np.uint8)  # of which no page is touched
+    assert np.shares_memory(to_pixels(large), large)

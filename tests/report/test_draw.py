@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from itertools import combinations
 
 import numpy as np
@@ -152,3 +153,20 @@ def test_contact_sheet_refuses_nothing_and_missing_titles():
         contact_sheet([])
     with pytest.raises(ValueError, match="as many titles"):
         contact_sheet([Image.new("RGB", (9, 9))], titles=["a", "b"])
+
+
+def test_of_a_long_name_the_first_letters_are_drawn() -> None:
+    """A name of any length is measured letter by letter, which took seconds."""
+    began = time.process_time()
+    boxes, scores = np.array([[100, 100, 880, 600]]), np.array([0.5])
+    pictures = [
+        draw_boxes(GREY, boxes, np.array([0]), class_names=[name], scores=scores)
+        for name in ("x" * 59 + "y" * 10_000, "x" * 59 + "z" * 10_000, "x" * 59 + "…", "x" * 60)
+    ]
+    assert time.process_time() - began < 2
+    assert (pixels(pictures[0]) == pixels(pictures[1])).all()
+    assert (pixels(pictures[0]) == pixels(pictures[2])).all()
+    assert (pixels(pictures[0]) != pixels(pictures[3])).any(), "60 letters are drawn in full"
+    sheet = contact_sheet([pictures[0]], titles=["x" * 20_000])
+    assert time.process_time() - began < 2
+    assert sheet.width < 700

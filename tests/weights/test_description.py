@@ -17,6 +17,8 @@ from mimicdet.build import build_model, load_model
 from mimicdet.config import InferenceSettings, MimicDetSettings
 from mimicdet.data.dataset import Category
 from mimicdet.errors import UserError
+from mimicdet.settings_file import load_settings
+from mimicdet.weights.folder import read_description
 
 SETTINGS = MimicDetSettings.Model(
     backbone="test_resnet", weights="random", pyramid_channels=8, head_channels=8, head_features=8
@@ -93,7 +95,8 @@ def test_ids_of_any_64_bits_are_fine(folder: Path) -> None:
         ("model.head_channels", 10**6, "does not fit its model.json"),
         ("model.pyramid_channels", 10**30, "describes no model that can be built"),
         ("model.pyramid_channels", -1, "setting 'pyramid_channels' is not understood"),
-        ("model.levels", list(range(3, 200_000)), "must not go beyond 12"),
+        ("model.levels", list(range(3, 10_000)), "must not go beyond 12"),
+        ("model.levels", list(range(3, 200_000)), "model: more than 100,000 letters are no settings"),
         ("model.kernel_size", 10**5, "setting 'kernel_size'"),
         ("model.backbone", "resnet50", "does not fit its model.json"),
         ("model.backbone", "hf-hub:somebody/something", "does not know the network"),
@@ -120,11 +123,49 @@ def test_absurd_values_are_refused(folder: Path, where: str, value: Any, found: 
         (b'{"format_version": 1, "family": ' + b'{"a":' * 50_000 + b"1" + b"}" * 50_001, "is broken"),
         (b'{"format_version": 1}', "family: Field required"),
         (b'{"family": "\\ud800', "is broken"),
+        (b'{"format_version": 1, "format_version": 1}', "two fields 'format_version', of which only one could be read"),
+        (b'{"format_version": 1, "model": {"a": 1, "a": 2}}', "one object has two fields 'a'"),
     ],
 )
 def test_what_no_program_writes_is_refused(folder: Path, content: bytes, found: str) -> None:
     (folder / "model.json").write_bytes(content)
     assert found in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "found"),
+    [
+        ("categories", "[" + "0," * (2 * 10**6) + "0]", "categories: 0: Input should be a valid dictionary"),
+        ("inference", "{" + ",".join(f'"{key:x}":0' for key in range(100_000)) + "}", "are no settings"),
+        ("model", '{"levels":[' + '"",' * 10**6 + "1]}", "are no settings"),
+    ],
+)
+def test_millions_of_faults_take_no_longer_than_one(folder: Path, where: str, value: str, found: str) -> None:
+    change(folder, where, "?")
+    file = folder / "model.json"
+    file.write_text(json.dumps(json.loads(file.read_text())).replace('"?"', value))
+    assert found in refusal(folder)
+
+
+def test_sixty_thousand_classes_fit(folder: Path) -> None:
+    change(folder, "categories", [{"id": number, "name": f"class {number}"} for number in range(60_000)])
+    assert len(read_description(folder).categories) == 60_000
+
+
+def test_images_have_no_more_pixels_than_memory_takes(folder: Path) -> None:
+    change(folder, "inference.shorter_side", 4096)
+    change(folder, "inference.longer_side", 4096)
+    detector = Detector.from_pretrained(folder)
+    change(folder, "inference.longer_side", 4097)
+    told = "inference.shorter_side 4096 and inference.longer_side 4097 make more than 16,777,216 pixels; make them"
+    assert told in refusal(folder)
+    detector.inference = detector.inference.model_copy(update={"longer_side": 4097})
+    with pytest.raises(UserError, match=r"^inference.shorter_side 4096 .* tile by tile with --tile"):
+        detector(torch.zeros(3, 8, 8))
+    with pytest.raises(UserError, match=r"data.shorter_side 5000 and data.longer_side 5000 make .* `mimicdet cut`"):
+        load_settings("small", {"data.shorter_side": [64, 5000], "data.longer_side": 5000})
+    with pytest.raises(UserError, match=r"inference.shorter_side 60000 and inference.longer_side 60000 make .* --tile"):
+        load_settings("small", {"inference.shorter_side": 60000, "inference.longer_side": 60000})
 
 
 def test_a_description_of_a_gigabyte_is_not_read(folder: Path) -> None:
@@ -143,3 +184,41 @@ def test_weights_that_are_no_numbers_are_refused(folder: Path, value: float) -> 
     assert f"the entry '{name}' holds values that are infinite or no numbers" in refusal(folder)
     save_file({key: torch.full_like(tensor, value) for key, tensor in state.items()}, file)
     assert "holds values that are infinite or no numbers, with which nothing is found" in refusal(folder)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn])
+def test_weights_of_a_type_without_fractions_are_refused(
+    folder: Path, dtype: torch.dtype, recwarn: pytest.WarningsRecorder
+) -> None:
+    file = folder / "model.safetensors"
+    state = load_file(file)
+    for names in (list(state), ["s_head.classifier.weight"]):
+        save_file(state | {name: state[name].to(dtype) for name in names}, file)
+        assert f"' is of {dtype}, where floating-point numbers belong; restore" in refusal(folder)
+    assert not recwarn.list, "such as of imaginary parts that are left out"
+
+
+def test_weights_of_other_precisions_are_read(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    state = load_file(file)
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        save_file({k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}, file)
+        load_model(folder)
+
+
+def test_variances_below_zero_are_refused(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    state = load_file(file)
+    name = next(key for key in state if key.endswith("running_var"))
+    state[name][0] = -1
+    save_file(state, file)
+    assert f"the entry '{name}' holds variances below zero" in refusal(folder)
+
+
+@pytest.mark.parametrize("statistics", [False, True])
+def test_weights_that_are_all_zero_are_refused(folder: Path, statistics: bool) -> None:
+    file = folder / "model.safetensors"
+    state = load_file(file)
+    kept = {k for k, v in state.items() if statistics and (v.dim() < 2 or k.endswith((".mean", ".std")))}
+    save_file({k: v if k in kept else torch.zeros_like(v) for k, v in state.items()}, file)
+    assert "model.safetensors: all weights are zero, with which nothing is found" in refusal(folder)

@@ -14,6 +14,7 @@ from mimicdet.config.section import (
     Side,
     Workers,
     require_consecutive,
+    require_room,
 )
 
 FAMILY = Field(
@@ -61,7 +62,8 @@ class DataSettings(Section):
     shorter_side_sampling: Literal["choice", "range"] = "choice"
     """The shorter side is one of `shorter_side`, or any whole number between its smallest and largest (`range`)."""
     longer_side: Side = 1333
-    """The longer side is at most this many pixels; the shorter one shrinks along."""
+    """The longer side is at most this many pixels; the shorter one shrinks along. The two sides make at most 2^24
+    pixels; larger photographs are cut into tiles (`mimicdet cut`)."""
     scale_jitter: tuple[Positive, Positive] = (1.0, 1.0)
     """Images are zoomed by a random factor in this range, then cropped or padded back."""
     horizontal_flip: Fraction = 0.5
@@ -88,6 +90,12 @@ class DataSettings(Section):
         if factors[0] > factors[1]:
             raise ValueError(f"should have the smaller factor first: {factors[1]:g} {factors[0]:g}")
         return factors
+
+    @model_validator(mode="after")
+    def _fits_into_memory(self) -> Self:
+        way_out = "and cut larger photographs into tiles with `mimicdet cut`"
+        require_room("data", max(self.shorter_side, default=1), self.longer_side, way_out=way_out)
+        return self
 
 
 class OptimSettings(Section):
@@ -170,7 +178,8 @@ class InferenceSettings(Section):
     shorter_side: Side = 800
     """Images are resized to this shorter side, in pixels."""
     longer_side: Side = 1333
-    """The longer side is at most this many pixels; the shorter one shrinks along."""
+    """The longer side is at most this many pixels; the shorter one shrinks along. The two sides make at most 2^24
+    pixels; larger photographs are detected in tile by tile (`--tile`)."""
     dense: bool = False
     """MimicDet's S-head is computed everywhere instead of at the best positions only; the detections are the same."""
     positions: Most = 1000
@@ -187,3 +196,9 @@ class InferenceSettings(Section):
     (left-right, top-bottom, both; for images without an upper side, such as aerial ones) takes four times as long."""
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 1
     """Evaluation and prediction handle this many images (or tiles) at once."""
+
+    @model_validator(mode="after")
+    def _fits_into_memory(self) -> Self:
+        way_out = "and detect in larger photographs tile by tile with --tile"
+        require_room("inference", self.shorter_side, self.longer_side, way_out=way_out)
+        return self

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -120,4 +121,18 @@ def clean_name(name: str, file: Path, item: str) -> str:
 
 def first_repeated(names: Sequence[str]) -> str | None:
     """Returns the first name that stands in the list a second time, None if there is none."""
-    return next((name for i, name in enumerate(names) if name in names[:i]), None)
+    seen: set[str] = set()
+    return next((name for name in names if name in seen or seen.add(name)), None)  # type: ignore[func-returns-value]
+
+
+class RepeatedFieldError(ValueError):
+    """An object of a JSON file has a field twice, of which a reader would take the last in silence."""
+
+
+def unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Returns an object of a JSON file, as ``object_pairs_hook``; RepeatedFieldError for one given twice."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        twice = first_repeated([name for name, _ in pairs])
+        raise RepeatedFieldError(f"one object has two fields {twice!r}, of which only one could be read")
+    return fields

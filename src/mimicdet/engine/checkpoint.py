@@ -21,6 +21,9 @@ from mimicdet.errors import UserError
 from mimicdet.files import set_aside, why_not_written
 from mimicdet.weights.checkpoint_file import FORMAT, LAST, PREVIOUS, seal
 
+PARTS = ("settings", "data", "task", "optimizer", "means", "progress")
+"""What every checkpoint of a run has, each with values by name."""
+
 _NO_MATTER = {
     "data": ("workers", "max_faulty_boxes"),
     "inference": ("batch_size",),
@@ -40,7 +43,7 @@ def save_checkpoint(folder: Path, state: Mapping[str, Any]) -> None:
     """
     try:
         with set_aside(folder) as part:
-            with part.open("w+b") as file:
+            with part.open("x+b") as file:
                 torch.save({"format": FORMAT, **state}, file)
                 seal(file)
                 file.flush()

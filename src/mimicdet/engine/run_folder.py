@@ -20,6 +20,7 @@ null.
 """
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -76,7 +77,7 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"{self.path} is a file; --out needs a folder")
         require_text(self.path)
-        if self._lock is None and os.path.exists(self.lock_file):
+        if self._lock is None and os.path.lexists(self.lock_file):
             self._take().release()
         if self.holds_a_run:
             if not resume and not overwrite:
@@ -134,7 +135,10 @@ class RunFolder:
                     return lock
                 time.sleep(0.03)
         except OSError as error:
-            raise UserError(f"{self.lock_file} cannot be written ({why_not_written(error)})") from error
+            way_out = "remove it" if error.errno == errno.EEXIST else "mend that"
+            raise UserError(
+                f"{self.lock_file} cannot be written ({why_not_written(error)}); {way_out}, or choose another folder"
+            ) from error
         raise UserError(
             f"{self.path} is in use by {holder(self.lock_file)}; wait until that has ended, or choose another folder"
         )

@@ -23,6 +23,7 @@ from mimicdet.engine.run_folder import RunFolder
 from mimicdet.engine.state import IntervalMeans, Progress, RunState
 from mimicdet.engine.step import Stepper
 from mimicdet.errors import UserError
+from mimicdet.files import real_path
 from mimicdet.tasks import Task, build_task
 from mimicdet.weights.checkpoint_file import load_checkpoint, newest_checkpoint
 
@@ -105,7 +106,7 @@ def start_run(
     processes = accelerator.num_processes
     file, notice = None, None
     if resume:
-        file, notice = on_main(accelerator, lambda: newest_checkpoint(folder.checkpoints))
+        file, notice = on_main(accelerator, lambda: newest_checkpoint(folder.checkpoints, parts=checkpoint.PARTS))
     saved = None if file is None else _Saved(file, load_checkpoint(file))
     if saved is not None:
         about: dict[str, Any] = {"settings": settings, "data": same["data"], "processes": processes}
@@ -176,7 +177,7 @@ def _require_sensible(settings: Settings, train_data: DetectionDataset, val_data
 
 def _require_lasting_teachers(settings: Settings, folder: RunFolder, *, overwrite: bool) -> None:
     for teacher in settings.distill.teachers if settings.task == "distill" else ():
-        if overwrite and Path(teacher).resolve().is_relative_to(folder.path.resolve()):
+        if overwrite and real_path(teacher).is_relative_to(real_path(folder.path)):
             raise UserError(
                 f"distill.teachers: {teacher} is part of the run that --overwrite would replace; choose another --out"
             )

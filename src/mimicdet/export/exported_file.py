@@ -22,7 +22,7 @@ from mimicdet.errors import UserError
 from mimicdet.export.inside import require_onnx_inside, require_openvino_inside
 from mimicdet.export.network import INPUTS
 from mimicdet.files import replace_file
-from mimicdet.weights.description import FORMAT_VERSION, Classes, Part, read_part
+from mimicdet.weights.description import FORMAT_VERSION, Classes, Part, Values, read_part
 
 Format = Literal["onnx", "openvino", "torch"]
 Outputs = Literal["detections", "raw"]
@@ -79,7 +79,7 @@ class _Described(Part):
     outputs: Outputs
     precision: Precision
     divisor: Annotated[int, Field(ge=1, le=4096)]
-    inference: dict[str, Any]
+    inference: Values
     categories: Classes
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from defusedxml.ElementTree import iterparse
 
 from mimicdet.errors import UserError
+from mimicdet.files import real_path
 
 PARTS: dict[str, dict[int, str]] = {
     "Model": {7: "Graph", 20: "TrainingInfo", 25: "Function"},
@@ -51,8 +52,8 @@ def require_openvino_inside(file: Path) -> None:
 
 def _is_beside(path: Path, file: Path) -> bool:
     """Is ``path``, links followed, in the folder of ``file`` or in that where ``file`` itself is kept, or below?"""
-    folders = file.parent.resolve(), file.resolve().parent  # caches link each file of a model to one folder
-    return any(path.resolve().is_relative_to(folder) for folder in folders)
+    folders = real_path(file.parent), real_path(file).parent  # caches link each file of a model to one folder
+    return any(real_path(path).is_relative_to(folder) for folder in folders)
 
 
 def _external_files(file: Path) -> set[str]:

@@ -23,7 +23,7 @@ from mimicdet.build import load_model
 from mimicdet.config import InferenceSettings, MimicDetSettings, TrunkSettings
 from mimicdet.data.batch import pad_to_batch
 from mimicdet.data.dataset import Category
-from mimicdet.data.decode import read_image, to_rgb
+from mimicdet.data.decode import MAX_PIXELS, read_image, to_rgb
 from mimicdet.data.photograph import Photograph
 from mimicdet.data.tiles import Tiles, Window, merge_tile_detections, tiles_of
 from mimicdet.data.transform import resize_for_inference
@@ -300,6 +300,7 @@ def to_pixels(image: ImageLike, *, name: str = "the image") -> np.ndarray:
     if isinstance(image, str | PathLike):
         return read_image(path_of(image, name))
     if isinstance(image, Image.Image):
+        _require_size(image.height, image.width, name)
         try:
             return to_rgb(image)
         except MemoryError:
@@ -312,6 +313,7 @@ def to_pixels(image: ImageLike, *, name: str = "the image") -> np.ndarray:
                 f"{name} is a tensor of shape {tuple(image.shape)}, which must be (3, height, width) or (1, height, "
                 "width); hand over an array with the channels last as a numpy array"
             )
+        _require_size(image.shape[1], image.shape[2], name)
         try:
             tensor = image.detach().cpu()
             tensor = tensor.float() if tensor.is_floating_point() else tensor  # bfloat16 is unknown to numpy
@@ -328,8 +330,19 @@ def to_pixels(image: ImageLike, *, name: str = "the image") -> np.ndarray:
                 f"{name} is an array of shape {image.shape}, which must be (height, width), or (height, width, "
                 "channels) with 1, 3 or 4 channels; hand over an array with the channels first as a tensor"
             )
+        if array.dtype != np.uint8 or array.shape[2] != 3 or not array.flags.c_contiguous:
+            _require_size(array.shape[0], array.shape[1], name)
         return _array_to_pixels(array, name)
     raise UserError(_unknown(image, name))
+
+
+def _require_size(height: int, width: int, name: str) -> None:
+    """Raises UserError for an image that is too large to convert; a view of few values may claim any size."""
+    if height * width > MAX_PIXELS:
+        raise UserError(
+            f"{name} is {width} x {height} pixels, over the limit of {MAX_PIXELS:,} pixels; name its file and a tile, "
+            "or hand over parts, or a contiguous array (height, width, 3) of uint8, which needs no conversion"
+        )
 
 
 def _array_to_pixels(array: np.ndarray, name: str) -> np.ndarray:

@@ -3,6 +3,7 @@
 import glob
 import json
 import math
+import os
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,7 +24,7 @@ from mimicdet.data.folders import glob_files, walk_files
 from mimicdet.data.photograph import Photograph, is_large
 from mimicdet.data.sound import require_sound
 from mimicdet.errors import UserError
-from mimicdet.files import failures_of, fitting_name, make_folder, replace_file, require_writable
+from mimicdet.files import failures_of, fitting_name, make_folder, real_path, replace_file, require_writable
 from mimicdet.predict.detector import Detection, Detector
 from mimicdet.report.draw import draw_boxes, encoded, is_drawn
 from mimicdet.report.fonts import numbered_names
@@ -106,7 +107,7 @@ def predict_files(
     categories = detector.categories if dataset is None else dataset.categories
     names = _picture_names(files, pictures) if pictures is not None else {}
     if json_file is not None:
-        if json_file.resolve() in {file.resolve() for file in files}:
+        if real_path(json_file) in map(real_path, files):
             raise UserError(f"{json_file} is an image to detect in; results would overwrite it: name another file")
         make_folder(json_file.parent)  # now, not when all the work is done
         require_writable(json_file)
@@ -193,26 +194,31 @@ def predict_files(
 
 
 class _Found:
-    """Collects image files by their resolved paths, in order, and apart those that an earlier prediction drew."""
+    """Collects image files by their places, in order, and apart those that an earlier prediction drew."""
 
     def __init__(self, leave_out: Path | None) -> None:
         self.files: dict[Path, Path] = {}
         self.own: set[Path] = set()
-        self._leave_out = None if leave_out is None else leave_out.resolve()
+        self._leave_out = None if leave_out is None else real_path(leave_out)
 
     def without_results(self, files: list[Path]) -> list[Path]:
         """Returns the files less earlier results. Where nothing else is left, they were meant."""
         if self._leave_out is not None:
-            files = [p for p in files if not p.resolve().is_relative_to(self._leave_out)] or files
+            files = [p for p in files if not real_path(p).is_relative_to(self._leave_out)] or files
         own = {file for file in files if is_drawn(file)}
         if len(own) == len(files):
             return files
-        self.own |= {file.resolve() for file in own}
+        self.own |= set(map(_place, own))
         return [file for file in files if file not in own]
 
 
+def _place(file: Path) -> Path:
+    """The folder that a file really lies in, and the name that it has there: a link is another one than its target."""
+    return real_path(file.parent) / file.name
+
+
 def find_images(sources: Sequence[str | PathLike[str]], *, leave_out: Path | None = None) -> list[Path]:
-    """Finds the image files that were meant, in the order given, each once.
+    """Finds the image files that were meant, in the order given, each once; a link to one is another.
 
     Args:
         sources: files (whatever their suffix), folders (the images in them and in their subfolders, by suffix), and
@@ -245,7 +251,7 @@ def _find(sources: Sequence[str | PathLike[str]], found: _Found) -> None:
                 where = "in this folder or its subfolders" if path.is_dir() else "behind this pattern"
                 raise UserError(f"{source}: there is no image {where} (looked for {', '.join(sorted(IMAGE_SUFFIXES))})")
         for file in sorted(chosen, key=_natural):
-            found.files.setdefault(file.resolve(), file)
+            found.files.setdefault(_place(file), file)
 
 
 def files_left_out(sources: Sequence[str | PathLike[str]]) -> list[Path]:
@@ -277,17 +283,18 @@ def _numbered(
         return files, {file: [number] for number, file in enumerate(files, start=1)}
     known: dict[Path, list[int]] = {}
     for record in dataset.images:
-        known.setdefault(record.file if not sources else record.file.resolve(), []).append(record.id)
+        known.setdefault(record.file if not sources else real_path(record.file), []).append(record.id)
     if not sources:
         return list(known), known
-    ids: dict[Path, list[int]] = {}
+    images: dict[Path, Path] = {}  # here a file and links to it are one, lest its id have each detection twice
     for file in found.files.values():
-        if file.resolve() not in known:
+        if (real := real_path(file)) not in known and os.path.exists(file):
             raise UserError(
                 f"{file}: is not an image of split {dataset.split!r} of {dataset.root}; leave it out, or predict "
                 "without the data set"
             )
-        ids[file] = known[file.resolve()]
+        images.setdefault(real, file)
+    ids = {file: known.get(real, []) for real, file in images.items()}  # none of a link that leads nowhere
     return list(ids), ids
 
 
@@ -343,7 +350,8 @@ def _coco_rows(
 
 def _picture_names(files: Sequence[Path], folder: Path) -> dict[Path, Path]:
     """Gives a number to the second and later of files with the same name."""
-    if beside := next((file for file in files if file.resolve().parent == folder.resolve()), None):
+    real = real_path(folder)
+    if beside := next((file for file in files if real in (_place(file).parent, real_path(file).parent)), None):
         raise UserError(f"{folder}: pictures would lie among the images, such as {beside.name}; choose another folder")
     make_folder(folder)
     taken: set[str] = set()

@@ -30,6 +30,8 @@ _WHITE, _BLACK, _PAPER, _INK = (255, 255, 255), (0, 0, 0), (250, 250, 250), (30,
 _SMALLEST_PICTURE = 600
 """Pictures with a longer side under this many pixels are enlarged, for letters do not shrink with the image."""
 _MARK = "drawn by mimicdet"
+_LONGEST_NAME, _LONGEST_TITLE = 60, 200
+"""Letters of a class name and of a line of a title; thousands would take seconds to measure."""
 _CROWDED = 40
 """From this many boxes on, captions are the score alone and no wider than their box; the legend names the colours."""
 
@@ -72,9 +74,10 @@ def draw_boxes(
         legend: add a strip below that names the colours and counts the boxes.
 
     Captions that would cover one another are shortened to the score, then left out; with very many boxes all are.
-    A name that no font here has is drawn as ``#`` and its number from 1, see ``mimicdet.report.fonts``.
+    Of a name the first 60 letters are drawn. One that no font here has is drawn as ``#`` and its number from 1, see
+    ``mimicdet.report.fonts``.
     """
-    class_names = legible_names(class_names)
+    class_names = [_cut(name, _LONGEST_NAME) for name in legible_names(class_names)]
     scale = max(1, math.ceil(_SMALLEST_PICTURE / max(image.shape[:2])))
     picture = Image.fromarray(np.ascontiguousarray(image))
     if scale > 1:
@@ -151,8 +154,9 @@ def contact_sheet(
         for left, picture in zip(range(gap, sheet.width, cell + gap), row, strict=False):
             for i, title in enumerate(next(lines, ())):
                 place = left, top + line_height * (i + 0.5)
-                font = font_for(printable(title), 20)
-                draw.text(place, _shortened(printable(title), font, cell), font=font, fill=_INK, anchor="lm")
+                title = _cut(printable(title), _LONGEST_TITLE)
+                font = font_for(title, 20)
+                draw.text(place, _shortened(title, font, cell), font=font, fill=_INK, anchor="lm")
             sheet.paste(picture, (left, top + title_height))
         top += height + gap
     return sheet
@@ -301,6 +305,10 @@ def _fit(picture: Image.Image, side: int) -> Image.Image:
     scale = side / max(picture.size)
     size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
     return picture if picture.size == size else picture.resize(size, Image.Resampling.LANCZOS)
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def _shortened(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:

@@ -8,6 +8,7 @@ directory.
 import contextlib
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -36,24 +37,37 @@ def seal(file: BinaryIO) -> None:
     file.write(_MARK + digest.encode())
 
 
-def newest_checkpoint(folder: Path) -> tuple[Path | None, str | None]:
-    """Returns the newest checkpoint that is whole, and a sentence about a broken one that was passed over.
+def newest_checkpoint(folder: Path, *, parts: Sequence[str] = ()) -> tuple[Path | None, str | None]:
+    """Returns the newest checkpoint that is whole, and a sentence about the last one where it was passed over.
 
-    Every byte is checked. A broken last one is renamed, lest the next save makes it the previous one in place of that
-    which is whole. The path is None where the run ended before it wrote a checkpoint; UserError where there are some
-    and all are broken.
+    Every byte is checked, and that ``parts`` are there, with values by name. A broken last one is renamed, lest the
+    next save makes it the previous one in place of that which is whole. The path is None where the run ended before it
+    wrote a checkpoint; UserError where there are some and all are broken.
     """
     broken: list[str] = []
     for file in filter(Path.exists, (folder / LAST, folder / PREVIOUS)):
-        if (fault := fault_in(file)) is None:
+        if (fault := fault_in(file) or _fault_inside(file, parts)) is None:
+            if file.name == LAST:
+                return file, None
             if broken:
                 with contextlib.suppress(OSError):
                     os.replace(folder / LAST, folder / BROKEN)
-            return file, f"{broken[0]}; going on from {file}, the one before" if broken else None
+            why = broken[0] if broken else f"{folder / LAST} is not there"
+            return file, f"{why}; going on from {file}, the one before"
         broken.append(f"{file} is broken ({fault})")
     if broken:
         raise UserError(f"{' and '.join(broken)}; start again with --overwrite, or put back a copy of a checkpoint")
     return None, None
+
+
+def _fault_inside(file: Path, parts: Sequence[str]) -> str | None:
+    """Returns what is wrong with what a whole file holds, which may be anything that somebody sealed."""
+    try:
+        state = load_checkpoint(file, lazily=True)
+    except UserError:
+        return f"it holds no {FORMAT}"
+    missing = next((part for part in parts if not isinstance(state.get(part), dict)), None)
+    return None if missing is None else f"it lacks the {missing} of a run"
 
 
 def fault_in(file: Path) -> str | None:
@@ -82,10 +96,13 @@ def _digest(file: BinaryIO, size: int) -> str:
     return digest.hexdigest()
 
 
-def load_checkpoint(file: Path) -> dict[str, Any]:
-    """Reads a checkpoint, to the CPU; UserError when it is none of ours or holds more than tensors and plain values."""
+def load_checkpoint(file: Path, *, lazily: bool = False) -> dict[str, Any]:
+    """Reads a checkpoint, to the CPU; UserError when it is none of ours or holds more than tensors and plain values.
+
+    ``lazily``: tensors are read from the file when they are used, which may then not change.
+    """
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        state = torch.load(file, map_location="cpu", weights_only=True, mmap=lazily)
     except FileNotFoundError:
         raise UserError(
             f"{file} is not there for every process; a run folder must lie where all machines of the run can read it"

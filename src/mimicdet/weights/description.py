@@ -3,16 +3,27 @@
 import json
 import math
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    FailFast,
+    Field,
+    PlainValidator,
+    TypeAdapter,
+    ValidationError,
+)
 
 from mimicdet.data.dataset import Category
+from mimicdet.data.raw import unique_fields
 from mimicdet.errors import UserError
 
 FORMAT_VERSION = 1
-MOST_BYTES = 16 * 2**20
-"""No description is larger; one of the thousand classes of a large data set takes 60 kB."""
+MOST_BYTES = 4 * 2**20
+"""No description is larger, which has room for 60,000 classes; whatever it holds is read or refused within seconds."""
+_MOST_LETTERS = 100_000
 
 
 class Part(BaseModel):
@@ -30,7 +41,7 @@ class _Class(Part):
     name: Annotated[str, Field(pattern=r"\S")]
 
 
-_CLASSES = TypeAdapter(Annotated[list[_Class], Field(min_length=1)])
+_CLASSES = TypeAdapter(Annotated[list[_Class], Field(min_length=1), FailFast()])  # millions of faults take gigabytes
 
 
 def _to_categories(raw: object) -> tuple[Category, ...]:
@@ -50,6 +61,16 @@ def _to_categories(raw: object) -> tuple[Category, ...]:
 Classes = Annotated[tuple[Category, ...], PlainValidator(_to_categories)]
 """The categories of a description: one at least, with ids and names that differ."""
 
+
+def _require_short(values: dict[str, Any]) -> dict[str, Any]:
+    if len(json.dumps(values)) > _MOST_LETTERS:
+        raise ValueError(f"more than {_MOST_LETTERS:,} letters are no settings")
+    return values
+
+
+Values = Annotated[dict[str, Any], AfterValidator(_require_short)]
+"""A section of settings, whose own types are for whoever reads them; no more values than could be settings."""
+
 P = TypeVar("P", bound=Part)
 
 
@@ -62,7 +83,8 @@ def read_part(file: Path, kind: type[P], *, way_out: str) -> P:
     try:
         if (size := file.stat().st_size) > MOST_BYTES:
             raise UserError(f"{file} is broken ({size:,} bytes are more than any description has); {way_out}")
-        raw = json.loads(file.read_text(encoding="utf-8"), parse_constant=_number, parse_float=_number)
+        numbers: dict[str, Any] = {"parse_constant": _number, "parse_float": _number}
+        raw = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=unique_fields, **numbers)
         version = _Versioned.model_validate(raw).format_version
         if version > FORMAT_VERSION:
             raise UserError(f"{file} has format version {version}, newer than {FORMAT_VERSION}; update mimicdet")

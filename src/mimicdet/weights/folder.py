@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from mimicdet.data.dataset import Category
 from mimicdet.errors import UserError
 from mimicdet.files import make_folder, replace_file, require_text, write_json
-from mimicdet.weights.description import FORMAT_VERSION, Classes, Part, read_part
-from mimicdet.weights.pretrained import require_finite
+from mimicdet.weights.description import FORMAT_VERSION, Classes, Part, Values, read_part
+from mimicdet.weights.pretrained import require_usable
 
 WEIGHTS_FILE, DESCRIPTION_FILE = "model.safetensors", "model.json"
 _CHECKSUM = "sha256"
@@ -32,8 +32,8 @@ class ModelDescription(Part):
     """Holds ``model.json``, checked for form; whoever builds the model checks the sections' own settings."""
 
     family: str
-    model: dict[str, Any]
-    inference: dict[str, Any]
+    model: Values
+    inference: Values
     categories: Classes
     extra: dict[str, Any] = Field(default_factory=dict)
 
@@ -105,7 +105,7 @@ def require_fit(folder: str | Path, model: nn.Module) -> None:
 def load_weights(folder: str | Path, model: nn.Module) -> None:
     """Loads the weights into a model built from the folder's description.
 
-    Raises UserError when they are broken, changed since they were written, of other entries, or no finite numbers.
+    Raises UserError when they are broken, changed since they were written, of other entries, or see ``require_usable``.
     """
     require_fit(folder, model)
     file = Path(folder) / WEIGHTS_FILE
@@ -114,7 +114,7 @@ def load_weights(folder: str | Path, model: nn.Module) -> None:
         changed = _checksum_of(file) not in (None, _checksum(file.read_bytes()))
     if changed:
         raise UserError(f"{file} has changed since it was written: its checksum differs; save or copy the model again")
-    require_finite(state, file)
+    require_usable(state, model, file)
     model.load_state_dict(state, strict=False)
 
 

@@ -33,6 +33,7 @@ _UNUSED = ("N/A", "__background__")
 _WITHOUT_EPS, _RCNN_WITHOUT_EPS = "eeacb38b", "258fb6c6"
 """Torchvision runs these files' batch norm with an epsilon of 0 (its ``overwrite_eps``)."""
 _EPS = 1e-5
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def read_state(file: Path) -> dict[str, Tensor]:
@@ -66,14 +67,26 @@ def read_state(file: Path) -> dict[str, Tensor]:
     return {key.removeprefix("module."): value for key, value in state.items()}
 
 
-def require_finite(state: Mapping[str, Tensor], file: Path | str) -> None:
-    """Raises UserError, naming the first such entry, where weights read from ``file`` are infinite or no numbers."""
+def require_usable(state: Mapping[str, Tensor], network: nn.Module, file: Path | str) -> None:
+    """Checks weights read from ``file``, by the names in ``network``, before it gets them.
+
+    Raises UserError, naming the first such entry, where there are values that are infinite, no numbers or of a type
+    that is none of floating-point numbers, variances below zero, or nothing but zeros.
+    """
+    floats = {key for key, value in network.state_dict().items() if value.is_floating_point()}
     for key, value in state.items():
-        if value.is_floating_point() and not value.isfinite().all():
-            raise UserError(
-                f"{file}: the entry {key!r} holds values that are infinite or no numbers, with which nothing is found; "
-                "restore it from a copy, or train again"
-            )
+        fault = None
+        if key in floats and value.dtype not in _FLOATS:
+            fault = f"is of {value.dtype}, where floating-point numbers belong"
+        elif value.is_floating_point() and not value.isfinite().all():
+            fault = "holds values that are infinite or no numbers, with which nothing is found"
+        elif key.endswith("running_var") and (value < -_EPS).any():
+            fault = "holds variances below zero, with which nothing is found"
+        if fault is not None:
+            raise UserError(f"{file}: the entry {key!r} {fault}; restore it from a copy, or train again")
+    weights = [state[key] for key, value in network.named_parameters() if key in state and value.dim() > 1]
+    if weights and not any(value.any() for value in weights):
+        raise UserError(f"{file}: all weights are zero, with which nothing is found; restore a copy, or train again")
 
 
 def imagenet_weights(name: str) -> dict[str, Tensor]:
@@ -122,7 +135,7 @@ def copy_weights(state: dict[str, Tensor], network: nn.Module, *, source: str, b
                 f"give the weights of that network or name another model.backbone"
             )
         chosen[key] = value
-    require_finite(chosen, f"model.weights: {source}")
+    require_usable(chosen, network, f"model.weights: {source}")
     network.load_state_dict(chosen, strict=False)
 
 
@@ -203,6 +216,7 @@ def read_faster_rcnn(file: Path) -> tuple[nn.Module, list[str]] | None:
     is_v2 = "roi_heads.box_head.0.0.weight" in state
     make: Any = detection.fasterrcnn_resnet50_fpn_v2 if is_v2 else detection.fasterrcnn_resnet50_fpn
     model = make(weights=None, weights_backbone=None, num_classes=outputs)
+    require_usable(state, model, file)
     try:
         missing, unexpected = model.load_state_dict(state, strict=False)
     except RuntimeError as error:
@@ -210,7 +224,6 @@ def read_faster_rcnn(file: Path) -> tuple[nn.Module, list[str]] | None:
     if unexpected or [key for key in missing if not key.endswith("num_batches_tracked")]:
         first = (unexpected or missing)[0]
         raise UserError(f"{file} is no Faster R-CNN on ResNet-50 as torchvision makes it: {first} does not fit")
-    require_finite(model.state_dict(), file)
     if _RCNN_WITHOUT_EPS in file.name:
         for module in model.modules():
             if isinstance(module, torch.nn.BatchNorm2d):

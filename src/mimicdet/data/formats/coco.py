@@ -30,7 +30,7 @@ from mimicdet.data.decode import find_image, images_among
 from mimicdet.data.faults import Fault, FaultKind, FaultLog
 from mimicdet.data.folders import list_names
 from mimicdet.data.json_kind import may_be_annotations
-from mimicdet.data.raw import RawImage, RawSplit, Source, SplitSources, clean_name, first_repeated, read_text
+from mimicdet.data.raw import RawImage, RawSplit, Source, SplitSources, clean_name, read_text, unique_fields
 from mimicdet.data.split_names import name_splits, split_word
 from mimicdet.errors import UserError, one_line
 
@@ -100,7 +100,7 @@ def read(sources: SplitSources, split: str, log: FaultLog, *, annotated: bool = 
 
 def _load(file: Path, annotated: bool = True) -> dict[str, Any]:
     try:
-        document = json.loads(read_text(file), object_pairs_hook=_unique)
+        document = json.loads(read_text(file), object_pairs_hook=unique_fields)
     except json.JSONDecodeError as error:
         problem = f"is not valid JSON ({error.msg}, line {error.lineno} column {error.colno})"
         raise UserError(f"{file}: {problem}; write it again, or restore a complete copy") from None
@@ -118,14 +118,6 @@ def _load(file: Path, annotated: bool = True) -> dict[str, Any]:
         if not isinstance(document, dict) or not isinstance(document.get(key), list):
             raise UserError(f"{file}: has no list {key!r}, which COCO annotations need; add it, or give the right file")
     return document
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        twice = first_repeated([name for name, _ in pairs])
-        raise ValueError(f"one object has two fields {twice!r}, of which only one could be read")
-    return fields
 
 
 def _without_headings(document: dict[str, Any], sources: SplitSources, split: str, log: FaultLog) -> list[Any]:
