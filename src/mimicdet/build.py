@@ -188,7 +188,9 @@ def _require_buildable(folder: str | Path, settings: TrunkSettings, num_classes:
     except Exception as error:  # whatever sizes that go with nothing provoke in layers
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
         file = Path(folder) / DESCRIPTION_FILE
-        raise UserError(f"{file} describes no model that can be built ({why}); save the model again") from error
+        raise UserError(
+            f"{file} describes no model that can be built ({why}); save or download the model again"
+        ) from error
     require_fit(folder, model)
 
 

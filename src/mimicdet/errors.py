@@ -1,13 +1,17 @@
 """The one exception for things the user can mend, foreign text in messages, and the nearest name for a misspelt one."""
 
 import difflib
+import os
 import re
 from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
 
 FOREIGN = 80
 """A name, value or cell that comes from elsewhere has at most this many characters in a message."""
 MESSAGE = 2000
 """A message has at most this many characters, paths included."""
+_BESIDE = 10_000  # more names are not looked through
 
 
 class UserError(Exception):
@@ -61,3 +65,26 @@ def nearest(name: str, names: Iterable[str], *, cutoff: float = 0.6) -> str | No
     folded = {other.casefold(): other for other in names}
     near = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=cutoff)
     return folded[near[0]] if near else None
+
+
+def near_path(path: str | Path) -> str:
+    """Returns `` (did you mean cells/train?)`` for a path that is not there; "" where nothing beside it is like it.
+
+    Names that differ in digits are others of a series, and no misspelling.
+    """
+    place, rest = Path(path), Path()
+    if os.path.lexists(path):
+        return ""
+    while not os.path.isdir(place.parent):
+        if place.parent == place:
+            return ""
+        place, rest = place.parent, place.name / rest
+    digits = re.findall(r"\d", place.name)
+    try:
+        with os.scandir(place.parent) as entries:
+            beside = [entry.name for entry in islice(entries, _BESIDE) if re.findall(r"\d", entry.name) == digits]
+    except OSError:
+        return ""
+    near = nearest(place.name, beside, cutoff=0.75)
+    found = None if near is None else place.with_name(near) / rest
+    return f" (did you mean {found}?)" if found is not None and os.path.exists(found) else ""

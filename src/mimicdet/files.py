@@ -22,10 +22,20 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 def make_folder(folder: Path) -> None:
     """Makes a folder and those above it, where there are none yet; UserError where they cannot be made."""
+    require_unbroken(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{folder} cannot be made ({error.strerror}); choose another folder") from error
+
+
+def require_unbroken(folder: Path) -> None:
+    """Raises UserError where a folder to write to is or lies behind a symbolic link that leads nowhere."""
+    for link in (folder, *folder.parents):
+        if os.path.islink(link) and not os.path.exists(link):
+            raise UserError(
+                f"{link} is a link to {os.path.realpath(link)}, which is not there; make that folder, or name another"
+            )
 
 
 def require_text(folder: Path) -> None:
@@ -184,8 +194,11 @@ def require_writable(file: Path) -> None:
     if os.path.isdir(file):
         raise UserError(f"{file} is a folder; name a file to write")
     folder = file.parent
+    require_unbroken(folder)
     try:
         target = _target(file)
+        if os.path.islink(file) and not os.path.isdir(target.parent):
+            raise UserError(f"{file} is a link to {target}, and there is no folder {target.parent}; make it first")
         folder = next((parent for parent in target.parents if os.path.exists(parent)), target.parent)
         with contextlib.suppress(FileNotFoundError):
             os.stat(folder / target.name)  # which tells of a name that is too long
@@ -216,6 +229,7 @@ def require_empty(folder: Path) -> None:
 
     What a killed process left beside it is removed.
     """
+    require_unbroken(folder.parent)
     remove_leftovers(folder.parent)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: exists already and is not an empty folder; name a new one")

@@ -22,7 +22,8 @@ from pydantic_core import ErrorDetails
 from mimicdet.arguments import checked
 from mimicdet.config import SETTINGS_OF, Settings, fields_of, settings_from
 from mimicdet.config.synonyms import ours, why_none
-from mimicdet.errors import UserError, nearest, one_line
+from mimicdet.errors import UserError, near_path, nearest, one_line
+from mimicdet.streams import require_plain
 from mimicdet.yaml_loader import BrokenYamlError, load_yaml
 
 PRESET_FOLDER = Path(__file__).parent / "presets"
@@ -84,10 +85,11 @@ def parse_yaml(text: str, source: str) -> Any:
 
 def read_layer(path: Path) -> Layer:
     """Reads one YAML file of settings, checked for unknown keys."""
+    require_plain(path)
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise UserError(f"settings file {path} does not exist") from None
+        raise UserError(f"settings file {path} does not exist{near_path(path)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"settings file {path} cannot be read: {error}") from None
     return _layer(text, str(path))

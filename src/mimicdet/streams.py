@@ -1,4 +1,4 @@
-"""Outputs that are no files on a disk: pipes, devices, and what stands behind /dev/stdout. They are written to."""
+"""What is no file on a disk: pipes, devices, what stands behind /dev/stdout. It is written to, but never read."""
 
 import errno
 import os
@@ -11,18 +11,28 @@ from mimicdet.errors import UserError
 
 PATIENCE_S = 2.0
 """So long may a pipe's reader take to come."""
+SPECIAL = "is a pipe, a socket or a device"
 _held: dict[Path, int] = {}  # pipes opened before the work; closed in between, their readers would see an end
 
 
 def is_stream(file: Path) -> bool:
     """Tells whether a name stands for a pipe, a device or an open descriptor, also through symbolic links."""
-    if _inherited(file) is not None:
-        return True
+    return _inherited(file) is not None or is_special(file)
+
+
+def is_special(file: str | Path) -> bool:
+    """Tells whether a file is a pipe, a socket or a device, which to read may take for ever."""
     try:
         mode = os.stat(file).st_mode
-    except OSError:  # told by who writes it
+    except (OSError, ValueError):  # whoever opens it says what is wrong
         return False
-    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def require_plain(*files: Path) -> None:
+    """Raises UserError where one of the files that are to be read is a pipe, a socket or a device."""
+    for file in filter(is_special, files):
+        raise UserError(f"{file} {SPECIAL}; put a file on a disk in its place, or correct the path")
 
 
 def hold_stream(file: Path) -> None:
@@ -63,7 +73,8 @@ def _open(file: Path) -> int:
 
 def _unwritten(file: Path, error: OSError, *, is_alone: bool = False) -> UserError:
     why = "nobody reads this pipe" if is_alone else error.strerror
-    return UserError(f"{file} cannot be written ({why}); start first what reads it, or name a file")
+    way_out = "start first what reads it, or name a file" if is_alone else "name another file"
+    return UserError(f"{file} cannot be written ({why}); {way_out}")
 
 
 def _inherited(file: Path) -> int | None:

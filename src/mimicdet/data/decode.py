@@ -14,7 +14,6 @@ all speak of the image as a viewer shows it.
 """
 
 import os
-import stat
 import threading
 import warnings
 from collections import deque
@@ -31,6 +30,7 @@ from tqdm import tqdm
 from mimicdet.data.budget import PixelBudget
 from mimicdet.data.folders import walk_files
 from mimicdet.errors import UserError, one_line
+from mimicdet.streams import is_special
 
 MAX_PIXELS = 175_000_000
 """Images with more pixels are refused from their header, before anything is decompressed (a file of a few
@@ -254,15 +254,6 @@ def _opened(file: Path) -> Iterator[Image.Image]:
         known = {**_PROBLEMS, PixelRangeError: str(error)}
         problem = next((text for kind, text in known.items() if isinstance(error, kind)), damaged)
         raise UserError(f"{file}: {problem}") from None
-
-
-def is_special(file: str | Path) -> bool:
-    """Says whether a file is a pipe, a socket or a device, which to read may take for ever."""
-    try:
-        mode = os.stat(file).st_mode
-    except (OSError, ValueError):  # whoever opens it says what is wrong
-        return False
-    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def list_images(folder: Path) -> list[Path]:

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
-from mimicdet.data.decode import MAX_PIXELS, PixelRangeError, image_size, is_special, orientation, read_image, to_rgb
+from mimicdet.data.decode import MAX_PIXELS, PixelRangeError, image_size, orientation, read_image, to_rgb
 from mimicdet.data.tiles import Window
 from mimicdet.errors import UserError
+from mimicdet.streams import is_special
 
 LARGEST = 100 * MAX_PIXELS
 """Photographs with more pixels than this are refused."""

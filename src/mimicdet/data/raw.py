@@ -1,7 +1,6 @@
 """Holds what every format reader shares: sources, text files, and records before any rule is applied to them."""
 
 import os
-import stat
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ import numpy as np
 
 from mimicdet.data.dataset import Category
 from mimicdet.errors import UserError
+from mimicdet.streams import is_special
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class RawSplit:
 def read_text(file: Path) -> str:
     """Returns the file's text, UTF-8 with or without a byte-order mark; UserError if there is no such file or text."""
     try:
-        if not stat.S_ISREG(os.stat(file).st_mode):  # a pipe without a writer would be waited for
+        if is_special(file) or file.is_dir():  # a pipe without a writer would be waited for
             raise UserError(f"{file}: is no file of text; correct the path")
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

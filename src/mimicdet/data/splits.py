@@ -16,7 +16,8 @@ from mimicdet.data.inside import log_outside_files, log_outside_folders
 from mimicdet.data.photograph import photograph_size
 from mimicdet.data.raw import RawSplit, SplitSources
 from mimicdet.data.split_names import resolve_split
-from mimicdet.errors import UserError, one_line
+from mimicdet.errors import UserError, near_path, one_line
+from mimicdet.streams import require_plain
 
 LAYOUTS = (
     "COCO (train.json with images in train/, annotations/instances_train2017.json, train/_annotations.coco.json, "
@@ -31,8 +32,9 @@ _NAMED = 8
 def find_splits(path: str | Path) -> SplitSources:
     """Finds the splits in a folder, COCO JSON or YOLO YAML file; UserError: no known layout, or several formats."""
     path = Path(path).expanduser()
-    if not (os.path.isfile(path) or os.path.isdir(path)):  # a pipe is neither
-        raise UserError(f"{path}: there is no such file or folder; give the data set's folder")
+    require_plain(path)
+    if not os.path.exists(path):
+        raise UserError(f"{path}: there is no such file or folder{near_path(path)}; give the data set's folder")
     finders = {"coco": coco.find, "yolo": yolo.find, "voc": voc.find}
     found = {name: splits for name, find in finders.items() if (splits := find(path))}
     if not found and (broken := yolo.find(path, empty=True) or coco.find(path, other_json=True)):

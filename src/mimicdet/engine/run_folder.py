@@ -31,9 +31,18 @@ from typing import Any
 
 from mimicdet.config import Settings
 from mimicdet.errors import UserError
-from mimicdet.files import defined, is_leftover, remove_leftovers, replace_file, require_text, why_not_written
+from mimicdet.files import (
+    defined,
+    is_leftover,
+    remove_leftovers,
+    replace_file,
+    require_text,
+    require_unbroken,
+    why_not_written,
+)
 from mimicdet.locks import Lock, holder, take_lock
 from mimicdet.settings_file import dump_settings
+from mimicdet.streams import require_plain
 
 Record = dict[str, Any]
 
@@ -77,6 +86,9 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"{self.path} is a file; --out needs a folder")
         require_text(self.path)
+        require_unbroken(self.path)
+        if resume:
+            require_plain(self.settings_file, self.metrics_file)
         if self._lock is None and os.path.lexists(self.lock_file):
             self._take().release()
         if self.holds_a_run:
@@ -201,6 +213,7 @@ def read_metrics(path: Path) -> list[Record]:
 
 
 def _complete_lines(path: Path) -> Iterator[bytes]:
+    require_plain(path)
     for line in path.read_bytes().splitlines(keepends=True):
         try:
             json.loads(line)

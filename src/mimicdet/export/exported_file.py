@@ -5,23 +5,27 @@ the file's inputs and its outputs into detections of that photograph. Loaded, a 
 """
 
 import json
+import logging
 import os
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from pydantic import Field
 
 from mimicdet.data.dataset import Category
-from mimicdet.errors import UserError
+from mimicdet.errors import UserError, near_path
 from mimicdet.export.inside import require_onnx_inside, require_openvino_inside
 from mimicdet.export.network import INPUTS
 from mimicdet.files import replace_file
+from mimicdet.streams import require_plain
 from mimicdet.weights.description import FORMAT_VERSION, Classes, Part, Values, read_part
 
 Format = Literal["onnx", "openvino", "torch"]
@@ -90,11 +94,13 @@ def description_file(file: Path) -> Path:
 
 def read_export_description(file: Path) -> ExportDescription:
     """Reads the description beside an exported file; UserError if it is missing, broken or of a newer version."""
-    if not (beside := description_file(file)).is_file():
+    beside = description_file(file)
+    require_plain(file, beside)
+    if not beside.is_file():
         problem = f"there is no {beside.name} beside it, which `mimicdet export` writes"
         raise UserError(f"{file}: {problem}; keep the two together")
     if not file.is_file():
-        raise UserError(f"{file}: there is no such file; name one that `mimicdet export` wrote")
+        raise UserError(f"{file}: there is no such file{near_path(file)}; name one that `mimicdet export` wrote")
     about = read_part(beside, _Described, way_out="export the model again")
     if SUFFIXES[about.format] != file.suffix:
         raise UserError(
@@ -132,6 +138,8 @@ def load(file: Path, format: Format, *, trust: bool = False, threads: int | None
 
 def reason_of(error: Exception) -> str:
     """Returns the first line that says something; runtimes put places in their own sources before it."""
+    if isinstance(error, BadZipFile | UnicodeDecodeError) or "the warnings above" in str(error):  # of torch
+        return "it is cut off, or has changed since it was written"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = [line for line in lines if not _PLACE.match(line)]
     return (said or lines or [type(error).__name__])[0]
@@ -159,12 +167,22 @@ def _load_openvino(file: Path, threads: int) -> Run:
     return lambda images, sizes: [output.copy() for output in compiled([images, sizes]).values()]
 
 
+@contextmanager
+def _silent(logger: logging.Logger) -> Iterator[None]:
+    """Keeps out of the terminal what is said in a sentence when it is told."""
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
 def _load_torch(file: Path, threads: int) -> Run:
     import torchvision  # noqa: F401  registers the operators that the file may call
 
     # Export guards against sides of one cell on the coarsest level, though what it traced holds for them too
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"), _silent(logging.getLogger("torch.export")):
         network = torch.export.load(os.fspath(file)).module(check_guards=False)
 
     @torch.inference_mode()

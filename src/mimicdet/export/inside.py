@@ -11,6 +11,7 @@ from defusedxml.ElementTree import iterparse
 
 from mimicdet.errors import UserError
 from mimicdet.files import real_path
+from mimicdet.streams import require_plain
 
 PARTS: dict[str, dict[int, str]] = {
     "Model": {7: "Graph", 20: "TrainingInfo", 25: "Function"},
@@ -46,7 +47,8 @@ def require_openvino_inside(file: Path) -> None:
         raise UserError(f"{file} cannot be loaded ({error}); export the model again") from error
     if root != "net":
         raise UserError(f"{file} is no OpenVINO model, which begins with <net>; export the model again")
-    if not (weights := file.with_suffix(".bin")).is_file() or not _is_beside(weights, file):
+    require_plain(weights := file.with_suffix(".bin"))
+    if not weights.is_file() or not _is_beside(weights, file):
         raise UserError(f"{file}: there is no {weights.name} in its folder, where its weights are; keep them together")
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 import sys
 import warnings
 from pathlib import Path
@@ -58,6 +57,9 @@ class OnnxDetector:
     def __init__(
         self, file: str | Path, *, threads: int = 0, providers: tuple[str, ...] = ("CPUExecutionProvider",)
     ) -> None:
+        for read in (file, f"{file}.json"):
+            if _is_special(read):
+                raise UnusableFileError(f"{read} is a pipe, a socket or a device; put a file on a disk in its place")
         if not Path(file).is_file():
             raise UnusableFileError(f"{file}: there is no such file; name one that `mimicdet export` wrote")
         self._describe(Path(f"{file}.json"))
@@ -156,8 +158,7 @@ def _pixels(image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
     if isinstance(image, Image.Image):
         return _upright(image)
     try:
-        mode = os.stat(image).st_mode
-        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        if _is_special(image):
             raise ValueError("it is a pipe, a socket or a device")
         Image.init()
         with open(image, "rb") as stream, warnings.catch_warnings():
@@ -168,6 +169,10 @@ def _pixels(image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
                 return _upright(opened)
     except Exception as error:  # whatever a damaged file provokes in Pillow
         raise UnusableFileError(f"{image} cannot be read ({_reason(error)}); name a photograph") from error
+
+
+def _is_special(file: str | Path) -> bool:
+    return os.path.exists(file) and not (os.path.isfile(file) or os.path.isdir(file))
 
 
 def _upright(image: Image.Image) -> np.ndarray:

@@ -23,11 +23,12 @@ from mimicdet.data.decode import IMAGE_SUFFIXES, image_size, images_among, list_
 from mimicdet.data.folders import glob_files, walk_files
 from mimicdet.data.photograph import Photograph, is_large
 from mimicdet.data.sound import require_sound
-from mimicdet.errors import UserError
+from mimicdet.errors import UserError, near_path
 from mimicdet.files import failures_of, fitting_name, make_folder, real_path, replace_file, require_writable
 from mimicdet.predict.detector import Detection, Detector
 from mimicdet.report.draw import draw_boxes, encoded, is_drawn
 from mimicdet.report.fonts import numbered_names
+from mimicdet.streams import require_plain
 
 _READ_AHEAD, _PIXELS_AHEAD = 4, 50_000_000
 """So many files are read ahead, if they have no more pixels together."""
@@ -245,7 +246,10 @@ def _find(sources: Sequence[str | PathLike[str]], found: _Found) -> None:
             elif glob.has_magic(source):
                 chosen = images_among(glob_files(source))[0]
             else:
-                raise UserError(f"{source}: there is no such file or folder; correct the path, or quote a glob")
+                require_plain(path)
+                raise UserError(
+                    f"{source}: there is no such file or folder{near_path(path)}; correct the path, or quote a glob"
+                )
             chosen = found.without_results(chosen)
             if not chosen:
                 where = "in this folder or its subfolders" if path.is_dir() else "behind this pattern"

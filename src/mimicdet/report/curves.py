@@ -14,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from mimicdet.files import replace_file
+from mimicdet.streams import require_plain
 
 _BOOKKEEPING = {"kind", "step", "epoch", "lr", "grad_norm", "skipped_steps", "data_wait"}
 _BOOKKEEPING |= {"seconds", "seconds_per_step", "peak_memory_gib"}
@@ -60,6 +61,7 @@ def draw_curves(metrics_jsonl: Path, out_png: Path) -> None:
 
 
 def _read(metrics_jsonl: Path) -> list[dict[str, Any]]:
+    require_plain(metrics_jsonl)
     records = []
     for line in metrics_jsonl.read_bytes().splitlines():
         try:

@@ -18,6 +18,7 @@ from mimicdet.models.mimicdet import MimicDet
 from mimicdet.models.one_stage import OneStage
 from mimicdet.models.pyramid import FinerLevel
 from mimicdet.settings_file import load_settings
+from mimicdet.streams import require_plain
 from mimicdet.tasks.dense_lesson import Assignment, DenseLesson, OverlapAssignment, TeacherAssignment
 from mimicdet.tasks.detect import DetectTask, FasterRcnnTask, OneStageTask
 from mimicdet.tasks.distill import DistillTask
@@ -127,6 +128,7 @@ def read_mimic_run(run: Path) -> MimicRun:
     file = run / "checkpoints" / "last.pt"
     if folder is None:
         raise UserError(f"{run} holds no model yet; let the run go on with --resume")
+    require_plain(file)
     if not file.is_file():
         raise UserError(
             f"{run} has no checkpoint, where the T-head is; if a study took the run over, name the study's folder in "
@@ -142,7 +144,7 @@ def read_mimic_run(run: Path) -> MimicRun:
         averaged = {key.removeprefix("module."): value for key, value in (average or {}).items() if "module." in key}
         task.load_state_dict(averaged or saved["task"])
     except Exception as error:  # whatever a file that is something else provokes
-        why = fault or type(error).__name__
+        why = fault or "it holds something else"
         raise UserError(f"{file} is not the checkpoint of {run} ({why}); resume that run once") from error
     return MimicRun(task, settings, categories)
 

@@ -8,6 +8,7 @@ directory.
 import contextlib
 import hashlib
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,6 +16,7 @@ from typing import Any, BinaryIO
 import torch
 
 from mimicdet.errors import UserError
+from mimicdet.streams import SPECIAL, is_special
 
 FORMAT = "mimicdet checkpoint 2"
 LAST, PREVIOUS = "last.pt", "previous.pt"
@@ -72,6 +74,8 @@ def _fault_inside(file: Path, parts: Sequence[str]) -> str | None:
 
 def fault_in(file: Path) -> str | None:
     """Returns what is wrong with a checkpoint, None where nothing is: every byte is as it was written."""
+    if is_special(file):
+        return f"it {SPECIAL}"
     try:
         with file.open("rb") as opened:
             size = opened.seek(0, os.SEEK_END)
@@ -102,14 +106,15 @@ def load_checkpoint(file: Path, *, lazily: bool = False) -> dict[str, Any]:
     ``lazily``: tensors are read from the file when they are used, which may then not change.
     """
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True, mmap=lazily)
+        with warnings.catch_warnings(action="ignore"):  # of old kinds of pickles
+            state = torch.load(file, map_location="cpu", weights_only=True, mmap=lazily)
     except FileNotFoundError:
         raise UserError(
             f"{file} is not there for every process; a run folder must lie where all machines of the run can read it"
         ) from None
     except Exception as error:  # whatever a file that is something else provokes in the reader
         raise UserError(
-            f"{file} cannot be read as a checkpoint ({type(error).__name__}); start again with --overwrite"
+            f"{file} cannot be read as a checkpoint (it holds something else); start again with --overwrite"
         ) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(

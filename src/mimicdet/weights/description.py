@@ -92,8 +92,22 @@ def read_part(file: Path, kind: type[P], *, way_out: str) -> P:
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error.strerror}); correct its permissions") from error
     except (ValueError, RecursionError) as error:  # pydantic's error is a ValueError, and so are those of JSON
-        why = first_fault(error) if isinstance(error, ValidationError) else f"{type(error).__name__}: {error}"
-        raise UserError(f"{file} is broken ({why}); {way_out}") from error
+        raise UserError(f"{file} is broken ({_why(error)}); {way_out}") from error
+
+
+def _why(error: ValueError | RecursionError) -> str:
+    if isinstance(error, ValidationError):
+        return first_fault(error)
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, UnicodeDecodeError):
+        return "it is no text in UTF-8"
+    if not isinstance(error, json.JSONDecodeError):
+        return "a number in it has too many digits" if str(error).startswith("Exceeds the limit") else str(error)
+    if not error.doc.strip():
+        return "it is empty"
+    cut_off = error.pos >= len(error.doc.rstrip()) or error.msg.startswith("Unterminated string")
+    return "it is cut off" if cut_off else f"it is no JSON at line {error.lineno}"
 
 
 def first_fault(error: ValidationError) -> str:
@@ -101,6 +115,8 @@ def first_fault(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_input=False)[0]
     where = ".".join(str(part) for part in first["loc"])
     why = str(first["msg"]).removeprefix("Value error, ")
+    if first["type"] == "model_type":  # which pydantic tells by the name of a class here
+        why = "it should hold names and values in braces"
     return f"{where}: {why}" if where else why
 
 

@@ -19,8 +19,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mimicdet.data.dataset import Category
-from mimicdet.errors import UserError
+from mimicdet.errors import UserError, near_path
 from mimicdet.files import make_folder, replace_file, require_text, write_json
+from mimicdet.streams import require_plain
 from mimicdet.weights.description import FORMAT_VERSION, Classes, Part, Values, read_part
 from mimicdet.weights.pretrained import require_usable
 
@@ -79,11 +80,12 @@ def read_description(folder: str | Path) -> ModelDescription:
     """Reads the description in a model folder; UserError when it is none, or broken, or of a newer version."""
     folder = Path(folder)
     file = folder / DESCRIPTION_FILE
+    require_plain(folder, file, folder / WEIGHTS_FILE)
     if not file.is_file() or not (folder / WEIGHTS_FILE).is_file():
         inner = next((d for d in ("model", "model-last") if (folder / d / DESCRIPTION_FILE).is_file()), None)
-        hint = f"; this looks like a run folder, its model is {folder / inner}" if inner else ""
+        hint = f"; this looks like a run folder, its model is {folder / inner}" if inner else near_path(folder)
         raise UserError(f"{folder} is not a model folder: it needs {DESCRIPTION_FILE} and {WEIGHTS_FILE}{hint}")
-    return read_part(file, ModelDescription, way_out="save the model again")
+    return read_part(file, ModelDescription, way_out="save or download the model again")
 
 
 def require_fit(folder: str | Path, model: nn.Module) -> None:
@@ -150,7 +152,14 @@ def _explained(file: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise UserError(f"{file} is broken ({type(error).__name__}: {error}); save the model again") from error
+        raise UserError(f"{file} is broken ({_why(error)}); save or download the model again") from error
+
+
+def _why(error: Exception) -> str:
+    if not isinstance(error, safetensors.SafetensorError):
+        return str(getattr(error, "strerror", None) or error)
+    cut_off = ("header too small", "invalid header length", "incomplete metadata")
+    return "it is cut off" if any(words in str(error) for words in cut_off) else "it is no file of safetensors"
 
 
 def _without_aliases(model: nn.Module) -> dict[str, Tensor]:

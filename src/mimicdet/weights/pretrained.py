@@ -5,6 +5,7 @@ Torchvision's files: ``retinanet_resnet50_fpn_coco-eeacb38b.pth``, ``retinanet_r
 """
 
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,8 @@ from torchvision.models import detection
 from torchvision.models._meta import _COCO_CATEGORIES
 
 from mimicdet.data.dataset import Category
-from mimicdet.errors import UserError
+from mimicdet.errors import UserError, near_path
+from mimicdet.streams import require_plain
 
 SUFFIXES = (".pth", ".pt", ".safetensors")
 
@@ -47,11 +49,11 @@ def read_state(file: Path) -> dict[str, Tensor]:
     """
     state: Any
     try:
-        tensors_alone = file.suffix == ".safetensors"
-        state = safetensors.torch.load_file(file) if tensors_alone else torch.load(file, "cpu", weights_only=True)
+        state = safetensors.torch.load_file(file) if file.suffix == ".safetensors" else _load(file)
     except Exception as error:
+        why = error.strerror if isinstance(error, OSError) else "it is cut off, or holds more than tensors"
         raise UserError(
-            f"{file} cannot be read as weights ({type(error).__name__}); download it again, or give a .safetensors "
+            f"{file} cannot be read as weights ({why}); download it again, or give a .safetensors "
             "file or a .pth file that holds nothing but tensors"
         ) from error
     for wrapper in ("state_dict", "model", "model_state_dict"):
@@ -65,6 +67,11 @@ def read_state(file: Path) -> dict[str, Tensor]:
         if not plain or value.numel() * value.element_size() > value.untyped_storage().nbytes():
             raise UserError(f"{file}: the entry {key!r} is no plain tensor; save contiguous weights")
     return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def _load(file: Path) -> Any:
+    with warnings.catch_warnings(action="ignore"):  # of old kinds of pickles, which are refused in a sentence
+        return torch.load(file, "cpu", weights_only=True)
 
 
 def require_usable(state: Mapping[str, Tensor], network: nn.Module, file: Path | str) -> None:
@@ -107,8 +114,11 @@ def read_weights(file: str | Path, name: str) -> dict[str, Tensor]:
     Raises UserError when the file is missing, or is not a plain state dict.
     """
     path = Path(file)
+    require_plain(path)
     if not path.is_file():
-        raise UserError(f"model.weights: {file} does not exist; give 'imagenet', 'pypi', 'random' or a weights file")
+        raise UserError(
+            f"model.weights: {file} does not exist{near_path(path)}; give 'imagenet', 'pypi', 'random' or a file"
+        )
     try:
         state = read_state(path)
     except UserError as error:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic.dataclasses import dataclass
 
 from mimicdet.commands.parser import DOCUMENTED, Argument
-from mimicdet.errors import UserError, message
-from mimicdet.files import failures_of
+from mimicdet.errors import UserError, message, near_path
+from mimicdet.files import failures_of, require_unbroken
 from mimicdet.lab.study.plan import Job, plan
 from mimicdet.lab.study.study_file import StudyFile, read_study
 
@@ -69,6 +69,7 @@ class Study:
             raise UserError("mimicdet study: --plan and --table exclude each other")
         study = read_study(self.file, self.size)
         out = self.out or Path("runs") / "_".join(filter(None, [self.file.stem, study.size]))
+        require_unbroken(out)
         everything = plan(study, self.file, out)
         jobs = self._wanted(study, everything)
         # Without the data, tables are made of what the runs have left
@@ -121,7 +122,7 @@ class Study:
         if not folder.exists():
             named = "--data" if self.data else f"'data' in {self.file}"
             way_out = "give --data FOLDER (docs/data.md says where the studies' data are)"
-            raise UserError(f"{folder}, which {named} names, is not there; {way_out}")
+            raise UserError(f"{folder}, which {named} names, is not there{near_path(folder)}; {way_out}")
         settings, splits = [job.settings.data for job in jobs], (study.train, study.val)
         most, one_based = max(one.max_faulty_boxes for one in settings), {one.voc_one_based for one in settings}
         if len(one_based) > 1:

@@ -22,6 +22,7 @@ from mimicdet.files import replace_file
 from mimicdet.lab.bench import Timing, ratio
 from mimicdet.lab.study.judged import Judged, pack, unpack
 from mimicdet.settings_file import shown
+from mimicdet.streams import require_plain
 
 EVIDENCE = "evidence.npz"
 _RUNS = "runs.json"
@@ -100,6 +101,7 @@ def write_evidence(outcomes: Sequence[Outcome], folder: Path, texts: Mapping[str
 def read_evidence(folder: Path) -> list[Outcome]:
     """Reads what :func:`write_evidence` wrote; UserError where it is missing or damaged."""
     file = folder / EVIDENCE
+    require_plain(file)
     try:
         with np.load(file, allow_pickle=False) as stored:
             rows, judged = json.loads(stored[_RUNS]), unpack(stored)

@@ -29,6 +29,7 @@ from mimicdet.lab.study.plan import Job
 from mimicdet.predict import Detector
 from mimicdet.report.table import points
 from mimicdet.settings_file import dump_settings
+from mimicdet.streams import require_plain
 
 
 class _Seats:
@@ -141,6 +142,7 @@ def _finish(job: Job, seats: _Seats, data: Data, reuse: bool) -> str | None:
     seat = seats.free.get()
     log = job.folder.with_suffix(".log")
     log.parent.mkdir(parents=True, exist_ok=True)
+    require_plain(log)
     began = time.perf_counter()
     say(f"training, see {log}")
     try:

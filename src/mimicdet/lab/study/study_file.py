@@ -45,8 +45,9 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mimicdet.errors import UserError, nearest
+from mimicdet.errors import UserError, near_path, nearest
 from mimicdet.settings_file import FIELDS, SECTIONS, check_key, expectation, parse_yaml, shown
+from mimicdet.streams import require_plain
 
 _SET = "set: {train.epochs: 12}"
 _FORMS = {
@@ -201,8 +202,12 @@ def _row(run: PlannedRun, study: StudyFile, size: Size, source: Path) -> Planned
 
 def _read(kind: type[_Content], file: Path) -> _Content:
     what = "study" if kind is StudyFile else "size"
+    require_plain(file)
     try:
         text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        why = f"there is no such file{near_path(file)}"
+        raise UserError(f"{file}: the {what} cannot be read ({why}); give a YAML file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: the {what} cannot be read ({error}); give a YAML file") from error
     content = parse_yaml(text, str(file))
