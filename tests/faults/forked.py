@@ -21,6 +21,8 @@ from typing import Any
 STARTED = "started\n"
 """The first line of a process's log."""
 ROOT = Path(__file__).parents[2]
+LOST = 255
+"""What multiprocessing says where the server could not tell it an exit code, which happens once in thousands."""
 PRELOADED = ["tests.faults.preload"]
 """Modules that import what the processes need; who exports adds ``tests.faults.preload_export`` before the first."""
 
@@ -56,9 +58,16 @@ class Running:
         """Returns the exit code, negative for a signal; None, and the process is killed, when time is up."""
         self.process.join(timeout)
         code = self.process.exitcode
+        if code == LOST and self.code_file.exists():
+            code = int(self.code_file.read_text())
         self.send(signal.SIGKILL, group=True)  # what it started and left
         self.process.join()
         return code
+
+    @property
+    def code_file(self) -> Path:
+        """Where the process leaves its own word of its exit code."""
+        return _code_file(self.log)
 
     @property
     def told(self) -> str:
@@ -72,6 +81,7 @@ def start(
     """Starts ``work(*arguments)`` in a process; its exit code is what ``work`` returns."""
     log.parent.mkdir(parents=True, exist_ok=True)
     log.unlink(missing_ok=True)
+    _code_file(log).unlink(missing_ok=True)
     process = context().Process(target=_run, args=(work, arguments, log, dict(environment or {})), daemon=False)
     process.start()
     return Running(process, log)
@@ -92,4 +102,9 @@ def _run(work: Callable[..., int | None], arguments: tuple[Any, ...], log: Path,
     code = work(*arguments) or 0
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.stdout.flush()
+    _code_file(log).write_text(str(code))
     sys.exit(code)
+
+
+def _code_file(log: Path) -> Path:
+    return log.with_suffix(".code")
