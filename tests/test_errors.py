@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mimicdet.errors import FOREIGN, MESSAGE, UserError, message, nearest, one_line
+from mimicdet.errors import FOREIGN, MESSAGE, UserError, message, near_path, nearest, one_line
 
 ANYTHING = st.text(st.characters(exclude_categories=()))  # surrogates too
 
@@ -58,3 +59,29 @@ def test_a_user_error_is_one_line_whatever_is_in_it() -> None:
 @pytest.mark.parametrize(("wrong", "right"), [("Fsih", "fish"), ("boat", None), ("", None)])
 def test_nearest(wrong: str, right: str | None) -> None:
     assert nearest(wrong, ["fish", "shark"]) == right
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ("cells/0.PNG", "cells/0.png"),
+        ("CELLS/0.png", "cells/0.png"),
+        ("cells/Train", "cells/train"),
+        ("cells/trian", "cells/train"),
+        ("cells/1.png", None),  # another of the series is no misspelling
+        ("CELLS/none.png", None),
+        ("cells/wheels", None),
+        ("nowhere/at/all", None),
+        ("cells", None),  # it is there
+        ("cells/0.png/x", None),
+        ("", None),
+    ],
+)
+def test_the_nearest_path_is_one_that_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str, found: str | None
+) -> None:
+    (tmp_path / "cells" / "train").mkdir(parents=True)
+    (tmp_path / "cells" / "0.png").touch()
+    monkeypatch.chdir(tmp_path)
+    for place in (Path(), tmp_path):
+        assert near_path(place / asked) == ("" if found is None else f" (did you mean {place / found}?)")

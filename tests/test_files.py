@@ -24,6 +24,7 @@ from mimicdet.files import (
     remove_leftovers,
     replace_file,
     replace_files,
+    require_empty,
     require_writable,
     set_aside,
     write_json,
@@ -381,3 +382,32 @@ def test_a_disk_that_is_full_keeps_what_is_on_it(small_disk: Path) -> None:
         (folder / "a").write_bytes(bytes(200_000))
     assert os.listdir(small_disk) == ["a"]
     assert (small_disk / "a").read_bytes() == b"old"
+
+
+def test_a_link_that_leads_nowhere_is_told_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    for name, target in {
+        "file": "nowhere/x.json",
+        "folder": "nowhere",
+        "new": "there/x.json",
+        "itself": "itself",
+    }.items():
+        (tmp_path / name).symlink_to(target)
+    with pytest.raises(
+        UserError, match=r"file is a link to .*/nowhere/x\.json, and there is no folder .*/nowhere; make"
+    ):
+        require_writable(tmp_path / "file")
+    for work in (require_writable, write_of, make_folder, require_empty):
+        with pytest.raises(UserError, match=r"folder is a link to .*/nowhere, which is not there; make that folder"):
+            work(tmp_path / "folder" / "x.json")
+    for work in (require_writable, make_folder):
+        with pytest.raises(UserError, match="itself"):
+            work(tmp_path / "itself")
+    require_writable(tmp_path / "new")
+    write_json(tmp_path / "new", 1)
+    assert (tmp_path / "there" / "x.json").read_text() == "1\n"
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder", "itself", "new", "there"]
+
+
+def write_of(file: Path) -> None:
+    write_json(file, 1)

@@ -135,3 +135,9 @@ def test_what_is_no_stream(tmp_path: Path) -> None:
     for name in ("file", "link", "loop", "1", "gone", "gone/file", "x" * 300):
         assert not is_stream(tmp_path / name)
     assert not is_stream(tmp_path)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="writes to it")
+def test_where_nothing_would_help_to_read_it_another_file_is_the_way_out() -> None:
+    with pytest.raises(UserError, match=r"/dev/full cannot be written \(No space left on device\); name another file$"):
+        replace_file(Path("/dev/full"), CONTENT)

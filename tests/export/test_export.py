@@ -23,7 +23,7 @@ from mimicdet.build import load_model
 from mimicdet.cli import main
 from mimicdet.data.decode import read_image
 from mimicdet.errors import UserError
-from mimicdet.export.export import compare, export_detector
+from mimicdet.export.export import compare, export_detector, require_place
 from mimicdet.export.exported_file import load
 from mimicdet.export.network import RawNetwork
 from mimicdet.export.write import PACKAGES
@@ -433,3 +433,24 @@ def test_lower_precision_is_measured_on_data(
 
     types = {t.data_type for t in onnx.load(file).graph.initializer}
     assert {"fp16": onnx.TensorProto.FLOAT16, "int8": onnx.TensorProto.INT8}[precision] in types
+
+
+@pytest.mark.parametrize("content", [b"", b"no zip file", b"PK\x05\x06" + bytes(18)])
+def test_of_a_broken_torch_file_torch_itself_says_nothing(
+    tmp_path: Path, content: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x.pt2").write_bytes(content)
+    with pytest.raises(
+        UserError, match=r"x\.pt2 cannot be loaded \(it is cut off, or has changed .*\); export the model"
+    ):
+        load(tmp_path / "x.pt2", "torch", trust=True)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("format", "beside"), [("torch", "x.pt2.json"), ("onnx", "run_onnx.py"), ("openvino", "x.bin")]
+)
+def test_what_cannot_be_written_beside_it_is_told_before_the_work(tmp_path: Path, format: Any, beside: str) -> None:
+    (tmp_path / beside).symlink_to("nowhere/x")
+    with pytest.raises(UserError, match=f"{beside} is a link to .*/nowhere/x, and there is no folder"):
+        require_place((tmp_path / "x").with_suffix(SUFFIXES[format]), format)

@@ -72,7 +72,12 @@ def test_folders_files_and_globs_in_natural_order(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("source", "message"),
-    [("nothing.jpg", "no such file or folder"), ("empty", "no image in this folder"), ("*.gif", "behind this pattern")],
+    [
+        ("nothing.jpg", "no such file or folder;"),
+        ("EMPTY", r"\(did you mean .*/empty\?\)"),
+        ("empty", "no image in this folder"),
+        ("*.gif", "behind this pattern"),
+    ],
 )
 def test_sources_without_an_image(tmp_path: Path, source: str, message: str):
     (tmp_path / "empty").mkdir()

@@ -246,11 +246,25 @@ def test_broken_descriptions(tmp_path: Path, changes: dict[str, object], found: 
     assert found in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00", b"[]", b"3", b"null"])
-def test_descriptions_that_are_no_json_object(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "it is empty"),
+        (b" \n", "it is empty"),
+        (b"{", "it is cut off"),
+        (b'{"family": "mimic', "it is cut off"),
+        (b'{\n"family": nothing}', "it is no JSON at line 2"),
+        (b"[" * 100_000, "it is nested too deeply"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "a number in it has too many digits"),
+        (b'{"a": 1e999}', "1e999 is no finite number"),
+        (b"\xff\xfe\x00", "it is no text in UTF-8"),
+        *((content, "it should hold names and values in braces") for content in (b"[]", b"3", b"null")),
+    ],
+)
+def test_descriptions_that_are_no_json_object(tmp_path: Path, content: bytes, why: str) -> None:
     save(tmp_path, detector())
     (tmp_path / "model.json").write_bytes(content)
-    with pytest.raises(UserError, match=r"model\.json is broken .*; save the model again"):
+    with pytest.raises(UserError, match=rf"model\.json is broken \({why}\); save or download the model again"):
         read_description(tmp_path)
 
 
@@ -281,9 +295,12 @@ def test_broken_weights(tmp_path: Path) -> None:
     save(tmp_path, model)
     file = tmp_path / "model.safetensors"
     whole = file.read_bytes()
-    for content in (b"", whole[:100], whole[: len(whole) // 2], b"x" * 1000):
+    for content in (b"", whole[:100], whole[: len(whole) // 2], whole[:-1], b"x" * 1000):
         file.write_bytes(content)
-        with pytest.raises(UserError, match=r"model\.safetensors is broken .*; save the model again"):
+        why = "it is no file of safetensors" if content.startswith(b"x") else "it is cut off"
+        with pytest.raises(
+            UserError, match=rf"model\.safetensors is broken \({why}\); save or download the model again"
+        ):
             load_weights(tmp_path, model)
 
 

@@ -74,7 +74,8 @@ def require_place(file: Path, format: Format) -> None:
         raise UserError(f"{file}: the name of a file in {format} form must end with {SUFFIXES[format]}")
     if not file.parent.is_dir():
         raise UserError(f"{file.parent}: there is no such folder; make it first")
-    beside = {"onnx": [file.with_name(RUNNER.name)], "openvino": [file.with_suffix(".bin")], "torch": []}[format]
+    beside = [file.with_suffix(".bin")] if format == "openvino" else []
+    beside += [runner] if format == "onnx" and not (runner := file.with_name(RUNNER.name)).exists() else []
     for written in (file, description_file(file), *beside):
         require_writable(written)
     require(format)

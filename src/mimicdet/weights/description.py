@@ -115,7 +115,8 @@ def first_fault(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_input=False)[0]
     where = ".".join(str(part) for part in first["loc"])
     why = str(first["msg"]).removeprefix("Value error, ")
-    if first["type"] == "model_type":  # which pydantic tells by the name of a class here
+    why = why.partition(" or instance of ")[0]  # of a class that is known here alone
+    if first["type"] == "model_type" and not where:
         why = "it should hold names and values in braces"
     return f"{where}: {why}" if where else why
 
