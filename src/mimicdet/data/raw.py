@@ -111,4 +111,5 @@ def clean_name(name: str, file: Path, item: str) -> str:
 
 def first_repeated(names: Sequence[str]) -> str | None:
     """Returns the first name that stands in the list a second time, None if there is none."""
-    return next((name for i, name in enumerate(names) if name in names[:i]), None)
+    seen = set[str]()
+    return next((name for name in names if name in seen or seen.add(name)), None)  # type: ignore[func-returns-value]

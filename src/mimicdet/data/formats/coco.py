@@ -20,6 +20,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,7 @@ def _used(document: dict[str, Any]) -> set[int | None]:
 def _categories(file: Path, entries: list[Any]) -> tuple[Category, ...]:
     if not entries:
         raise UserError(f"{file}: lists no categories; add at least one")
-    names: dict[int, str] = {}
+    names, taken = dict[int, str](), set[str]()
     for position, entry in enumerate(entries):
         item = f"categories[{position}]"
         number = _integer(entry.get("id")) if isinstance(entry, dict) else None
@@ -164,9 +165,10 @@ def _categories(file: Path, entries: list[Any]) -> tuple[Category, ...]:
         name = clean_name(entry["name"], file, item)
         if number in names:
             raise UserError(f"{file}: {item}: id {number} is also that of {names[number]!r}; give each its own id")
-        if name in names.values():
+        if name in taken:
             raise UserError(f"{file}: {item}: there are two categories named {name!r}; merge or rename them")
         names[number] = name
+        taken.add(name)
     return tuple(Category(number, names[number]) for number in sorted(names))
 
 
@@ -240,7 +242,7 @@ def _read_annotations(raw: RawSplit, entries: list[Any], rows: dict[int, int | N
             problem = f"image_id {image_id} is not among `images`; correct it, or remove the annotation"
             log.add(FaultKind.UNKNOWN_IMAGE, file, item, problem)
         elif category_id not in labels:
-            known = ", ".join(map(str, list(labels)[:10])) + (", ..." if len(labels) > 10 else "")
+            known = ", ".join(map(str, islice(labels, 10))) + (", ..." if len(labels) > 10 else "")
             problem = f"category_id {category_id} is not among the categories ({known})"
             log.add(FaultKind.UNKNOWN_CATEGORY, file, item, f"{problem}; correct it, or add the category")
         elif box is None:

@@ -180,7 +180,8 @@ def _read_object(raw: RawSplit, element: Any, item: str, origin: str, one_based:
         problem = "needs a <name>, a <bndbox> of numbers xmin, ymin, xmax, ymax, and <difficult> 0, 1 or none"
         log.add(FaultKind.BROKEN_RECORD, file, item, f"{problem}; correct it")
     elif name not in raw.class_index:
-        problem = f"{name!r} is not among the classes of {origin}{did_you_mean(name, list(raw.class_index))}"
+        near = did_you_mean(name, list(raw.class_index)) if log.keeps(FaultKind.UNKNOWN_CATEGORY) else ""
+        problem = f"{name!r} is not among the classes of {origin}{near}"
         way_out = f"correct it, or list all classes in {raw.source.root / CLASS_FILES[0]}"
         log.add(FaultKind.UNKNOWN_CATEGORY, file, item, f"{problem}; {way_out}")
     else:
