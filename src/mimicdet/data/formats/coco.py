@@ -20,6 +20,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -134,9 +135,9 @@ def _without_headings(document: dict[str, Any], sources: SplitSources, split: st
     if not tops:
         return entries
     used = _used(document)
-    for source in (source for name, source in sources.splits.items() if name != split):
-        with suppress(UserError):  # reported when that split is read
-            used |= _used(_load(source.annotations, annotated=False))
+    sources.known[split] = used
+    for name, source in sources.splits.items():
+        used = used | sources.once(name, partial(_used_in, source.annotations))
     headings = []
     for entry, below in tops:
         # Without annotations, only Roboflow's way to write it tells a heading from a class
@@ -145,7 +146,14 @@ def _without_headings(document: dict[str, Any], sources: SplitSources, split: st
             headings.append(entry)
             problem = "is the supercategory of others and has no objects in any split, so it is no class"
             log.add(FaultKind.HEADING, file, f"category {entry['name']!r} (id {entry.get('id')!r})", problem)
-    return [entry for entry in entries if not any(entry is heading for heading in headings)]
+    left_out = set(map(id, headings))
+    return [entry for entry in entries if id(entry) not in left_out]
+
+
+def _used_in(file: Path) -> set[int | None]:
+    with suppress(UserError):  # reported when that split is read
+        return _used(_load(file, annotated=False))
+    return set()
 
 
 def _used(document: dict[str, Any]) -> set[int | None]:

@@ -94,9 +94,9 @@ def _has_xml(folder: Path) -> bool:
 def read(sources: SplitSources, split: str, log: FaultLog, *, one_based: bool) -> RawSplit:
     """Reads the split's records. Faulty ones go into ``log``; UserError when no class is known."""
     source = sources.splits[split]
-    categories, origin = _categories(sources)
+    categories, origin = sources.once("classes", lambda: _categories(sources))
     raw = RawSplit(source, categories)
-    by_key, others = _images_by_key(source)
+    by_key, others = sources.once((source.annotations, source.images), lambda: _images_by_key(source))
     owners: dict[Path, Path] = {}
     unread: set[str] = set()
     for file in _xml_files(source, log):
