@@ -28,7 +28,7 @@ from mimicdet.data.dataset import DetectionDataset
 from mimicdet.data.decode import IMAGE_SUFFIXES
 from mimicdet.data.formats import coco, voc, yolo
 from mimicdet.data.split_names import disjoint_splits, standard_name
-from mimicdet.data.splits import find_splits, load_dataset, require_same_categories
+from mimicdet.data.splits import find_splits, load_found, require_same_categories
 from mimicdet.errors import UserError, message, one_line
 from mimicdet.files import new_folder, require_empty
 
@@ -82,7 +82,7 @@ def convert_dataset(
         if name in datasets:
             raise UserError(f"{sources.root}: several splits would be called {name!r} in YOLO form; rename one of them")
         how = {"voc_one_based": voc_one_based, "outside": outside}
-        datasets[name] = load_dataset(path, split, max_faulty_boxes=max_faulty_boxes, **how)
+        datasets[name] = load_found(sources, split, max_faulty_boxes=max_faulty_boxes, **how)
     require_same_categories(list(datasets.values()), sources)
     try:
         with new_folder(out) as folder:

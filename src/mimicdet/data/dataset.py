@@ -110,12 +110,12 @@ def compare_categories(
     """Logs every category that only one of the lists has (with the nearest name) or that differs in its id."""
     ids = {category.name: category.id for category in expected}
     other_ids = {category.name: category.id for category in actual}
-    missing = [name for name in ids if name not in other_ids]
+    missing, every = [name for name in ids if name not in other_ids], list(ids)
     kind = FaultKind.CATEGORIES_DIFFER
     for name, number in other_ids.items():
         item = f"category {name!r}"
         if name not in ids:
-            near = did_you_mean(name, missing) or did_you_mean(name, list(ids))
+            near = (did_you_mean(name, missing) or did_you_mean(name, every)) if log.keeps(kind) else ""
             log.add(kind, actual_from, item, f"is not in {expected_from}{near}; use the same names in both")
         elif number != ids[name]:
             problem = f"has id {number}, but {ids[name]} in {expected_from}; give it the same id in both"
@@ -134,7 +134,8 @@ def match_classes(dataset: DetectionDataset, categories: Sequence[Category]) -> 
     """
     own = {category.name: category for category in dataset.categories}
     names = [category.name for category in categories]
-    unknown = next((name for name in own if name not in names), None)
+    label = {name: number for number, name in enumerate(names)}
+    unknown = next((name for name in own if name not in label), None)
     if unknown is not None:
         problem = f"the model does not know the class '{unknown}'{did_you_mean(unknown, names)}"
         raise UserError(f"{dataset.root}: {problem}; it knows {', '.join(names)}")
@@ -144,8 +145,9 @@ def match_classes(dataset: DetectionDataset, categories: Sequence[Category]) -> 
     # Above those that are taken, but within 64 bits
     free = (i for i in count(highest + 1 if highest + len(missing) < 2**63 else 1) if i not in taken)
     added = {name: Category(number, name) for name, number in zip(missing, free, strict=False)}
-    matched = tuple((own | added)[name] for name in names)
-    new_label = np.array([names.index(category.name) for category in dataset.categories], dtype=np.int64)
+    own |= added
+    matched = tuple(own[name] for name in names)
+    new_label = np.array([label[category.name] for category in dataset.categories], dtype=np.int64)
     images = tuple(replace(record, labels=new_label[record.labels]) for record in dataset.images)
     return replace(dataset, categories=matched, images=images)
 

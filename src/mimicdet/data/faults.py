@@ -99,6 +99,10 @@ class FaultLog:
         """Counts a fault; the arguments are the fields of `Fault`."""
         self.add_many(kind, 1, [Fault(kind, file, item, problem)])
 
+    def keeps(self, kind: FaultKind) -> bool:
+        """Says whether one more fault of this kind would be kept in full, so that what is slow to say is worth it."""
+        return len(self.examples.get(kind, ())) < EXAMPLES
+
     def add_many(self, kind: FaultKind, count: int, first: Iterable[Fault]) -> None:
         """Counts ``count`` faults, of which ``first`` yields at least the first few."""
         if count:

@@ -2,17 +2,19 @@
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from mimicdet.data.dataset import Category
 from mimicdet.errors import UserError
 from mimicdet.streams import is_special
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,13 @@ class SplitSources:
     root: Path
     format: str
     splits: dict[str, Source]
+    known: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    def once(self, what: Hashable, find: Callable[[], T]) -> T:
+        """Returns what ``find`` does, which is asked once: what all splits share is not read anew for each of them."""
+        if what not in self.known:
+            self.known[what] = find()
+        return self.known[what]
 
     @property
     def origin(self) -> Path:

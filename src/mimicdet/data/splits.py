@@ -91,12 +91,15 @@ def load_dataset(
     Raises:
         UserError: the data cannot be read, or is unfit for training; it names the first such fault.
     """
-    sources = find_splits(path)
-    how = {"voc_one_based": voc_one_based, "outside": outside, "annotated": annotated}
-    how |= {"decode": False, "progress": False, "large": large}
+    how = {"voc_one_based": voc_one_based, "outside": outside, "annotated": annotated, "large": large}
+    return load_found(find_splits(path), split, max_faulty_boxes=max_faulty_boxes, **how)
+
+
+def load_found(sources: SplitSources, split: str, **how: Any) -> DetectionDataset:
+    """Reads one split of a data set that is found already, as `load_dataset` does, with options as for `read_split`."""
     parts = []
     for name in resolve_split(split, sources.splits, sources.origin):
-        dataset, log = read_split(sources, name, max_faulty_boxes=max_faulty_boxes, **how)
+        dataset, log = read_split(sources, name, **how, decode=False, progress=False)
         raise_errors(log, sources.root)
         assert dataset is not None
         parts.append(dataset)

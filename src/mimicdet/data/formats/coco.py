@@ -22,6 +22,8 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -135,9 +137,9 @@ def _without_headings(document: dict[str, Any], sources: SplitSources, split: st
     if not tops:
         return entries
     used = _used(document)
-    for source in (source for name, source in sources.splits.items() if name != split):
-        with suppress(UserError):  # reported when that split is read
-            used |= _used(_load(source.annotations, annotated=False))
+    sources.known[split] = used
+    for name, source in sources.splits.items():
+        used = used | sources.once(name, partial(_used_in, source.annotations))
     headings = []
     for entry, below in tops:
         # Without annotations, only Roboflow's way to write it tells a heading from a class
@@ -146,7 +148,14 @@ def _without_headings(document: dict[str, Any], sources: SplitSources, split: st
             headings.append(entry)
             problem = "is the supercategory of others and has no objects in any split, so it is no class"
             log.add(FaultKind.HEADING, file, f"category {entry['name']!r} (id {entry.get('id')!r})", problem)
-    return [entry for entry in entries if not any(entry is heading for heading in headings)]
+    left_out = set(map(id, headings))
+    return [entry for entry in entries if id(entry) not in left_out]
+
+
+def _used_in(file: Path) -> set[int | None]:
+    with suppress(UserError):  # reported when that split is read
+        return _used(_load(file, annotated=False))
+    return set()
 
 
 def _used(document: dict[str, Any]) -> set[int | None]:
@@ -156,7 +165,7 @@ def _used(document: dict[str, Any]) -> set[int | None]:
 def _categories(file: Path, entries: list[Any]) -> tuple[Category, ...]:
     if not entries:
         raise UserError(f"{file}: lists no categories; add at least one")
-    names: dict[int, str] = {}
+    names, taken = dict[int, str](), set[str]()
     for position, entry in enumerate(entries):
         item = f"categories[{position}]"
         number = _integer(entry.get("id")) if isinstance(entry, dict) else None
@@ -167,9 +176,10 @@ def _categories(file: Path, entries: list[Any]) -> tuple[Category, ...]:
         name = clean_name(entry["name"], file, item)
         if number in names:
             raise UserError(f"{file}: {item}: id {number} is also that of {names[number]!r}; give each its own id")
-        if name in names.values():
+        if name in taken:
             raise UserError(f"{file}: {item}: there are two categories named {name!r}; merge or rename them")
         names[number] = name
+        taken.add(name)
     return tuple(Category(number, names[number]) for number in sorted(names))
 
 
@@ -246,7 +256,7 @@ def _read_annotations(raw: RawSplit, entries: list[Any], rows: dict[int, int | N
             problem = f"image_id {image_id} is not among `images`; correct it, or remove the annotation"
             log.add(FaultKind.UNKNOWN_IMAGE, file, item, problem)
         elif category_id not in labels:
-            known = ", ".join(map(str, list(labels)[:10])) + (", ..." if len(labels) > 10 else "")
+            known = ", ".join(map(str, islice(labels, 10))) + (", ..." if len(labels) > 10 else "")
             problem = f"category_id {category_id} is not among the categories ({known})"
             log.add(FaultKind.UNKNOWN_CATEGORY, file, item, f"{problem}; correct it, or add the category")
         elif box is None:

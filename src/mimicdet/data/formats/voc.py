@@ -97,9 +97,9 @@ def _has_xml(folder: Path) -> bool:
 def read(sources: SplitSources, split: str, log: FaultLog, *, one_based: bool) -> RawSplit:
     """Reads the split's records. Faulty ones go into ``log``; UserError when no class is known."""
     source = sources.splits[split]
-    categories, origin = _categories(sources)
+    categories, origin = sources.once("classes", lambda: _categories(sources))
     raw = RawSplit(source, categories)
-    by_key, others = _images_by_key(source)
+    by_key, others = sources.once((source.annotations, source.images), lambda: _images_by_key(source))
     owners: dict[Path, Path] = {}
     unread: set[str] = set()
     for file in _xml_files(source, log):
@@ -192,7 +192,8 @@ def _read_object(raw: RawSplit, element: Any, item: str, origin: str, one_based:
         faulty += [f"difficult {difficult!r:.40}"] * (difficult not in ("0", "1")) + ["no name"] * (not name)
         log.add(FaultKind.BROKEN_RECORD, file, item, f"{problem}, and has {', '.join(faulty)}; correct it")
     elif name not in raw.class_index:
-        problem = f"{name!r} is not among the classes of {origin}{did_you_mean(name, list(raw.class_index))}"
+        near = did_you_mean(name, list(raw.class_index)) if log.keeps(FaultKind.UNKNOWN_CATEGORY) else ""
+        problem = f"{name!r} is not among the classes of {origin}{near}"
         way_out = f"correct it, or list all classes in {raw.source.root / CLASS_FILES[0]}"
         log.add(FaultKind.UNKNOWN_CATEGORY, file, item, f"{problem}; {way_out}")
     else:

@@ -14,6 +14,7 @@ file has `kpt_shape: [N, 2]` or `[N, 3]`, it is a box `class cx cy w h` and N ke
 import math
 import os
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +55,16 @@ def find(path: Path, *, empty: bool = False) -> dict[str, Source] | None:
 
 def _load(file: Path) -> dict[Any, Any]:
     try:
-        document = load_yaml(read_text(file), data_set=True)
+        document = _parsed(read_text(file))
     except BrokenYamlError as error:
         where = f", line {error.line} column {error.column}" if error.line else ""
         raise UserError(f"{file}: is not valid YAML ({error}{where}); correct it") from None
     return document if isinstance(document, dict) else {}
+
+
+@lru_cache(maxsize=1)  # it is wanted to find the splits, and for each of them, and thousands of names take a second
+def _parsed(text: str) -> Any:
+    return load_yaml(text, data_set=True)
 
 
 def _splits(document: dict[Any, Any]) -> dict[str, Any]:
