@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mimicdet import yaml_loader
 from mimicdet.data import convert
 from mimicdet.data.check import check_dataset
 from mimicdet.data.convert import convert_dataset
@@ -234,6 +235,9 @@ def test_names_that_the_format_cannot_tell(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (lists / f"{name}.txt").write_text("a\n")
     assert "split 'one' cannot be written" in error_of(convert_dataset, tmp_path / "voc", tmp_path / "out", "yolo")
+    assert "split 'one' cannot be written" in error_of(convert_dataset, tmp_path / "voc", tmp_path / "out", "coco")
+    convert_dataset(tmp_path / "voc", tmp_path / "again", "voc")
+    assert available_splits(tmp_path / "again") == ("one", "two")
     write_coco(tmp_path / "odd", document=coco_document(file_name="a"))
     (tmp_path / "odd" / "train" / "a.png").rename(tmp_path / "odd" / "train" / "a")
     assert "does not end as an image's" in error_of(convert_dataset, tmp_path / "odd", tmp_path / "out", "yolo")
@@ -251,3 +255,16 @@ def test_nothing_is_left_of_a_conversion_that_fails(
     monkeypatch.setattr(convert.shutil, "copyfile", fail)
     assert says in error_of(convert_dataset, tmp_path / "in", tmp_path / "out", "yolo")
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_more_classes_than_yolo_numbers_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(yaml_loader, "MAX_VALUES", 30)
+    names = tuple(f"c{n}" for n in range(15))
+    write_coco(tmp_path / "in", document=coco_document(names=names))
+    convert_dataset(tmp_path / "in", tmp_path / "out", "yolo")
+    assert load_dataset(tmp_path / "out").class_names == names
+    write_coco(tmp_path / "more", document=coco_document(names=(*names, *(f"d{n}" for n in range(15)))))
+    assert "more than YOLO's YAML file can hold" in error_of(
+        convert_dataset, tmp_path / "more", tmp_path / "none", "yolo"
+    )
+    assert not (tmp_path / "none").exists()

@@ -12,10 +12,12 @@ Each format can carry, beside images, boxes, class names and their order:
 | split names | kept | kept | valid becomes val |
 
 Images are copied unchanged. An image whose name is taken (VOC keeps all splits in one folder) gets its split's
-name in front. VOC output counts pixels from 0 and lists the classes, in their order, in classes.txt.
+name in front; one whose name the format cannot hold is refused. VOC output counts pixels from 0 and lists the
+classes, in their order, in classes.txt.
 """
 
 import shutil
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -75,10 +77,11 @@ def convert_dataset(
     sources = find_splits(path)
     datasets = {}
     for split in disjoint_splits(sources.splits):
-        name = standard_name(split) if to == "yolo" else split
+        name = standard_name(split) if to != "voc" else split
         if name is None:
-            problem = f"split {split!r} cannot be written, since YOLO tells splits by names such as train, val and test"
-            raise UserError(f"{sources.root}: {problem}; rename it")
+            problem = f"split {split!r} cannot be written, since {to.upper()} tells splits by names such as train, val "
+            raise UserError(f"{sources.root}: {problem}and test; rename it")
+        name = name if to == "yolo" else split
         if name in datasets:
             raise UserError(f"{sources.root}: several splits would be called {name!r} in YOLO form; rename one of them")
         how = {"voc_one_based": voc_one_based, "outside": outside}
@@ -114,11 +117,32 @@ def _unique_names(datasets: Mapping[str, DetectionDataset], to: str) -> dict[str
         for record in dataset.images:
             if to != "coco" and record.file.suffix.lower() not in IMAGE_SUFFIXES:
                 raise UserError(f"{record.file}: its name does not end as an image's, such as .jpg; rename it")
+            if (problem := _unfit_name(record.file.name, split, to)) is not None:
+                raise UserError(f"{record.file}: its name {problem}; rename it")
             name, count = Path(record.file.name), 1
-            while name.stem.casefold() in taken:
+            while (spelling := unicodedata.normalize("NFC", name.stem.casefold())) in taken:
                 prefix = split if count == 1 else f"{split}_{count}"
                 name, count = Path(f"{prefix}_{record.file.name}"), count + 1
-            taken.add(name.stem.casefold())
+            taken.add(spelling)
             images.append(replace(record, file=name))
         named[split] = replace(dataset, images=tuple(images))
     return named
+
+
+def _unfit_name(name: str, split: str, to: str) -> str | None:
+    """Returns why an image of this name, perhaps with its split's in front, could not be read back, None if it can."""
+    stem, both = Path(name).stem, split + name
+    control = any(unicodedata.category(letter) == "Cc" for letter in both) or len(both.splitlines()) > 1
+    if to == "coco":
+        if not name.strip():
+            return "is blank, which COCO takes for none"
+        return "ends in .xml, as VOC's annotations do" if name.lower().endswith(".xml") else None
+    if name.startswith("."):
+        return "begins with a dot, which hides files from readers"
+    if "\\" in both:
+        return f"holds a backslash, which separates folders in {to.upper()}"
+    if to == "voc" and (control or {"\ufffe", "\uffff"} & {*both}):
+        return "holds a line break or control character, for which VOC has no place"
+    if to == "voc" and stem != stem.strip().lstrip("\ufeff"):  # a byte-order mark, which is no blank
+        return "begins or ends with a blank or mark, which is lost in VOC's lists of images"
+    return None

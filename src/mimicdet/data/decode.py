@@ -14,12 +14,13 @@ all speak of the image as a viewer shows it.
 """
 
 import os
+import stat
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -279,9 +280,20 @@ def find_image(name: str, folders: Iterable[Path]) -> Path | None:
 
     Leading ``..`` go up in the folder's own name: the file lies where its path says, through whatever links.
     """
+    found = find_same_image(name, folders)
+    return found[0] if found else None
+
+
+def find_same_image(name: str, folders: Iterable[Path]) -> tuple[Path, Hashable] | None:
+    """Returns what `find_image` does, and what is equal for all links to the same file, whether symbolic or hard."""
     spellings = dict.fromkeys(map(os.path.normpath, (name, name.replace("\\", "/"))))
     files = (_joined(folder, spelling) for spelling in spellings for folder in folders)
-    return next((Path(file) for file in files if os.path.isfile(file)), None)
+    for file in files:
+        with suppress(OSError, ValueError):  # there is none, or no file has such a name
+            about = os.stat(file)
+            if stat.S_ISREG(about.st_mode):
+                return Path(file), (about.st_dev, about.st_ino) if about.st_ino else file
+    return None
 
 
 def _joined(folder: Path, name: str) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -331,6 +333,20 @@ def test_a_file_under_two_names_is_one_file(tmp_path: Path) -> None:
     document["images"].append({"id": 8, "file_name": "./a.png"})
     write(tmp_path, document)
     assert check_dataset(tmp_path).warnings == {"shared_image": 1}
+
+
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+def test_a_link_to_an_image_is_the_same_file(tmp_path: Path, link: Callable[[Path, Path], None]) -> None:
+    document = coco_document()
+    document["images"].append({"id": 8, "file_name": "b.png"})
+    write(tmp_path, document)
+    link(tmp_path / "train" / "a.png", tmp_path / "train" / "b.png")
+    report = check_dataset(tmp_path)
+    assert report.warnings == {"shared_image": 1}
+    assert "image 8 (b.png): image 7 is the same file" in "\n".join(report.lines())
+    (tmp_path / "train" / "b.png").unlink()
+    shutil.copy(tmp_path / "train" / "a.png", tmp_path / "train" / "b.png")
+    assert not check_dataset(tmp_path).warnings
 
 
 def test_another_json_file_beside_roboflows_hides_no_split(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import islice
@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from mimicdet.data.dataset import Category, DetectionDataset
-from mimicdet.data.decode import find_image, images_among
+from mimicdet.data.decode import find_same_image, images_among
 from mimicdet.data.faults import Fault, FaultKind, FaultLog
 from mimicdet.data.folders import list_names
 from mimicdet.data.json_kind import may_be_annotations
@@ -187,7 +187,7 @@ def _read_images(raw: RawSplit, entries: list[Any], log: FaultLog) -> dict[int, 
     """Appends the images; returns for each image id its row, None for one whose file is missing or faulty."""
     file, folders = raw.source.annotations, raw.source.images
     rows: dict[int, int | None] = {}
-    owners: dict[Path, int] = {}
+    owners: dict[Hashable, int] = {}
     for position, entry in enumerate(entries):
         number = _integer(entry.get("id")) if isinstance(entry, dict) else None
         if number is None:
@@ -209,16 +209,17 @@ def _read_images(raw: RawSplit, entries: list[Any], log: FaultLog) -> dict[int, 
             problem = "width {1!r} and height {0!r} must be positive whole numbers; correct or remove them"
             log.add(FaultKind.BROKEN_RECORD, file, item, problem.format(*sides))
             continue
-        found = find_image(name, folders)
-        if found is None:
+        image = find_same_image(name, folders)
+        if image is None:
             problem = f"there is no such file in {', '.join(map(str, folders))}; "
             problem += "put it there, correct `file_name`, or remove the image"
             log.add(FaultKind.MISSING_IMAGE, file, item, problem)
             continue
-        if found in owners:
-            problem = f"image {owners[found]} is the same file; give all its objects to one of them"
+        found, identity = image
+        if identity in owners:
+            problem = f"image {owners[identity]} is the same file; give all its objects to one of them"
             log.add(FaultKind.SHARED_IMAGE, file, item, problem)
-        owners[found] = number
+        owners[identity] = number
         raw.unused.update(key for key in _IMAGE_LABELS if entry.get(key))
         rows[number] = len(raw.images)
         raw.images.append(RawImage(number, found, recorded, file, item))

@@ -14,6 +14,7 @@ file has `kpt_shape: [N, 2]` or `[N, 3]`, it is a box `class cx cy w h` and N ke
 import math
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -332,8 +333,24 @@ def write(out: Path, datasets: Mapping[str, DetectionDataset]) -> None:
         for record in dataset.images:
             (folder / f"{record.file.stem}.txt").write_text(_lines(record), encoding="utf-8")
     names = next(iter(datasets.values())).class_names
-    document = {split: IMAGES.format(split=split) for split in datasets} | {"names": dict(enumerate(names))}
-    (out / "data.yaml").write_text(yaml.safe_dump(document, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    folders = {split: IMAGES.format(split=split) for split in datasets}
+    file = out / "data.yaml"
+    file.write_text(_yaml(folders | {"names": dict(enumerate(names))}), encoding="utf-8")
+    with suppress(UserError):
+        if _categories(file, _load(file)) == _categories(file, {"names": list(names)}):
+            return
+    # A name such as `nO`, a truth value to some readers, or so many that the numbers before them are too many values
+    file.write_text(_yaml(folders | {"names": list(names)}, default_style='"'), encoding="utf-8")
+    try:
+        _load(file)
+    except UserError:
+        raise UserError(
+            f"{len(names)} classes of these names are more than YOLO's YAML file can hold; choose another format"
+        ) from None
+
+
+def _yaml(document: dict[str, Any], **style: Any) -> str:
+    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, **style)
 
 
 def _lines(record: ImageRecord) -> str:
