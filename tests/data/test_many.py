@@ -60,7 +60,7 @@ def coco_splits(root: Path) -> None:
 def yolo_classes(root: Path) -> None:
     write_yolo(root, names=json.dumps(["cat", "dog", *NUMBERED[:5000]]))
     text = (root / "data.yaml").read_text()
-    (root / "data.yaml").write_text(text + "".join(f"val{year}: images/train\n" for year in range(2000, 2010)))
+    (root / "data.yaml").write_text(text + "".join(f"val{year}: images/train\n" for year in range(2000, 2040)))
 
 
 def voc_class_file(root: Path) -> None:
