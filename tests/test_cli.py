@@ -418,6 +418,7 @@ def test_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
 def test_what_ctrl_c_catches_half_made_does_not_complain() -> None:
     script = """
 import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from mimicdet.cli import guarded
 
 class HalfMade:

@@ -80,6 +80,6 @@ def test_every_dependency_has_an_oldest_version() -> None:
 
 def test_a_bound_above_is_no_constraint(tmp_path: Path) -> None:
     file = tmp_path / "pyproject.toml"
-    file.write_text('[project]\ndependencies = ["torch>=2,<3"]\noptional-dependencies = {export = []}\n')
+    file.write_text('[project]\ndependencies = ["torch>=2,<3"]\noptional-dependencies = {export = [], large = []}\n')
     with pytest.raises(ValueError, match="lower bound and nothing else"):
         oldest(file)

@@ -24,6 +24,7 @@ torch.nn.functional.group_norm = lambda *arguments, **named: _as_it_was(*argumen
 """
 
 
+@pytest.mark.slow
 def test_names_what_differs(tmp_path: Path) -> None:
     made = clone(tmp_path, CHANGE)
     done = compare_with_commit(made, "frozen.py", "--only", "detect fcos")

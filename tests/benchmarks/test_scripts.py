@@ -53,6 +53,7 @@ def test_export(tmp_path: Path) -> None:
     assert "boxes differ by up to" in shown
 
 
+@pytest.mark.slow
 def test_distill_step(tmp_path: Path) -> None:
     rows, shown = rows_of("distill_step.py", tmp_path, "--size", "64x96", "--batch", "1")
     assert rows[0]["model"] == "student alone"
