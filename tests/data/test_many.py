@@ -120,7 +120,8 @@ def test_a_model_of_many_classes_is_matched_at_once(tmp_path: Path) -> None:
 
 def test_the_nearest_of_many_names() -> None:
     start = time.process_time()
-    assert nearest("class number 01700", MANY) is not None
+    for number in range(0, 300, 30):
+        assert nearest(f"klass nummber {number:06d}", MANY) is not None
     assert nearest("Class Number 017000", MANY) == "class number 017000"
     assert nearest("ab" * 30_000 + "c", ["ab" * 30_000 + "d", "ba" * 30_000]) == "ab" * 30_000 + "d"
     assert nearest("dgo", MANY) == "dog"
