@@ -85,7 +85,7 @@ def literal_boxes(content: bytes, folder: Path) -> list[Box]:
     """Reads COCO by the rules, one after the other."""
     try:
         text = content.decode("utf-8-sig")
-        whole = json.loads(text)
+        whole = json.loads(text, object_pairs_hook=_fields)
     except (ValueError, RecursionError):
         raise RefusedError from None
     if not isinstance(whole, dict):
@@ -117,6 +117,12 @@ def literal_boxes(content: bytes, folder: Path) -> list[Box]:
     if unclear:
         raise UnclearError
     return boxes
+
+
+def _fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len({name for name, _ in pairs}) < len(pairs):
+        raise RefusedError  # which of the two is meant?
+    return dict(pairs)
 
 
 def whole_number(value: Any) -> int | None:
