@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import random
 import struct
@@ -382,3 +384,14 @@ def test_images_between_pillows_warning_and_the_limit_are_read_in_silence(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert read_image(file).shape == (30, 40, 3)
+
+
+def test_of_damage_pillow_itself_says_nothing(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(GRADIENT).save(buffer, "TIFF")
+    content = buffer.getvalue()
+    for kept in range(8, len(content)):
+        (tmp_path / "x.tif").write_bytes(content[:kept])
+        with contextlib.suppress(UserError):
+            read_image(tmp_path / "x.tif")
+    assert [str(one.message) for one in recwarn] == []

@@ -104,7 +104,7 @@ def _spoil_description(file: Path, rng: random.Random) -> tuple[str, bool | None
         kind, refuse, content = "doubled category", True, json.dumps(document).encode()
     elif how < 0.85:
         kind, changed = mutate_json(document, rng)
-        refuse = False if changed == document else None
+        refuse = False if json.dumps(changed) == json.dumps(document) else None  # True == 1 in Python
         content = json.dumps(changed).encode()
     else:
         kind, content = mutate_bytes(file.read_bytes(), rng)

@@ -222,12 +222,12 @@ def _formats() -> tuple[str, ...]:
 
 @contextmanager
 def _large_allowed(pixels: int = MAX_PIXELS) -> Iterator[None]:
-    """Silences Pillow's warning, which comes from half its limit on; up to ``MAX_PIXELS`` that is no fault here."""
+    """Silences Pillow, which warns from half its limit on, and of damage that a UserError tells or nobody sees."""
     if pixels <= _WARNED:
         yield
         return
     with _warnings_lock, warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        warnings.simplefilter("ignore")
         yield
 
 
