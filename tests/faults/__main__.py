@@ -97,13 +97,13 @@ def main() -> int:
                 print(f"{line.name}: {'good' if line.ok else 'NOT GOOD'} ({line.seconds:.0f} s)", flush=True)
                 for complaint in line.complaints():
                     print(f"  {complaint}", flush=True)
-    minutes = (time.perf_counter() - began) / 60
-    share = "" if options.share == 1 else f", {options.share:.0%} of all trials"
-    about = f"{date.today()}, {_machine()}: {minutes:.0f} minutes{share}, seed {options.seed}."
-    text = f"{table.table(lines)}\n{about}\n"
+                minutes = (time.perf_counter() - began) / 60
+                share = "" if options.share == 1 else f", {options.share:.0%} of all trials"
+                about = f"{date.today()}, {_machine()}: {minutes:.0f} minutes{share}, seed {options.seed}."
+                text = f"{table.table(lines)}\n{about}\n"
+                if options.write:  # after each line, so that an hour is not lost with the last
+                    table.write(options.write, text)
     print(f"\n{text}")
-    if options.write:
-        table.write(options.write, text)
     return 0 if all(line.ok for line in lines) else 1
 
 

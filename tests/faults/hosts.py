@@ -73,7 +73,7 @@ def _on_host(name: str, words: Words, folder: Path) -> int:
     with open(f"/var/run/netns/{name}") as namespace:
         if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), _NEW_NETWORK):
             raise OSError(ctypes.get_errno(), "setns")
-    return run_command(words, folder, None)
+    return run_command(words, folder, None, None)
 
 
 def _launch(two: TwoHosts, inputs: Inputs, folder: Path) -> list[Running]:
