@@ -112,8 +112,9 @@ def load_weights(folder: str | Path, model: nn.Module) -> None:
     require_fit(folder, model)
     file = Path(folder) / WEIGHTS_FILE
     with _explained(file):
-        state = safetensors.torch.load_file(file)
-        changed = _checksum_of(file) not in (None, _checksum(file.read_bytes()))
+        content = file.read_bytes()
+        state = safetensors.torch.load(content)
+        changed = _kept_checksum(content) not in (None, _checksum(content))
     if changed:
         raise UserError(f"{file} has changed since it was written: its checksum differs; save or copy the model again")
     require_usable(state, model, file)
@@ -140,9 +141,8 @@ def _end_of_header(content: bytes) -> int:
     return 8 + int.from_bytes(content[:8], "little")
 
 
-def _checksum_of(file: Path) -> str | None:
-    with safetensors.safe_open(file, "pt") as opened:
-        return (opened.metadata() or {}).get(_CHECKSUM)
+def _kept_checksum(content: bytes) -> str | None:
+    return json.loads(content[8 : _end_of_header(content)]).get("__metadata__", {}).get(_CHECKSUM)
 
 
 @contextmanager
