@@ -435,6 +435,29 @@ sys.exit(guarded(work))
     assert (done.returncode, done.stderr) == (130, "")
 
 
+def test_ctrl_c_while_something_is_deleted_does_not_complain() -> None:
+    """As in a finalizer of a compiler's caches, under the handler of an export."""
+    script = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from mimicdet.cli import guarded
+from mimicdet.engine.stop import stop_on_signals
+
+class Deleted:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+def work():
+    with stop_on_signals() as stop, stop.at_once():
+        Deleted()
+    return 0
+
+sys.exit(guarded(work))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_only_the_first_process_tells_at_once(monkeypatch: Any, capsys: pytest.CaptureFixture[str]) -> None:
     pauses: list[float] = []
     monkeypatch.setattr("time.sleep", pauses.append)

@@ -11,7 +11,8 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -64,14 +65,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def guarded(work: Callable[[], int]) -> int:
     """Returns what ``work`` returns; 2 for anything the user can mend, told in one sentence; 130 when interrupted."""
     try:
-        _settle_interrupts()
         warnings.filterwarnings("ignore", module=r"PIL\.")  # of damaged images, which are told in a sentence
         for stream in (sys.stdout, sys.stderr):  # no name is lost, or costs a traceback, on a terminal of few letters
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
-        code = work()
-        print(end="", flush=True)  # here, so that a reader that has gone is met below and not at exit
-        return code
+        with _quiet_interrupts():
+            code = work()
+            print(end="", flush=True)  # here, so that a reader that has gone is met below and not at exit
+            return code
     except UserError as error:
         return _complain(str(error))
     except KeyboardInterrupt:  # training has said how to go on
@@ -90,19 +91,30 @@ def guarded(work: Callable[[], int]) -> int:
         return _complain(f"{error.filename}: {error.strerror}; correct the path or its permissions")
 
 
-def _settle_interrupts() -> None:
+@contextmanager
+def _quiet_interrupts() -> Iterator[None]:
     """Keeps Ctrl-C free of tracebacks: what it catches half made, as in an import, may complain as it is taken down."""
-    if (
-        threading.current_thread() is not threading.main_thread()
-        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
-    ):
+    if threading.current_thread() is not threading.main_thread():
+        yield
         return
+    told = sys.unraisablehook
+
+    def unraisable(found: "sys.UnraisableHookArgs") -> None:
+        if not issubclass(found.exc_type, KeyboardInterrupt):  # which came while something was deleted
+            told(found)
 
     def interrupted(number: int, frame: FrameType | None) -> None:
         sys.unraisablehook = lambda _: None
         signal.default_int_handler(number, frame)
 
-    signal.signal(signal.SIGINT, interrupted)
+    sys.unraisablehook = unraisable
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupted)
+    try:
+        yield
+    finally:
+        if sys.unraisablehook is unraisable:
+            sys.unraisablehook = told
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import time
 import warnings
 
 import pytest
@@ -31,6 +35,41 @@ def test_a_tracker_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("mimicdet.engine.processes.get_available_trackers", lambda: [])
     with pytest.raises(UserError, match=r"train\.trackers: 'wandb' is not installed"), accelerated(trackers=["wandb"]):
         pass
+
+
+LONELY = """
+import os, signal
+os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
+from mimicdet.engine.processes import accelerated
+signal.signal(signal.SIGINT, signal.default_int_handler)
+print("waits", flush=True)
+with accelerated():
+    pass
+"""
+
+
+def test_ctrl_c_ends_a_process_that_looks_for_another() -> None:
+    with subprocess.Popen([sys.executable, "-c", LONELY], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(3)  # it waits for the other in C++ by now
+        process.send_signal(signal.SIGINT)
+        try:
+            assert process.wait(20) == -signal.SIGINT
+        finally:
+            process.kill()
+
+
+def test_the_handler_of_ctrl_c_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with accelerated():
+        assert signal.getsignal(signal.SIGINT) is before
+    for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "0")
+    with accelerated():
+        assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_on_main_returns_and_raises() -> None:

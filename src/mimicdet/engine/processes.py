@@ -5,7 +5,9 @@ One process, or as many as torchrun starts: each on its own GPU (NCCL), or all o
 
 import math
 import os
+import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -69,7 +71,7 @@ def accelerated(
     wait = _wait_s()
     group = InitProcessGroupKwargs(backend=backend, timeout=timedelta(seconds=wait))
     parallel = DistributedDataParallelKwargs(broadcast_buffers=broadcast_buffers, gradient_as_bucket_view=True)
-    with _lost_processes_explained(wait):
+    with _lost_processes_explained(wait), _ctrl_c_unasked():
         accelerator = Accelerator(
             cpu=cpu,
             mixed_precision=precision,
@@ -117,6 +119,24 @@ def _lost_processes_explained(wait: float) -> Iterator[None]:
         own = f"process {os.environ.get('RANK', '0')} on {socket.gethostname()}"
         way_out = "see what ended them, then start all again with --resume"
         raise UserError(f"{own} has lost the other processes of this run ({why}); {way_out}") from error
+
+
+@contextmanager
+def _ctrl_c_unasked() -> Iterator[None]:
+    """Lets Ctrl-C end one of several processes by itself while they look for each other: nothing is written yet.
+
+    They wait for each other outside Python, which would heed the signal only afterwards: never, if the other has ended.
+    """
+    several, main = started_by_torchrun(), threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGINT)
+    if not several or not main or not callable(before):  # ignored, or the system's already
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _on_cpu() -> bool:
