@@ -435,6 +435,20 @@ sys.exit(guarded(work))
     assert (done.returncode, done.stderr) == (130, "")
 
 
+def test_what_fails_because_of_ctrl_c_is_ctrl_c(capsys: pytest.CaptureFixture[str]) -> None:
+    """Argparse (3.11) restores in a ``finally`` what it had not saved yet."""
+
+    def work() -> int:
+        half_made: Any = object()
+        try:
+            raise KeyboardInterrupt
+        finally:
+            half_made.restored()
+
+    assert guarded(work) == 130
+    assert capsys.readouterr().err == ""
+
+
 def test_ctrl_c_while_something_is_deleted_does_not_complain() -> None:
     """As in a finalizer of a compiler's caches, under the handler of an export."""
     script = """

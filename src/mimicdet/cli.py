@@ -112,9 +112,22 @@ def _quiet_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, interrupted)
     try:
         yield
+    except Exception as error:
+        if _follows_interrupt(error):
+            raise KeyboardInterrupt from error
+        raise
     finally:
         if sys.unraisablehook is unraisable:
             sys.unraisablehook = told
+
+
+def _follows_interrupt(error: BaseException | None) -> bool:
+    """Tells whether an error came while Ctrl-C unwound something, as argparse's own clean-up does."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _dispatch(arguments: list[str]) -> int:
