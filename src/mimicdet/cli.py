@@ -100,8 +100,11 @@ def _quiet_interrupts() -> Iterator[None]:
     told = sys.unraisablehook
 
     def unraisable(found: "sys.UnraisableHookArgs") -> None:
-        if not issubclass(found.exc_type, KeyboardInterrupt):  # which came while something was deleted
-            told(found)
+        # Ctrl-C came while something was deleted, where Python drops it, and with it perhaps a lock: a module's, for
+        # which threads that import would wait for ever. What is being written is whole or has no name yet.
+        if issubclass(found.exc_type, KeyboardInterrupt):
+            os._exit(130)
+        told(found)
 
     def interrupted(number: int, frame: FrameType | None) -> None:
         sys.unraisablehook = lambda _: None

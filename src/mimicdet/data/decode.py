@@ -325,6 +325,7 @@ def inspect_images(
         except UserError as error:
             return error
 
+    _formats()  # imports Pillow's readers once and here, not in several threads at a time
     hide = None if progress else True  # None hides the bar where nobody looks at a terminal
     with ThreadPoolExecutor(thread_name_prefix="images") as pool:  # Ctrl-C cancels what pool.map has not begun
         found = pool.map(inspect, files)
