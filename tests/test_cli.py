@@ -435,6 +435,28 @@ sys.exit(guarded(work))
     assert (done.returncode, done.stderr) == (130, "")
 
 
+def test_what_a_stop_catches_half_made_does_not_complain() -> None:
+    """Under the handler of an evaluation or an export."""
+    script = """
+import signal, sys
+from mimicdet.cli import guarded
+from mimicdet.engine.stop import stop_on_signals
+
+class HalfMade:
+    def __del__(self):
+        raise AttributeError("never made")
+
+def work():
+    with stop_on_signals() as stop, stop.at_once():
+        one = HalfMade()
+        signal.raise_signal(signal.SIGTERM)
+
+sys.exit(guarded(work))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
 def test_what_fails_because_of_ctrl_c_is_ctrl_c(capsys: pytest.CaptureFixture[str]) -> None:
     """Argparse (3.11) restores in a ``finally`` what it had not saved yet."""
 
