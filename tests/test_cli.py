@@ -471,9 +471,11 @@ def test_what_fails_because_of_ctrl_c_is_ctrl_c(capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().err == ""
 
 
-def test_ctrl_c_while_something_is_deleted_is_heeded() -> None:
-    """Python drops what a finalizer raises; here under the handler of an export."""
+@pytest.mark.parametrize("stoppable", [False, True], ids=["in a command", "in an export"])
+def test_ctrl_c_while_something_is_deleted_is_heeded(stoppable: bool) -> None:
+    """Python drops what a finalizer raises."""
     script = """
+from contextlib import ExitStack
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from mimicdet.cli import guarded
@@ -484,14 +486,19 @@ class Deleted:
         signal.raise_signal(signal.SIGINT)
 
 def work():
-    with stop_on_signals() as stop, stop.at_once():
+    with ExitStack() as stack:
+        if STOPPABLE:
+            stop = stack.enter_context(stop_on_signals())
+            stack.enter_context(stop.at_once())
         Deleted()
     print("went on")
     return 0
 
 sys.exit(guarded(work))
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", f"STOPPABLE = {stoppable}\n{script}"], capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 

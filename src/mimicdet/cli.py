@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from mimicdet.errors import UserError, message, nearest
+from mimicdet.errors import UserError, message, nearest, silence_half_made
 
 COMMANDS = {  # the first sentence of each one's own help: nothing is imported to list them
     "check": "Reads a data set as training does and lists every fault by kind, with counts and examples.",
@@ -107,7 +107,7 @@ def _quiet_interrupts() -> Iterator[None]:
         told(found)
 
     def interrupted(number: int, frame: FrameType | None) -> None:
-        sys.unraisablehook = lambda _: None
+        silence_half_made()
         signal.default_int_handler(number, frame)
 
     sys.unraisablehook = unraisable

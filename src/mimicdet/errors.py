@@ -1,9 +1,10 @@
-"""The one exception for things the user can mend, foreign text in messages, and the nearest name for a misspelt one."""
+"""The one exception for what users can mend, foreign text in messages, the nearest name, silence after a signal."""
 
 import difflib
 import heapq
 import os
 import re
+import sys
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
@@ -95,3 +96,12 @@ def near_path(path: str | Path) -> str:
     near = nearest(place.name, beside, cutoff=0.75)
     found = None if near is None else place.with_name(near) / rest
     return f" (did you mean {found}?)" if found is not None and os.path.exists(found) else ""
+
+
+def silence_half_made() -> None:
+    """Lets nothing complain any more that a signal catches half made, as in an import, and that is then taken down.
+
+    A handler calls it before it raises. An interrupt that Python drops still goes to ``sys.unraisablehook`` of before.
+    """
+    told = sys.unraisablehook
+    sys.unraisablehook = lambda found: told(found) if issubclass(found.exc_type, KeyboardInterrupt) else None

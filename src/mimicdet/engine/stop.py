@@ -2,13 +2,14 @@
 
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+
+from mimicdet.errors import silence_half_made
 
 ONE_REQUEST_S = 1.0
 """Signals that follow the first so soon are the same request: Ctrl-C or a batch system reaches a process twice, by its
@@ -41,12 +42,6 @@ class StopRequest:
             self.raises = False
 
 
-def _silence_what_is_half_made() -> None:
-    """Lets nothing complain that a signal catches half made, as in an import, and that is then taken down."""
-    told = sys.unraisablehook
-    sys.unraisablehook = lambda found: told(found) if issubclass(found.exc_type, KeyboardInterrupt) else None
-
-
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
     """Turns the first SIGINT or SIGTERM into a request only; a later one acts as it would outside.
@@ -69,7 +64,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
             return
         request.made, first = True, time.monotonic()
         if request.raises:
-            _silence_what_is_half_made()
+            silence_half_made()
             raise TrainingStopped
         if os.environ.get("RANK", "0") == "0":  # not print: the signal may have come in the middle of one
             os.write(2, b"\nstopping after this step; once more stops at once\n")
