@@ -130,7 +130,7 @@ def _spoil_weights(file: Path, rng: random.Random) -> tuple[str, bool | None]:
     if kind == "pickle":
         file.write_bytes(pickle.dumps(Payload(file.with_name("executed"))))
         return kind, True
-    state = safetensors.torch.load_file(file)
+    state = safetensors.torch.load(file.read_bytes())
     name = rng.choice(sorted(state))
     if kind == "all NaN":
         state = {key: torch.full_like(v, float("nan")) if v.is_floating_point() else v for key, v in state.items()}

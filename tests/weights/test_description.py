@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 
 from mimicdet import Detector
 from mimicdet.build import build_model, load_model
@@ -177,7 +177,7 @@ def test_a_description_of_a_gigabyte_is_not_read(folder: Path) -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_no_numbers_are_refused(folder: Path, value: float) -> None:
     file = folder / "model.safetensors"
-    state = load_file(file)
+    state = load(file.read_bytes())
     name = "s_head.classifier.weight"
     state[name].view(-1)[5] = value
     save_file(state, file)
@@ -191,7 +191,7 @@ def test_weights_of_a_type_without_fractions_are_refused(
     folder: Path, dtype: torch.dtype, recwarn: pytest.WarningsRecorder
 ) -> None:
     file = folder / "model.safetensors"
-    state = load_file(file)
+    state = load(file.read_bytes())
     for names in (list(state), ["s_head.classifier.weight"]):
         save_file(state | {name: state[name].to(dtype) for name in names}, file)
         assert f"' is of {dtype}, where floating-point numbers belong; restore" in refusal(folder)
@@ -200,7 +200,7 @@ def test_weights_of_a_type_without_fractions_are_refused(
 
 def test_weights_of_other_precisions_are_read(folder: Path) -> None:
     file = folder / "model.safetensors"
-    state = load_file(file)
+    state = load(file.read_bytes())
     for dtype in (torch.float16, torch.bfloat16, torch.float64):
         save_file({k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}, file)
         load_model(folder)
@@ -208,7 +208,7 @@ def test_weights_of_other_precisions_are_read(folder: Path) -> None:
 
 def test_variances_below_zero_are_refused(folder: Path) -> None:
     file = folder / "model.safetensors"
-    state = load_file(file)
+    state = load(file.read_bytes())
     name = next(key for key in state if key.endswith("running_var"))
     state[name][0] = -1
     save_file(state, file)
@@ -218,7 +218,7 @@ def test_variances_below_zero_are_refused(folder: Path) -> None:
 @pytest.mark.parametrize("statistics", [False, True])
 def test_weights_that_are_all_zero_are_refused(folder: Path, statistics: bool) -> None:
     file = folder / "model.safetensors"
-    state = load_file(file)
+    state = load(file.read_bytes())
     kept = {k for k, v in state.items() if statistics and (v.dim() < 2 or k.endswith((".mean", ".std")))}
     save_file({k: v if k in kept else torch.zeros_like(v) for k, v in state.items()}, file)
     assert "model.safetensors: all weights are zero, with which nothing is found" in refusal(folder)

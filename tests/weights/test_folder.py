@@ -85,7 +85,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[MimicDet, Path]:
 def test_weights_of_other_tools_need_no_checksum(tmp_path: Path) -> None:
     model, loaded = detector(), detector(seed=1)
     save(tmp_path, model)
-    state = safetensors.torch.load_file(tmp_path / "model.safetensors")
+    state = safetensors.torch.load((tmp_path / "model.safetensors").read_bytes())
     safetensors.torch.save_file(state, tmp_path / "model.safetensors")
     load_weights(tmp_path, loaded)
     assert torch.equal(next(loaded.parameters()), next(model.parameters()))
@@ -99,7 +99,7 @@ def test_the_folder_holds_two_files_that_others_can_read(tmp_path: Path) -> None
     for _ in range(5):
         save(tmp_path, model)
         assert (tmp_path / "model.safetensors").read_bytes() == before
-    state = safetensors.torch.load_file(tmp_path / "model.safetensors")
+    state = safetensors.torch.load((tmp_path / "model.safetensors").read_bytes())
     assert state.keys() == model.state_dict().keys()
     with safetensors.safe_open(tmp_path / "model.safetensors", "pt") as opened:
         checksum = opened.metadata()["sha256"]
@@ -119,7 +119,7 @@ def test_modules_with_two_names_are_written_once_and_stay_shared(
 ) -> None:
     model, other = (detector(seed=seed, alignment=alignment, **options) for seed in (0, 1))
     save(tmp_path, model)
-    state = safetensors.torch.load_file(tmp_path / "model.safetensors")
+    state = safetensors.torch.load((tmp_path / "model.safetensors").read_bytes())
     assert len(state) < len(model.state_dict())
     assert sum(value.numel() for value in state.values()) == sum(
         value.numel() for value in [*model.parameters(), *model.trunk.buffers()]
@@ -135,7 +135,7 @@ def test_a_shipped_model_holds_nothing_of_the_teacher(tmp_path: Path) -> None:
     assert any(key.startswith("t_head.") for key in task.state_dict())
     assert any(key.startswith("finer_level.") for key in task.state_dict())
     save(tmp_path, task.detector)
-    keys = safetensors.torch.load_file(tmp_path / "model.safetensors").keys()
+    keys = safetensors.torch.load((tmp_path / "model.safetensors").read_bytes()).keys()
     assert not [key for key in keys if "t_head" in key or "finer_level" in key or "p2" in key]
     alone = tiny_task(tiny_settings(task="detect"), dtype=torch.float32, finest=2).detector
     assert keys == alone.state_dict().keys()
@@ -144,7 +144,7 @@ def test_a_shipped_model_holds_nothing_of_the_teacher(tmp_path: Path) -> None:
 
 def test_precision_is_kept(tmp_path: Path) -> None:
     save(tmp_path, detector().half())
-    state = safetensors.torch.load_file(tmp_path / "model.safetensors")
+    state = safetensors.torch.load((tmp_path / "model.safetensors").read_bytes())
     assert all(value.dtype == torch.float16 for value in state.values())
     other = detector(seed=1)
     load_weights(tmp_path, other)
@@ -308,7 +308,7 @@ def test_broken_weights(tmp_path: Path) -> None:
 def test_weights_of_another_model_change_nothing(tmp_path: Path, difference: str) -> None:
     model = detector()
     save(tmp_path, model)
-    state = safetensors.torch.load_file(tmp_path / "model.safetensors")
+    state = safetensors.torch.load((tmp_path / "model.safetensors").read_bytes())
     name = {"missing": "s_head.align.bias", "unknown": "t_head.extra", "shape": "s_head.align.weight"}[difference]
     if difference == "missing":
         del state[name]
