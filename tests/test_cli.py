@@ -584,3 +584,22 @@ def test_an_empty_path_is_not_the_folder_at_hand(
     told = complaint(capsys, *words)
     assert message in told
     assert "write . for" in told
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_cost_nothing(closed: str, tmp_path: Path) -> None:
+    """Nor does the first file that is opened get what was meant for them."""
+    write_coco(tmp_path / "cells", document=coco_document([(1, 2, 3, 4)], names=("cat",)))
+    convert = f"{sys.executable} -m mimicdet convert {tmp_path / 'cells'} {tmp_path / 'yolo'} --to yolo {closed}"
+    assert subprocess.run(convert, shell=True, check=False).returncode == 0
+    assert (tmp_path / "yolo" / "data.yaml").read_text().startswith("train:")
+    wrong = f"{sys.executable} -m mimicdet check {tmp_path / 'nosuch'} {closed}"
+    assert subprocess.run(wrong, shell=True, check=False, capture_output=True).returncode == 2
+
+
+def test_too_little_memory_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    def work() -> int:
+        raise MemoryError
+
+    assert guarded(work) == 2
+    assert capsys.readouterr().err.startswith("error: there is not enough memory for this; ")

@@ -65,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def guarded(work: Callable[[], int]) -> int:
     """Returns what ``work`` returns; 2 for anything the user can mend, told in one sentence; 130 when interrupted."""
     try:
+        _open_missing_streams()
         warnings.filterwarnings("ignore", module=r"PIL\.")  # of damaged images, which are told in a sentence
         for stream in (sys.stdout, sys.stderr):  # no name is lost, or costs a traceback, on a terminal of few letters
             if isinstance(stream, io.TextIOWrapper):
@@ -80,6 +81,8 @@ def guarded(work: Callable[[], int]) -> int:
     except BrokenPipeError:  # `mimicdet presets | head`
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (else Python complains at exit that it cannot flush)
         return 0
+    except MemoryError:
+        return _complain("there is not enough memory for this; close other programs, or work with less at a time")
     except OSError as error:
         from mimicdet.files import DISK_FULL, why_not_written
 
@@ -89,6 +92,20 @@ def guarded(work: Callable[[], int]) -> int:
         if error.filename is None:
             raise
         return _complain(f"{error.filename}: {error.strerror}; correct the path or its permissions")
+
+
+def _open_missing_streams() -> None:
+    """Gives whoever closed a standard stream, as ``2>&-`` does, one that leads nowhere.
+
+    Else the first file that is opened takes its number, and gets what programs below Python say.
+    """
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            try:
+                os.fstat(number)
+            except OSError:
+                os.dup2(os.open(os.devnull, os.O_RDWR), number)
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 (for as long as the program runs)
 
 
 @contextmanager

@@ -94,11 +94,20 @@ class RawSplit:
         self.items.append(item)
 
 
-def read_text(file: Path) -> str:
-    """Returns the file's text, UTF-8 with or without a byte-order mark; UserError if there is no such file or text."""
+ONE_IMAGE = 2**26
+"""Bytes that no file has which describes a single image: about a million boxes."""
+
+
+def read_text(file: Path, most: int | None = None) -> str:
+    """Returns the file's text, UTF-8 with or without a byte-order mark.
+
+    Raises UserError if there is no such file or text, or more than ``most`` bytes of it.
+    """
     try:
         if is_special(file) or file.is_dir():  # a pipe without a writer would be waited for
             raise UserError(f"{file}: is no file of text; correct the path")
+        if most is not None:
+            require_size(file, most)
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         problem = f"is not UTF-8 text (byte {error.start}); save it as UTF-8, or restore it if it was damaged"
@@ -108,7 +117,16 @@ def read_text(file: Path) -> str:
             problem = "is a link that leads nowhere; restore what it leads to, or remove the link"
     except OSError as error:
         problem = f"cannot be read ({error.strerror}); check the path and its permissions"
+    except MemoryError:
+        problem = "does not fit into memory; see whether it is the right file"
     raise UserError(f"{file}: {problem}")
+
+
+def require_size(file: Path, most: int) -> None:
+    """Raises UserError for a file that is too large to be what it should be; OSError where it is none."""
+    if (size := os.stat(file).st_size) > most:
+        problem = f"is too large to describe an image ({size / 2**20:,.0f} MB); see whether it is the right file"
+        raise UserError(f"{file}: {problem}")
 
 
 def read_number(text: str) -> float | None:
@@ -122,10 +140,16 @@ def read_number(text: str) -> float | None:
 def clean_name(name: str, file: Path, item: str) -> str:
     """Returns a category's name with runs of white space made one blank; UserError if nothing printable is left."""
     cleaned = " ".join(name.split())
-    joiners = str.maketrans("", "", "\u200c\u200d")  # part of how Persian and Hindi are written
-    if not (visible := cleaned.translate(joiners)) or not visible.isprintable():
+    if not is_printable(cleaned):
         raise UserError(f"{file}: {item}: the category name {name!r} is empty or not printable; correct it")
     return cleaned
+
+
+def is_printable(name: str) -> bool:
+    """Tells whether a name can be shown, and has something to show."""
+    joiners = str.maketrans("", "", "\u200c\u200d")  # part of how Persian and Hindi are written
+    visible = name.translate(joiners)
+    return bool(visible) and visible.isprintable()
 
 
 def first_repeated(names: Sequence[str]) -> str | None:

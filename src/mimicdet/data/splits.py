@@ -141,6 +141,8 @@ def read_split(
         return None, log
     if raw.unused:
         _log_unused(raw, log)
+    if sources.format != "coco":  # which has seen to it, for there an image has an id to be named by
+        _log_shared_images(raw, log)
     if not outside:
         log_outside_files(sources, raw, log)
     if log.counts[FaultKind.OUTSIDE_FILE]:
@@ -181,6 +183,19 @@ def log_left_out(sources: SplitSources, parts: Sequence[DetectionDataset], log: 
             coco.log_unlisted(sources, parts, log)
     elif sources.format == "voc":
         voc.log_unlisted(sources, log)
+
+
+def _log_shared_images(raw: RawSplit, log: FaultLog) -> None:
+    """Logs images that are one file by a link, of which each has labels of its own."""
+    owners: dict[tuple[int, int], Path] = {}
+    for image in raw.images:
+        try:
+            found = os.stat(image.file)
+        except OSError:
+            continue  # reported when it is read
+        if (owner := owners.setdefault((found.st_dev, found.st_ino), image.file)) is not image.file:
+            problem = f"{owner} is the same file; give all its objects to one of them"
+            log.add(FaultKind.SHARED_IMAGE, image.file, image.item, problem)
 
 
 def _log_unused(raw: RawSplit, log: FaultLog) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -373,3 +374,30 @@ def test_files_in_no_list_are_counted(tmp_path: Path) -> None:
 def test_messages_show_the_value(tmp_path: Path, value: str) -> None:
     write_voc(tmp_path, voc_xml([("cat", (1, value, 11, 14))]))
     assert f"and has ymin {value!r}; correct it" in error_of(load_dataset, tmp_path)
+
+
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+def test_an_image_under_two_names_is_told(tmp_path: Path, link: Callable[[Path, Path], None]) -> None:
+    file = write_voc(tmp_path)
+    (image,) = (record.file for record in load_dataset(tmp_path).images)
+    link(image, image.with_name(f"other{image.suffix}"))
+    content = file.read_text().replace(f"<filename>{image.name}", f"<filename>other{image.suffix}")
+    file.with_name("other.xml").write_text(content)
+    report = check_dataset(tmp_path)
+    assert report.warnings["shared_image"] == 1
+    assert f"other{image.suffix}: {image} is the same file" in "\n".join(report.lines())
+
+
+@pytest.mark.parametrize("name", ["a\x9bb", "a\u202eb", "\u200b"], ids=["of a terminal", "backwards", "nothing"])
+def test_names_that_cannot_be_shown_are_no_classes(tmp_path: Path, name: str) -> None:
+    """As in COCO and YOLO, which could not have them either."""
+    write_voc(tmp_path, voc_xml([("cat", (1, 2, 11, 14)), (name, (1, 2, 11, 14))]))
+    told = error_of(load_dataset, tmp_path)
+    assert "object 2" in told
+    assert "a <name> that is not printable" in told
+    assert told.isprintable()
+
+
+def test_a_file_of_gigabytes_is_no_annotation(tmp_path: Path) -> None:
+    os.truncate(write_voc(tmp_path), 3 * 2**30)  # takes no room on the disk
+    assert "is too large to describe an image (3,072 MB)" in error_of(load_dataset, tmp_path)

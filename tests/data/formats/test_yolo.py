@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -361,3 +363,23 @@ def test_lists_may_name_what_no_file_can_be_called(tmp_path: Path) -> None:
     (tmp_path / "data.yaml").write_text("train: list.txt\nnames: [cat, dog]\n")
     (tmp_path / "list.txt").write_text(f"images/train/a.png\n{'a' * 5_000}.png\n")
     assert error_of(load_dataset, tmp_path).startswith(f"{tmp_path / 'list.txt'}: line 2: there is no image")
+
+
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+def test_an_image_under_two_names_is_told(tmp_path: Path, link: Callable[[Path, Path], None]) -> None:
+    write_yolo(tmp_path)
+    link(tmp_path / "images" / "train" / "a.png", tmp_path / "images" / "train" / "b.png")
+    (tmp_path / "labels" / "train" / "b.txt").write_text("1 0.5 0.5 0.5 0.5\n")
+    report = check_dataset(tmp_path)
+    assert report.warnings["shared_image"] == 1
+    assert "b.png: " in (told := "\n".join(report.lines()))
+    assert "a.png is the same file; give all its objects to one of them" in told
+
+
+def test_a_file_of_gigabytes_is_no_label_file(tmp_path: Path) -> None:
+    """It is not even read: it takes as much memory, or many times that."""
+    write_yolo(tmp_path)
+    os.truncate(tmp_path / "labels" / "train" / "a.txt", 3 * 2**30)  # takes no room on the disk
+    assert error_of(load_dataset, tmp_path).endswith(
+        "a.txt: is too large to describe an image (3,072 MB); see whether it is the right file"
+    )

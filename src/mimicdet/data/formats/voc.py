@@ -40,14 +40,17 @@ from mimicdet.data.decode import find_image, images_among
 from mimicdet.data.faults import Fault, FaultKind, FaultLog
 from mimicdet.data.folders import walk_files
 from mimicdet.data.raw import (
+    ONE_IMAGE,
     RawImage,
     RawSplit,
     Source,
     SplitSources,
     clean_name,
     first_repeated,
+    is_printable,
     read_number,
     read_text,
+    require_size,
 )
 from mimicdet.data.split_names import name_splits, split_word
 from mimicdet.errors import UserError, one_line
@@ -184,12 +187,13 @@ def _read_object(raw: RawSplit, element: Any, item: str, origin: str, one_based:
     except ValueError as error:
         log.add(FaultKind.BROKEN_RECORD, file, item, f"{error}; correct it")
         return
-    if not name or None in corners or difficult not in ("0", "1"):
+    if not is_printable(name) or None in corners or difficult not in ("0", "1"):
         problem = "needs a <name>, a <bndbox> of numbers xmin, ymin, xmax, ymax, and <difficult> 0, 1 or none"
         faulty = [
             f"{tag} {text!r:.40}" for (tag, text), corner in zip(given.items(), corners, strict=True) if corner is None
         ]
         faulty += [f"difficult {difficult!r:.40}"] * (difficult not in ("0", "1")) + ["no name"] * (not name)
+        faulty += [f"a <name> that is not printable: {name!r:.60}"] * (bool(name) and not is_printable(name))
         log.add(FaultKind.BROKEN_RECORD, file, item, f"{problem}, and has {', '.join(faulty)}; correct it")
     elif name not in raw.class_index:
         near = did_you_mean(name, list(raw.class_index)) if log.keeps(FaultKind.UNKNOWN_CATEGORY) else ""
@@ -233,11 +237,10 @@ def _categories(sources: SplitSources) -> tuple[tuple[Category, ...], str]:
     used, parsed = set[str](), 0
     for file in (file for split in chosen for file in _xml_files(sources.splits[split], FaultLog())):
         try:
-            used.update(_object_name(element) for element in _parse(file).findall("object"))
+            used.update(filter(is_printable, map(_object_name, _parse(file).findall("object"))))
             parsed += 1
         except UserError:
             continue  # reported when the split itself is read
-    used.discard("")
     if parsed and not used:  # no file at all, or only broken ones, are faults of the split itself
         problem = f"no object has a name, so the classes are unknown; list them in {sources.root / CLASS_FILES[0]}"
         raise UserError(f"{sources.splits[chosen[0]].annotations}: {problem}")
@@ -290,6 +293,7 @@ def _parse(file: Path) -> Any:
     if not os.path.isfile(file):  # a pipe without a writer would be waited for
         raise UserError(f"{file}: is no file of text, or a link that leads nowhere; restore or remove it")
     try:
+        require_size(file, ONE_IMAGE)
         root = defusedxml.ElementTree.parse(file).getroot()
         if root is not None and root.tag == "annotation":
             return root
