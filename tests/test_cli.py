@@ -179,6 +179,8 @@ def test_completion_script_is_valid_bash(capsys: pytest.CaptureFixture[str]) -> 
         ("eval m --data no/such/folder", "no/such/folder"),
         ("predict m", "mimicdet predict: name image files, folders or globs"),
         ("predict m a.jpg", "mimicdet predict: say where results go"),
+        ("predict m a.jpg --json o --threshold nan", "mimicdet predict: --threshold is a score from 0 to 1, not nan"),
+        ("predict m a.jpg --json o --threshold -1", "mimicdet predict: --threshold is a score from 0 to 1, not -1"),
         ("check", "mimicdet check: missing DATA; see mimicdet check --help"),
         ("train", "mimicdet train: missing DATA and --out RUN; see mimicdet train --help"),
         ("train x --out", "mimicdet train: --out needs a value (RUN); see mimicdet train --help"),

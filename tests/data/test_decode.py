@@ -33,6 +33,7 @@ from mimicdet.data.decode import (
     to_rgb,
 )
 from mimicdet.errors import UserError
+from mimicdet.export import run_onnx
 from tests.fakes import pixel_kinds
 from tests.fakes.small_sets import error_of, write_image
 
@@ -91,6 +92,35 @@ def test_wide_integers_are_taken_where_they_fit_in_sixteen_bits(tmp_path: Path) 
     np.testing.assert_array_equal(read_image(save(tmp_path, Image.fromarray(values), "x.tif"))[0, :, 0], [0, 1, 255])
     file = save(tmp_path, Image.fromarray(values + 1), "y.tif")
     assert error_of(read_image, file).startswith(f"{file}: its pixels are integers over 65535")
+
+
+def test_sixteen_bits_of_which_zero_is_white(tmp_path: Path) -> None:
+    """As the same picture of 8 bits, which Pillow turns round itself; both ways of reading one."""
+    tifffile = pytest.importorskip("tifffile")
+    values = np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16)
+    tifffile.imwrite(tmp_path / "16.tif", values, photometric="miniswhite")
+    tifffile.imwrite(tmp_path / "8.tif", (values // 257).astype(np.uint8), photometric="miniswhite")
+    np.testing.assert_array_equal(read_image(tmp_path / "16.tif"), read_image(tmp_path / "8.tif"))
+    np.testing.assert_array_equal(run_onnx._pixels(tmp_path / "16.tif"), read_image(tmp_path / "16.tif"))
+    assert read_image(tmp_path / "16.tif")[0, 0, 0] == 255
+
+
+def test_signed_bytes_are_refused(tmp_path: Path) -> None:
+    """Pillow would take -6 for 250."""
+    tifffile = pytest.importorskip("tifffile")
+    tifffile.imwrite(tmp_path / "x.tif", np.full((4, 4), -6, np.int8), photometric="minisblack")
+    assert error_of(read_image, tmp_path / "x.tif").endswith(
+        "x.tif: its pixels are signed bytes, which have no fixed range; save it with 8 or 16 bits"
+    )
+    with pytest.raises(run_onnx.UnusableFileError, match="its pixels are signed bytes"):
+        run_onnx._pixels(tmp_path / "x.tif")
+
+
+def test_a_transparent_grey_of_sixteen_bits_is_white(tmp_path: Path) -> None:
+    image = Image.fromarray(np.array([[0, 257, 514]], np.uint16))
+    image.save(tmp_path / "x.png", transparency=257)
+    for pixels in (read_image(tmp_path / "x.png"), run_onnx._pixels(tmp_path / "x.png")):
+        assert pixels[0, :, 0].tolist() == [0, 255, 2]
 
 
 def test_floats_are_refused(tmp_path: Path) -> None:
@@ -350,12 +380,12 @@ def test_reading_stays_within_the_budget(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(decode, "_budget", PixelBudget(900))
     now, most, convert = [0], [0], decode._strip_to_rgb
 
-    def slow(image: Image.Image) -> Image.Image:
+    def slow(image: Image.Image, **how: bool) -> Image.Image:
         now[0] += 1
         most[0] = max(most[0], now[0])
         time.sleep(0.002)
         now[0] -= 1
-        return convert(image)
+        return convert(image, **how)
 
     monkeypatch.setattr(decode, "_strip_to_rgb", slow)
     assert inspect_images(files, decode=True, progress=False, label="") == [(20, 20)] * 12

@@ -57,6 +57,7 @@ def assert_windows_are_those_of(file: Path) -> None:
         (GREY, {"photometric": "minisblack", "byteorder": ">", "compression": "deflate"}),
         (GREY.astype(np.uint8), {"photometric": "miniswhite", "tile": (16, 16)}),
         (GREY > 30_000, {"photometric": "miniswhite", "compression": "packbits"}),
+        (GREY, {"photometric": "miniswhite", "tile": (16, 16)}),
     ],
 )
 def test_every_way_of_storing_a_tiff(tmp_path: Path, pixels: np.ndarray, how: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,6 +84,11 @@ def test_models(words: str, message: str, capsys: pytest.CaptureFixture[str]) ->
         ({"inference": None}, "not subscriptable"),
         ({"inference": {"flips": "none"}}, "it lacks 'longer_side'"),
         ({"categories": [{"id": 7}]}, "it lacks 'name'"),
+        ({"categories": []}, "its categories cannot be so"),
+        ({"categories": [{"id": 2**70, "name": "a"}]}, "its categories cannot be so"),
+        ({"categories": [{"id": 1, "name": 1}]}, "its categories cannot be so"),
+        *(({"divisor": value}, "its divisor cannot be so") for value in (0, -32, 1.5, "a", None, True, 10**7)),
+        *(({"outputs": value}, "its outputs cannot be so") for value in ("x", 5, None)),
     ],
 )
 def test_descriptions(change: dict[str, Any] | str | None, why: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,6 +98,56 @@ def test_descriptions(change: dict[str, Any] | str | None, why: str, capsys: pyt
     message = complaint("model.onnx good.jpg", capsys)
     assert "model.onnx.json is damaged (" in message
     assert why in message
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("flips", value) for value in ("xyz", 3, ["none"], None)),
+        *(("shorter_side", value) for value in ("a", -3, 0, 10**9, math.nan, True, 64.5)),
+        *(("longer_side", value) for value in (None, 0)),
+        *(("max_detections", value) for value in (-1, 0, "k", 1.5)),
+        *((name, value) for name in ("nms_iou", "score_threshold") for value in ("x", None, -1, 2, math.nan, True)),
+    ],
+)
+def test_settings_of_a_description(name: str, value: object, capsys: pytest.CaptureFixture[str]) -> None:
+    beside = Path("model.onnx.json")
+    about = json.loads(beside.read_text())
+    about["inference"][name] = value
+    beside.write_text(json.dumps(about))
+    assert f"is damaged (its inference.{name} cannot be so)" in complaint("model.onnx good.jpg", capsys)
+
+
+class _Session:
+    """Stands for a model of other outputs than its description says."""
+
+    def __init__(self, outputs: list[np.ndarray] | None) -> None:
+        self.outputs = outputs
+
+    def run(self, *_: object) -> list[np.ndarray]:
+        if self.outputs is None:
+            raise RuntimeError("Non-zero status code returned\nand more")
+        return self.outputs
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("outputs", "message"),
+    [
+        (None, "do not go together (Non-zero status code returned); export the model again"),
+        ([np.zeros((1, 2, 4)), np.zeros((1, 2, 9))], "has other outputs or classes than its description"),
+        ([np.zeros((1, 2, 4)), np.zeros((1, 2)), np.full((1, 2), 9)], "has other outputs or classes than"),
+    ],
+)
+def test_a_model_that_is_not_as_described(
+    outputs: list[np.ndarray] | None,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("onnxruntime.InferenceSession", lambda *_, **__: _Session(outputs))
+    assert message in complaint("model.onnx good.jpg", capsys)
 
 
 @pytest.mark.usefixtures("here")

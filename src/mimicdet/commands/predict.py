@@ -55,6 +55,8 @@ class Predict(DataOptions):
             raise UserError("mimicdet predict: name image files, folders or globs")
         if self.json is None and self.pictures is None:
             raise UserError("mimicdet predict: say where results go, --json FILE or --pictures FOLDER or both")
+        if not 0 <= self.threshold <= 1:
+            raise UserError(f"mimicdet predict: --threshold is a score from 0 to 1, not {self.threshold:g}")
         require_own_file(self.json, self.data, is_input=is_input)
         require_own_file(self.json, *model_files(self.model), is_input=is_model_file)
         reading: dict[str, Any] = {"annotated": False, "large": self.tile is not None}

@@ -52,6 +52,9 @@ _NO_IMAGES = frozenset((".txt", ".xml", ".json", ".yaml", ".yml", ".csv", ".md",
 # Raster formats only: some of Pillow's other readers start programs (EPS runs Ghostscript).
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
 
+_PHOTOMETRIC, _SAMPLE_FORMAT, _SIGNED = 262, 339, 2
+"""TIFF's tags of what 0 stands for and of what numbers are, and that of signed ones."""
+
 REDUCTIONS = (8, 4, 2, 1)
 """Divisors of its sides by which a JPEG file can be decoded."""
 
@@ -168,18 +171,29 @@ def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
         raise PixelRangeError("it has no pixels")
     if image.mode == "F":
         raise PixelRangeError("its pixels are 32-bit floats, which have no fixed range; save it with 8 or 16 bits")
+    tags = getattr(image, "tag_v2", None) or {}  # of a TIFF
+    deep = image.mode == "I" or image.mode.startswith("I;16")
+    if not deep and _SIGNED in np.atleast_1d(tags.get(_SAMPLE_FORMAT, 1)):  # Pillow takes them as they are
+        raise PixelRangeError("its pixels are signed bytes, which have no fixed range; save it with 8 or 16 bits")
+    white_is_zero = image.mode.startswith("I;16") and tags.get(_PHOTOMETRIC) == 0
     rows = max(_STRIP // width, 1)
     for top in range(0, height, rows):
-        yield top, _strip_to_rgb(image if rows >= height else image.crop((0, top, width, min(top + rows, height))))
+        strip = image if rows >= height else image.crop((0, top, width, min(top + rows, height)))
+        yield top, _strip_to_rgb(strip, white_is_zero=white_is_zero)
 
 
-def _strip_to_rgb(image: Image.Image) -> Image.Image:
-    """Converts a part of an image, pixel by pixel."""
+def _strip_to_rgb(image: Image.Image, *, white_is_zero: bool) -> Image.Image:
+    """Converts a part of an image, pixel by pixel; ``white_is_zero``: of 16 bits, which Pillow does not turn round."""
     if image.mode == "I" or image.mode.startswith("I;16"):
         values = np.asarray(image)
         if values.dtype.itemsize > 2 and (values.min() < 0 or values.max() > 65535):
             raise PixelRangeError("its pixels are integers over 65535; save it with 8 or 16 bits")
-        image = Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
+        shown = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        if white_is_zero:
+            shown = 255 - shown
+        if isinstance(clear := image.info.get("transparency"), int):
+            shown[values == clear] = 255
+        image = Image.fromarray(shown)
     if image.has_transparency_data:
         layer = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, (255, 255, 255, 255)), layer)

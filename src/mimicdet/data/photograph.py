@@ -210,8 +210,8 @@ def _to_image(page: Any, values: np.ndarray) -> Image.Image:
         grey = values[..., 0]
         if bits < 8:
             grey = grey.astype(np.uint8) * (255 // (2**bits - 1))
-        if kind == "MINISWHITE" and bits <= 8:  # Pillow turns 16 bits not round
-            grey = 255 - grey
+        if kind == "MINISWHITE":
+            grey = np.iinfo(grey.dtype).max - grey
         if extra and samples > 1 and bits == 8:
             return Image.fromarray(np.ascontiguousarray(np.stack((grey, values[..., 1]), axis=-1)))
         return Image.fromarray(np.ascontiguousarray(grey))

@@ -150,7 +150,7 @@ def _load_onnx(file: Path, threads: int) -> Run:
 
     require_onnx_inside(file)
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = threads, 3  # errors only
+    options.intra_op_num_threads, options.log_severity_level = threads, 4  # the caller says what is wrong
     options.add_session_config_entry("session.load_model_format", "ONNX")  # what was looked through, and no other
     # Without its fallback, which prints to standard output and tries the same again
     how: dict[str, Any] = {"providers": ["CPUExecutionProvider"], "enable_fallback": 0}

@@ -16,6 +16,7 @@ import json
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,16 @@ _TURN = Image.Transpose
 TURNS = {2: _TURN.FLIP_LEFT_RIGHT, 3: _TURN.ROTATE_180, 4: _TURN.FLIP_TOP_BOTTOM, 5: _TURN.TRANSPOSE}
 TURNS |= {6: _TURN.ROTATE_270, 7: _TURN.TRANSVERSE, 8: _TURN.ROTATE_90}
 """How to turn an image upright, by its orientation as EXIF numbers it."""
-SETTINGS = ("flips", "longer_side", "max_detections", "nms_iou", "score_threshold", "shorter_side")
-"""The settings of inference that the description must hold."""
+SIDES, IDS = range(1, 100_001), range(-(2**63), 2**63)
+SETTINGS: dict[str, Callable[[Any], bool]] = {
+    "flips": lambda value: isinstance(value, str) and value in VIEWS,
+    "longer_side": lambda value: _is_whole(value, SIDES),
+    "max_detections": lambda value: _is_whole(value, range(1, 2**31)),
+    "nms_iou": lambda value: _is_share(value),
+    "score_threshold": lambda value: _is_share(value),
+    "shorter_side": lambda value: _is_whole(value, SIDES),
+}
+"""The settings of inference that the description must hold, and what they may be."""
 
 
 class UnusableFileError(Exception):
@@ -62,9 +71,10 @@ class OnnxDetector:
                 raise UnusableFileError(f"{read} is a pipe, a socket or a device; put a file on a disk in its place")
         if not Path(file).is_file():
             raise UnusableFileError(f"{file}: there is no such file; name one that `mimicdet export` wrote")
+        self.file = file
         self._describe(Path(f"{file}.json"))
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.log_severity_level = threads, 3  # errors only
+        options.intra_op_num_threads, options.log_severity_level = threads, 4  # what is wrong is said once, below
         try:
             self.session = onnxruntime.InferenceSession(str(file), options, providers=list(providers))
         except Exception as error:  # onnxruntime has many
@@ -76,8 +86,15 @@ class OnnxDetector:
             self.inference: dict[str, Any] = {name: about["inference"][name] for name in SETTINGS}
             self.divisor: int = about["divisor"]
             self.has_suppression: bool = about["outputs"] == "detections"
-            self.ids = np.array([category["id"] for category in about["categories"]])
-            self.names = [category["name"] for category in about["categories"]]
+            ids, self.names = ([one[key] for one in about["categories"]] for key in ("id", "name"))
+            wrong = [f"inference.{name}" for name, fits in SETTINGS.items() if not fits(self.inference[name])]
+            wrong += ["divisor"] * (not _is_whole(self.divisor, range(1, 4097)))
+            wrong += ["outputs"] * (about["outputs"] not in ("detections", "raw"))
+            named = all(isinstance(name, str) for name in self.names)
+            wrong += ["categories"] * (not ids or not named or not all(_is_whole(one, IDS) for one in ids))
+            if wrong:
+                raise ValueError(f"its {wrong[0]} cannot be so")
+            self.ids = np.array(ids, np.int64)
         except FileNotFoundError as error:
             problem = "there is no such file, which `mimicdet export` writes; keep the two together"
             raise UnusableFileError(f"{beside}: {problem}") from error
@@ -111,7 +128,16 @@ class OnnxDetector:
     def _look(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns boxes (N, 4) in pixels of the image, scores and class indices (N,), of one view."""
         images, sizes = self._prepare(pixels)
-        outputs = self.session.run(None, {"images": images, "sizes": sizes})
+        try:
+            outputs = self.session.run(None, {"images": images, "sizes": sizes})
+        except Exception as error:  # onnxruntime has many
+            problem = f"{self.file} and its description do not go together ({_reason(error)}); export the model again"
+            raise UnusableFileError(problem) from error
+        several, known = len(outputs) > 2, len(self.ids)
+        classes = int(outputs[2].max(initial=-1)) + 1 if several else outputs[1].shape[-1]
+        if several != self.has_suppression or classes > known or (not several and classes < known):
+            problem = f"{self.file} has other outputs or classes than its description; export the model again"
+            raise UnusableFileError(problem)
         boxes, scores = (output[0] for output in outputs[:2])  # (R, 4); (R,) with suppression, else (R, K)
         if self.has_suppression:
             classes = outputs[2][0]
@@ -171,6 +197,14 @@ def _pixels(image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
         raise UnusableFileError(f"{image} cannot be read ({_reason(error)}); name a photograph") from error
 
 
+def _is_whole(value: object, allowed: range) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value in allowed
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+
+
 def _is_special(file: str | Path) -> bool:
     return os.path.exists(file) and not (os.path.isfile(file) or os.path.isdir(file))
 
@@ -186,17 +220,37 @@ def _upright(image: Image.Image) -> np.ndarray:
         raise ValueError("it has no pixels")
     if turn is not None:
         image = image.transpose(turn)
+    if _is_signed(image):
+        raise ValueError("its pixels are signed bytes, which have no fixed range; save it with 8 or 16 bits")
     if image.mode == "F":
         raise ValueError("its pixels are 32-bit floats, which have no fixed range; save it with 8 or 16 bits")
     if image.mode == "I" or image.mode.startswith("I;16"):
         values = np.asarray(image)
         if values.dtype.itemsize > 2 and (values.min() < 0 or values.max() > 65535):
             raise ValueError("its pixels are integers over 65535; save it with 8 or 16 bits")
-        image = Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
+        shown = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        if _is_white_zero(image):
+            shown = 255 - shown
+        if isinstance(clear := image.info.get("transparency"), int):
+            shown[values == clear] = 255
+        image = Image.fromarray(shown)
     if image.has_transparency_data:
         layer = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, (255, 255, 255, 255)), layer)
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _is_white_zero(image: Image.Image) -> bool:
+    """Tells whether 0 stands for white in a TIFF of 16 bits, which Pillow does not turn round as it does 8."""
+    tags = getattr(image, "tag_v2", None)
+    return image.mode.startswith("I;16") and tags is not None and tags.get(262) == 0
+
+
+def _is_signed(image: Image.Image) -> bool:
+    """Tells whether a TIFF's bytes are signed, which Pillow takes as they are."""
+    tags = getattr(image, "tag_v2", None)
+    signed = tags is not None and 2 in np.atleast_1d(tags.get(339, 1))
+    return signed and image.mode not in ("F", "I") and not image.mode.startswith("I;16")
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
