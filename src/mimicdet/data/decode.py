@@ -172,8 +172,7 @@ def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
     if image.mode == "F":
         raise PixelRangeError("its pixels are 32-bit floats, which have no fixed range; save it with 8 or 16 bits")
     tags = getattr(image, "tag_v2", None) or {}  # of a TIFF
-    deep = image.mode == "I" or image.mode.startswith("I;16")
-    if not deep and _SIGNED in np.atleast_1d(tags.get(_SAMPLE_FORMAT, 1)):  # Pillow takes them as they are
+    if not _is_deep(image) and _SIGNED in np.atleast_1d(tags.get(_SAMPLE_FORMAT, 1)):  # Pillow takes them as they are
         raise PixelRangeError("its pixels are signed bytes, which have no fixed range; save it with 8 or 16 bits")
     white_is_zero = image.mode.startswith("I;16") and tags.get(_PHOTOMETRIC) == 0
     rows = max(_STRIP // width, 1)
@@ -182,9 +181,14 @@ def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
         yield top, _strip_to_rgb(strip, white_is_zero=white_is_zero)
 
 
+def _is_deep(image: Image.Image) -> bool:
+    """Tells whether a grey value has more than 8 bits; floats aside."""
+    return image.mode == "I" or image.mode.startswith("I;16")
+
+
 def _strip_to_rgb(image: Image.Image, *, white_is_zero: bool) -> Image.Image:
     """Converts a part of an image, pixel by pixel; ``white_is_zero``: of 16 bits, which Pillow does not turn round."""
-    if image.mode == "I" or image.mode.startswith("I;16"):
+    if _is_deep(image):
         values = np.asarray(image)
         if values.dtype.itemsize > 2 and (values.min() < 0 or values.max() > 65535):
             raise PixelRangeError("its pixels are integers over 65535; save it with 8 or 16 bits")

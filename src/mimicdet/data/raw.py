@@ -94,20 +94,20 @@ class RawSplit:
         self.items.append(item)
 
 
-ONE_IMAGE = 2**26
+_ONE_IMAGE = 2**26
 """Bytes that no file has which describes a single image: about a million boxes."""
 
 
-def read_text(file: Path, most: int | None = None) -> str:
+def read_text(file: Path, *, of_one_image: bool = False) -> str:
     """Returns the file's text, UTF-8 with or without a byte-order mark.
 
-    Raises UserError if there is no such file or text, or more than ``most`` bytes of it.
+    Raises UserError if there is no such file or text, or more than describes one image where it should.
     """
     try:
         if is_special(file) or file.is_dir():  # a pipe without a writer would be waited for
             raise UserError(f"{file}: is no file of text; correct the path")
-        if most is not None:
-            require_size(file, most)
+        if of_one_image:
+            require_one_image(file)
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         problem = f"is not UTF-8 text (byte {error.start}); save it as UTF-8, or restore it if it was damaged"
@@ -122,9 +122,9 @@ def read_text(file: Path, most: int | None = None) -> str:
     raise UserError(f"{file}: {problem}")
 
 
-def require_size(file: Path, most: int) -> None:
-    """Raises UserError for a file that is too large to be what it should be; OSError where it is none."""
-    if (size := os.stat(file).st_size) > most:
+def require_one_image(file: Path) -> None:
+    """Raises UserError for a file that is too large to describe one image; OSError where it is none."""
+    if (size := os.stat(file).st_size) > _ONE_IMAGE:
         problem = f"is too large to describe an image ({size / 2**20:,.0f} MB); see whether it is the right file"
         raise UserError(f"{file}: {problem}")
 

@@ -141,12 +141,12 @@ def read_split(
         return None, log
     if raw.unused:
         _log_unused(raw, log)
-    if sources.format != "coco":  # which has seen to it, for there an image has an id to be named by
-        _log_shared_images(raw, log)
     if not outside:
         log_outside_files(sources, raw, log)
     if log.counts[FaultKind.OUTSIDE_FILE]:
         return None, log  # not even the images' headers are read
+    if sources.format != "coco":  # which has seen to it, for there an image has an id to be named by
+        _log_shared_images(raw, log)
     if not raw.images and not log.count_errors():
         log.add(FaultKind.NO_IMAGES, source.annotations, "", f"split {split} has no images; add some")
     how: Any = {"decode": decode, "progress": progress, "size": photograph_size if large else None}

@@ -133,9 +133,9 @@ class OnnxDetector:
         except Exception as error:  # onnxruntime has many
             problem = f"{self.file} and its description do not go together ({_reason(error)}); export the model again"
             raise UnusableFileError(problem) from error
-        several, known = len(outputs) > 2, len(self.ids)
-        classes = int(outputs[2].max(initial=-1)) + 1 if several else outputs[1].shape[-1]
-        if several != self.has_suppression or classes > known or (not several and classes < known):
+        suppressed, known = len(outputs) > 2, len(self.ids)
+        fits = outputs[2].max(initial=-1) < known if suppressed else outputs[1].shape[-1] == known
+        if suppressed != self.has_suppression or not fits:
             problem = f"{self.file} has other outputs or classes than its description; export the model again"
             raise UnusableFileError(problem)
         boxes, scores = (output[0] for output in outputs[:2])  # (R, 4); (R,) with suppression, else (R, K)
@@ -220,16 +220,18 @@ def _upright(image: Image.Image) -> np.ndarray:
         raise ValueError("it has no pixels")
     if turn is not None:
         image = image.transpose(turn)
-    if _is_signed(image):
+    deep = image.mode == "I" or image.mode.startswith("I;16")
+    tags = getattr(image, "tag_v2", None) or {}  # of a TIFF; 339 says what numbers are, 262 what 0 stands for
+    if not deep and image.mode != "F" and 2 in np.atleast_1d(tags.get(339, 1)):  # Pillow takes them as they are
         raise ValueError("its pixels are signed bytes, which have no fixed range; save it with 8 or 16 bits")
     if image.mode == "F":
         raise ValueError("its pixels are 32-bit floats, which have no fixed range; save it with 8 or 16 bits")
-    if image.mode == "I" or image.mode.startswith("I;16"):
+    if deep:
         values = np.asarray(image)
         if values.dtype.itemsize > 2 and (values.min() < 0 or values.max() > 65535):
             raise ValueError("its pixels are integers over 65535; save it with 8 or 16 bits")
         shown = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
-        if _is_white_zero(image):
+        if image.mode != "I" and tags.get(262) == 0:  # which Pillow does not turn round as it does 8 bits
             shown = 255 - shown
         if isinstance(clear := image.info.get("transparency"), int):
             shown[values == clear] = 255
@@ -238,19 +240,6 @@ def _upright(image: Image.Image) -> np.ndarray:
         layer = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, (255, 255, 255, 255)), layer)
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
-
-
-def _is_white_zero(image: Image.Image) -> bool:
-    """Tells whether 0 stands for white in a TIFF of 16 bits, which Pillow does not turn round as it does 8."""
-    tags = getattr(image, "tag_v2", None)
-    return image.mode.startswith("I;16") and tags is not None and tags.get(262) == 0
-
-
-def _is_signed(image: Image.Image) -> bool:
-    """Tells whether a TIFF's bytes are signed, which Pillow takes as they are."""
-    tags = getattr(image, "tag_v2", None)
-    signed = tags is not None and 2 in np.atleast_1d(tags.get(339, 1))
-    return signed and image.mode not in ("F", "I") and not image.mode.startswith("I;16")
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:

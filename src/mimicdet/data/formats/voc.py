@@ -40,7 +40,6 @@ from mimicdet.data.decode import find_image, images_among
 from mimicdet.data.faults import Fault, FaultKind, FaultLog
 from mimicdet.data.folders import walk_files
 from mimicdet.data.raw import (
-    ONE_IMAGE,
     RawImage,
     RawSplit,
     Source,
@@ -50,7 +49,7 @@ from mimicdet.data.raw import (
     is_printable,
     read_number,
     read_text,
-    require_size,
+    require_one_image,
 )
 from mimicdet.data.split_names import name_splits, split_word
 from mimicdet.errors import UserError, one_line
@@ -293,7 +292,7 @@ def _parse(file: Path) -> Any:
     if not os.path.isfile(file):  # a pipe without a writer would be waited for
         raise UserError(f"{file}: is no file of text, or a link that leads nowhere; restore or remove it")
     try:
-        require_size(file, ONE_IMAGE)
+        require_one_image(file)
         root = defusedxml.ElementTree.parse(file).getroot()
         if root is not None and root.tag == "annotation":
             return root

@@ -25,7 +25,7 @@ from mimicdet.data.dataset import Category, DetectionDataset, ImageRecord
 from mimicdet.data.decode import images_among
 from mimicdet.data.faults import Fault, FaultKind, FaultLog
 from mimicdet.data.folders import list_names, walk_files
-from mimicdet.data.raw import ONE_IMAGE, RawImage, RawSplit, Source, clean_name, first_repeated, read_number, read_text
+from mimicdet.data.raw import RawImage, RawSplit, Source, clean_name, first_repeated, read_number, read_text
 from mimicdet.data.split_names import name_splits, split_word
 from mimicdet.errors import UserError
 from mimicdet.yaml_loader import BrokenYamlError, load_yaml
@@ -277,7 +277,7 @@ def _read_labels(
 ) -> None:
     """Reads the last image's labels; lines are boxes, or have so many ``points`` numbers more, or are ``polygons``."""
     try:
-        lines = read_text(file, ONE_IMAGE).splitlines()
+        lines = read_text(file, of_one_image=True).splitlines()
     except UserError as error:
         log.add_error(FaultKind.BROKEN_FILE, error)
         return
